@@ -3,11 +3,12 @@
 `load` reads and validates; `document_defaults` writes the documented default from the field descriptions below.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from legible.errors import UserError
 
@@ -164,7 +165,8 @@ class Training(Section):
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(0.0, description="decay of averaged weights; 0 = off")
     method: Literal["full", "lora"] = Field("full", description="train the modules below, or adapters only")
     modules: tuple[str, ...] = Field(
-        ("layers", "noise_refiner", "context_refiner"), description="parameter-name prefixes trained when method is full"
+        ("layers", "noise_refiner", "context_refiner"),
+        description="parameter-name prefixes trained when method is full",
     )
     lora: Lora = Lora()
     sigma: SigmaSampling = SigmaSampling()
@@ -332,3 +334,36 @@ def load(path: str | Path) -> Config:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: the top level must be a mapping of sections")
     return validate(raw, str(path))
+
+
+def sections(text: str, *required: str) -> dict[str, Any]:
+    """The sections that one stage needs, from inline JSON or from a JSON file: name → validated section object.
+
+    A stage is given only its own sections, so that it reruns when they change and not otherwise.
+
+    Raises:
+        UserError: no such file, not JSON, an unknown section, a value that is not allowed, or a missing section.
+    """
+    inline = text.lstrip().startswith("{")
+    source = "--config" if inline else text
+    try:
+        raw = json.loads(text if inline else Path(text).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{source}: no such configuration file") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source}: not valid JSON ({error.msg}, line {error.lineno})") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{source}: a JSON object of sections is needed")
+    if unknown := sorted(set(raw) - set(Config.model_fields)):
+        raise UserError(f"{source}: {unknown[0]}: unknown section; allowed are {', '.join(Config.model_fields)}")
+    if missing := sorted(set(required) - set(raw)):
+        raise UserError(f"{source}: the section {missing[0]} is missing")
+    validated = {}
+    for name, value in raw.items():
+        field = Config.model_fields[name]
+        kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        try:
+            validated[name] = TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            raise UserError(f"{source}: {name}.{describe(error)}") from error
+    return validated

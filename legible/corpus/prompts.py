@@ -1,0 +1,112 @@
+"""Prompt sets (JSON lines: id, prompt, targets) and the guarantee that no target is trained on."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from legible.corpus.templates import PALETTE
+from legible.errors import UserError
+
+KEYS = ("id", "prompt", "targets", "kind", "font", "color", "background")
+ID = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and the strings that must be readable in its image.
+
+    `font` ("family style"), `color` and `background` (palette names) say what the prompt asks for, where it does.
+    """
+
+    id: str
+    prompt: str
+    targets: tuple[str, ...]
+    kind: str = "other"
+    font: str | None = None
+    color: str | None = None
+    background: str | None = None
+
+
+def load_prompts(path: str | Path, limit: int | None = None) -> tuple[Prompt, ...]:
+    """Read a prompt set, at most `limit` prompts, in file order.
+
+    Raises:
+        UserError: no such file, no prompt in it, a line that is no valid prompt, or an id that occurs twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such prompt file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text") from error
+    prompts = [parse_prompt(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise UserError(f"{path}: no prompt in it; one JSON object a line is needed, with id, prompt and targets")
+    seen: set[str] = set()
+    for prompt in prompts:
+        # Compared without case: two files that differ in case only are one file on some systems.
+        if prompt.id.lower() in seen:
+            raise UserError(f"{path}: the id '{prompt.id}' occurs twice (upper and lower case count as equal)")
+        seen.add(prompt.id.lower())
+    return tuple(prompts[:limit])
+
+
+def parse_prompt(line: str, where: str) -> Prompt:
+    """One line of a prompt file; `where` (file and line) begins every error."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not a JSON object ({error.msg})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a JSON object is needed, with id, prompt and targets")
+    if unknown := sorted(set(row) - set(KEYS)):
+        raise UserError(f"{where}: unknown key '{unknown[0]}'; allowed are {', '.join(KEYS)}")
+    targets = row.get("targets")
+    if not isinstance(targets, list) or not targets or not all(isinstance(t, str) and t.strip() for t in targets):
+        raise UserError(f"{where}: a prompt without a target; `targets` must be a list of non-empty strings")
+    # An id becomes part of a file name.
+    if not isinstance(row.get("id"), str) or not ID.fullmatch(row["id"]):
+        raise UserError(f"{where}: the id {row.get('id')!r} must consist of letters, digits, '_' and '-'")
+    if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        raise UserError(f"{where}: `prompt` must be a non-empty string")
+    for key in ("kind", "font", "color", "background"):
+        if row.get(key) is not None and not isinstance(row[key], str):
+            raise UserError(f"{where}: `{key}` must be a string, got {row[key]!r}")
+    for key in ("color", "background"):
+        if row.get(key) is not None and row[key] not in PALETTE:
+            raise UserError(f"{where}: unknown {key} '{row[key]}'; allowed are {', '.join(PALETTE)}")
+    return Prompt(
+        id=row["id"],
+        prompt=row["prompt"],
+        targets=tuple(targets),
+        kind=row.get("kind") or "other",
+        font=row.get("font"),
+        color=row.get("color"),
+        background=row.get("background"),
+    )
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Evaluation targets (case-folded) that may not occur in training text, not even inside a longer string."""
+
+    targets: frozenset[str]
+    lengths: tuple[int, ...]
+
+    @staticmethod
+    def of(prompt_sets: Iterable[Iterable[Prompt]]) -> "Excluded":
+        """The targets of all these prompt sets; without any set nothing is excluded."""
+        targets = frozenset(t.strip().casefold() for prompts in prompt_sets for p in prompts for t in p.targets)
+        return Excluded(targets, tuple(sorted({len(target) for target in targets})))
+
+    def hit(self, text: str) -> str | None:
+        """A target that occurs in `text` (case-insensitive), or None."""
+        folded = text.casefold()
+        # Looking up the few substrings of a short text beats trying every target.
+        for length in self.lengths:
+            for start in range(len(folded) - length + 1):
+                if folded[start : start + length] in self.targets:
+                    return folded[start : start + length]
+        return None

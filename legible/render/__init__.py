@@ -1,0 +1,1 @@
+"""Fonts, signs with their ink boxes, and the dataset made of them."""

@@ -1,0 +1,101 @@
+"""Draw the held-out prompt set of the nano experiment: short strings on small signs, none of them to be trained on.
+
+The same seed writes the same file. Every target fits on its sign, no target occurs inside another one, and no target
+takes more than a few words of the word lists out of the training text.
+"""
+
+import argparse
+import json
+
+import numpy as np
+
+from legible.config import Data, Fonts, sections
+from legible.corpus.prompts import Prompt
+from legible.corpus.templates import PALETTE, caption
+from legible.corpus.words import DIGITS, LETTERS, read_words
+from legible.errors import UserError, run_cli
+from legible.io import write_jsonl
+from legible.render.fonts import Font, find_fonts, select_fonts
+from legible.render.sign import contrast_ratio, draw_sign
+
+# Targets by kind and length: 20 of two characters, 35 of each length from three to six. No common word of two letters:
+# it would take every word that contains it out of the training text.
+PLAN = {
+    "word": {3: 16, 4: 16, 5: 16, 6: 16},
+    "rare": {3: 6, 4: 6, 5: 6, 6: 6},
+    "nonword": {2: 14, 3: 9, 4: 8, 5: 9, 6: 8},
+    "digits": {2: 6, 3: 4, 4: 5, 5: 4, 6: 5},
+}
+MOST_WORDS_LOST = 3
+TRIES = 100_000
+
+
+def draw_target(rng: np.random.Generator, kind: str, length: int, taken: list[str]) -> str:
+    """A string of this kind and length that neither holds nor is held by one of `taken`."""
+    listed = read_words("common") + read_words("rare")
+    pool = [w for w in read_words("common" if kind == "word" else "rare") if len(w) == length]
+    for _ in range(TRIES):
+        if kind in ("word", "rare"):
+            target = pool[rng.integers(len(pool))]
+        else:
+            alphabet = LETTERS if kind == "nonword" else DIGITS
+            target = "".join(alphabet[i] for i in rng.integers(0, len(alphabet), length))
+        lost = sum(target in word for word in listed)
+        if lost > (MOST_WORDS_LOST if kind in ("word", "rare") else 0):
+            continue
+        if not any(target in other or other in target for other in taken):
+            return target
+    raise UserError(f"no {kind} target of {length} characters is left")
+
+
+def draft(rng: np.random.Generator, target: str, kind: str, data: Data, font: Font) -> Prompt | None:
+    """A prompt for `target` in `font`, in colours of sufficient contrast; None when it does not fit on the sign."""
+    names = list(PALETTE)
+    while True:
+        color, background = (names[i] for i in rng.integers(0, len(names), 2))
+        if contrast_ratio(PALETTE[color], PALETTE[background]) >= data.contrast:
+            break
+    if draw_sign((target,), font, data.font_size[1], color, background, data) is None:
+        return None
+    text = caption(rng, (target,), font.words, color, background)
+    return Prompt("draft", text, (target,), kind, font.name, color, background)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="JSON (inline or a file) with the sections fonts and data")
+    parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--output", default="resources/prompts/held_out.jsonl")
+    args = parser.parse_args()
+
+    config = sections(args.config, "fonts", "data")
+    data, font_config = config["data"], config["fonts"]
+    assert isinstance(data, Data)
+    assert isinstance(font_config, Fonts)
+    fonts = select_fonts(find_fonts(font_config), font_config.train, font_config.held_out)
+    rng = np.random.default_rng(args.seed)
+    slots = [(kind, length) for kind, by_length in PLAN.items() for length, n in by_length.items() for _ in range(n)]
+    # Short targets first: the long ones can then avoid them.
+    slots.sort(key=lambda slot: slot[1])
+    taken: list[str] = []
+    prompts: list[Prompt] = []
+    for number, (kind, length) in enumerate(slots):
+        prompt = None
+        while prompt is None:
+            target = draw_target(rng, kind, length, taken)
+            prompt = draft(rng, target, kind, data, fonts[number % len(fonts)])
+        taken.append(target)
+        prompts.append(prompt)
+    # Shuffled, so that the first so many prompts have about the mix of all of them.
+    order = rng.permutation(len(prompts))
+    rows = []
+    for number, i in enumerate(order):
+        p = prompts[i]
+        row = {"id": f"held_out-{number:03d}", "prompt": p.prompt, "targets": list(p.targets), "kind": p.kind}
+        rows.append({**row, "font": p.font, "color": p.color, "background": p.background})
+    write_jsonl(args.output, rows)
+    print(json.dumps({"prompts": len(rows), "output": args.output}))
+
+
+if __name__ == "__main__":
+    run_cli(main)
