@@ -24,7 +24,7 @@ FAMILY_WORDS = {
     "STIXGeneral": ("roman",),
     "cmss10": ("light",),
     "cmr10": ("light", "roman"),
-    "cmb10": ("bold", "light", "roman"),
+    "cmb10": ("bold", "roman"),
     "cmti10": ("italic", "light", "roman"),
     "cmtt10": ("light", "monospaced"),
 }

@@ -1,0 +1,37 @@
+"""Render the dataset: signs with words on them, captions, ink boxes and glyph masks, as Parquet."""
+
+import argparse
+
+from legible.config import sections
+from legible.corpus.prompts import Excluded, load_prompts
+from legible.errors import run_cli
+from legible.render.dataset import render_signs, write_dataset
+from legible.render.fonts import read_manifest, select_fonts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON (inline or a file) with the sections fonts and data")
+    parser.add_argument("--fonts", required=True, help="font manifest of inspect_fonts.py")
+    parser.add_argument("--prompts", nargs="*", default=[], help="prompt sets whose targets may not be trained on")
+    parser.add_argument("--output-dir", required=True, help="folder for train.parquet, test.parquet and summary.json")
+    parser.add_argument("--workers", type=int, default=1, help="processes; the bytes do not depend on it")
+    args = parser.parse_args()
+
+    config = sections(args.config, "fonts", "data")
+    names, data = config["fonts"], config["data"]
+    manifest = read_manifest(args.fonts)
+    train_fonts = select_fonts(manifest, names.train, names.held_out)
+    test_fonts = select_fonts(manifest, names.held_out) if names.held_out else train_fonts
+    # Whole files, whatever limit the experiment sets: a prompt added later must not turn out to be trained on.
+    excluded = Excluded.of(load_prompts(path) for path in args.prompts)
+
+    train, rejected = render_signs(data, train_fonts, "train", data.train, excluded, args.workers)
+    test, rejected_test = render_signs(data, test_fonts, "test", data.test, excluded, args.workers)
+    write_dataset(args.output_dir, train, test, {"train": rejected, "test": rejected_test}, excluded)
+    reasons = ", ".join(f"{count} for {reason}" for reason, count in sorted((rejected + rejected_test).items()))
+    print(f"{len(train)} train and {len(test)} test signs in {args.output_dir}; rejected: {reasons or 'none'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
