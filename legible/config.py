@@ -336,6 +336,29 @@ def load(path: str | Path) -> Config:
     return validate(raw, str(path))
 
 
+def source_of(text: str) -> str:
+    """How errors name a `--config` argument: the file, or the argument itself when it is inline JSON."""
+    return "--config" if text.lstrip().startswith("{") else text
+
+
+def raw_sections(text: str) -> dict[str, Any]:
+    """The JSON object that a `--config` argument holds (inline) or names (a file), not validated yet.
+
+    Raises:
+        UserError: no such file, or not a JSON object.
+    """
+    source = source_of(text)
+    try:
+        raw = json.loads(text if source == "--config" else Path(text).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{source}: no such configuration file") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source}: not valid JSON ({error.msg}, line {error.lineno})") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{source}: a JSON object of sections is needed")
+    return raw
+
+
 def sections(text: str, *required: str) -> dict[str, Any]:
     """The sections that one stage needs, from inline JSON or from a JSON file: name → validated section object.
 
@@ -344,16 +367,7 @@ def sections(text: str, *required: str) -> dict[str, Any]:
     Raises:
         UserError: no such file, not JSON, an unknown section, a value that is not allowed, or a missing section.
     """
-    inline = text.lstrip().startswith("{")
-    source = "--config" if inline else text
-    try:
-        raw = json.loads(text if inline else Path(text).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{source}: no such configuration file") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source}: not valid JSON ({error.msg}, line {error.lineno})") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{source}: a JSON object of sections is needed")
+    raw, source = raw_sections(text), source_of(text)
     if unknown := sorted(set(raw) - set(Config.model_fields)):
         raise UserError(f"{source}: {unknown[0]}: unknown section; allowed are {', '.join(Config.model_fields)}")
     if missing := sorted(set(required) - set(raw)):

@@ -1,0 +1,182 @@
+"""Z-Image (Tongyi-MAI/Z-Image-Turbo and nano): every convention of this architecture, and nowhere else.
+
+Sources: huggingface/diffusers pipelines/z_image/pipeline_z_image.py, models/transformers/transformer_z_image.py.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from legible.config import Model
+from legible.errors import UserError
+from legible.losses import flow
+
+COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ZImage:
+    """The opened parts; a part that a stage did not ask for is None."""
+
+    device: torch.device
+    max_sequence_length: int
+    transformer: ZImageTransformer2DModel | None = None
+    vae: AutoencoderKL | None = None
+    text_encoder: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    scheduler: FlowMatchEulerDiscreteScheduler | None = None
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str], batch: int = 64) -> list[Tensor]:
+        """Caption embeddings, one [S, D] tensor a prompt (S = its own number of tokens)."""
+        pipeline = self.pipeline()
+        embeddings: list[Tensor] = []
+        for start in range(0, len(prompts), batch):
+            # encode_prompt writes the chat template into the list it is given: hand it a copy.
+            part = list(prompts[start : start + batch])
+            embeddings += pipeline.encode_prompt(
+                part, self.device, False, max_sequence_length=self.max_sequence_length
+            )[0]
+        return embeddings
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Scaled latents [B, C, H/f, W/f] (posterior means) of images [B, 3, H, W] in −1 … 1."""
+        pixels = pixels.to(self.device, self.vae.dtype)
+        latents = self.vae.encode(pixels).latent_dist.mode()
+        return ((latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] (about −1 … 1, not clamped: a clamp would kill gradients) of scaled latents."""
+        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        return self.vae.decode(latents, return_dict=False)[0].float()
+
+    def predict(self, noisy: Tensor, sigma: Tensor, captions: list[Tensor]) -> Tensor:
+        """Velocity [B, C, h, w] (float32) at noisy latents, σ [B] and caption embeddings.
+
+        The network takes the time 1 − σ and returns −v; both are undone here. It zips latents with captions and would
+        silently drop the excess, hence the check.
+        """
+        if len(captions) != len(noisy) or len(sigma) != len(noisy):
+            raise ValueError(f"{len(noisy)} latents, {len(sigma)} sigmas and {len(captions)} captions do not match")
+        inputs = list(noisy.to(self.transformer.dtype).unsqueeze(2).unbind(0))
+        output = self.transformer(inputs, 1.0 - sigma.float(), captions, return_dict=False)[0]
+        return -torch.stack(output).squeeze(2).float()
+
+    def predicted_clean(self, noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
+        """x̂0 from one prediction."""
+        return flow.predicted_clean(noisy, velocity, sigma)
+
+    def sigma_grid(self, steps: int) -> Tensor:
+        """The σ values [steps] at which the sampler calls the network, without the final 0."""
+        from diffusers.pipelines.z_image import pipeline_z_image as source
+
+        # diffusers ≥ 0.39 hands the linear grid over itself; the scheduler then applies its shift, once.
+        sigmas = source.get_default_z_image_sigmas(steps)
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(sigmas=sigmas)
+        return scheduler.sigmas[:-1].float()
+
+    def pipeline(self) -> ZImagePipeline:
+        """The parts as diffusers' own pipeline."""
+        return ZImagePipeline(
+            scheduler=self.scheduler,
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            transformer=self.transformer,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self, captions: list[Tensor], noise: Tensor, steps: int, guidance_scale: float, empty: Tensor | None = None
+    ) -> Tensor:
+        """Images uint8 [B, H, W, 3] by diffusers' own pipeline, from noise [B, C, h, w] and caption embeddings.
+
+        Args:
+            empty: embedding of the empty prompt; needed only when `guidance_scale` is above 0.
+        """
+        pipeline = self.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        factor = pipeline.vae_scale_factor
+        images = pipeline(
+            prompt_embeds=list(captions),
+            negative_prompt_embeds=[empty] * len(captions) if guidance_scale > 0 else None,
+            latents=noise.to(self.device, torch.float32),
+            height=noise.shape[2] * factor,
+            width=noise.shape[3] * factor,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            output_type="np",
+        ).images
+        return torch.from_numpy((images * 255).round().astype("uint8"))
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of an image.
+
+        Raises:
+            UserError: height or width is not a multiple of the latent grid (VAE factor × patch size 2).
+        """
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        for name, value in (("height", height), ("width", width)):
+            if value % (2 * factor):
+                raise UserError(f"data.{name}: {value} is not divisible by {2 * factor}, the latent grid of this model")
+        return self.vae.config.latent_channels, height // factor, width // factor
+
+    def with_weights(self, folder: Path) -> "ZImage":
+        """This model with fine-tuned weights: a `transformer` folder (full) or LoRA adapters (pytorch_lora_weights)."""
+        if (folder / "transformer").is_dir():
+            settings = Model(path=str(folder), dtype=_dtype_name(self.transformer.dtype))
+            transformer = _open_part(settings, "transformer", self.transformer.dtype).to(self.device)
+            return replace(self, transformer=transformer.eval())
+        if (folder / "pytorch_lora_weights.safetensors").is_file():
+            pipeline = self.pipeline()
+            pipeline.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors", use_safetensors=True)
+            return self
+        raise UserError(f"{folder}: neither a `transformer` folder nor pytorch_lora_weights.safetensors is there")
+
+
+def open_zimage(model: Model, components: tuple[str, ...], threads: int = 1) -> ZImage:
+    """Open `components` of a Z-Image model, frozen and in evaluation mode, on the GPU where there is one.
+
+    Raises:
+        UserError: a component is missing, its weights are damaged, or the hub cannot be reached.
+    """
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parts = {name: _open_part(model, name, DTYPES[model.dtype]) for name in components}
+    for name in ("transformer", "vae", "text_encoder"):
+        if name in parts:
+            parts[name] = parts[name].to(device).eval().requires_grad_(False)
+    return ZImage(device=device, max_sequence_length=model.max_sequence_length, **parts)
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return next(name for name, value in DTYPES.items() if value == dtype)
+
+
+def _open_part(model: Model, name: str, dtype: torch.dtype):
+    """One component, from safetensors only and without remote code."""
+    local = Path(model.path)
+    if local.is_dir() and not (local / name).is_dir():
+        raise UserError(f"{local}: the component folder `{name}` is missing; needed are {', '.join(COMPONENTS)}")
+    where = {"subfolder": name, "revision": None if local.is_dir() else model.revision}
+    try:
+        if name == "tokenizer":
+            return AutoTokenizer.from_pretrained(model.path, trust_remote_code=False, **where)
+        if name == "scheduler":
+            return FlowMatchEulerDiscreteScheduler.from_pretrained(model.path, **where)
+        if name == "text_encoder":
+            return AutoModel.from_pretrained(
+                model.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, **where
+            )
+        classes = {"transformer": ZImageTransformer2DModel, "vae": AutoencoderKL}
+        return classes[name].from_pretrained(model.path, torch_dtype=dtype, use_safetensors=True, **where)
+    except Exception as error:  # the libraries raise a dozen types for a bad file; the user needs one sentence
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{model.path}: component `{name}` cannot be loaded ({reason})") from error

@@ -1,0 +1,1 @@
+"""Nano: the small models of the default experiment, trained by this project from rendered signs alone."""

@@ -1,0 +1,106 @@
+"""The recipe of the shipped nano models: every number that decides what they become."""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from legible.config import Data, Fonts, Kinds
+
+TRAIN_FONTS = ("DejaVu Sans", "DejaVu Sans Bold", "DejaVu Serif Bold", "STIXGeneral Bold", "cmss10")
+HELD_OUT_FONTS = ("DejaVu Sans Mono Bold", "cmr10")
+
+
+@dataclass(frozen=True)
+class VaeRecipe:
+    """AutoencoderKL: factor 4, 12 latent channels."""
+
+    channels: tuple[int, ...] = (16, 32, 64)
+    latent_channels: int = 12
+    steps: int = 2400
+    batch: int = 32
+    learning_rate: float = 2e-3
+    sampling_from: float = 0.6  # share of the steps after which the posterior is sampled: noise drowns a young signal
+    kl_weight: float = 1e-5
+
+
+@dataclass(frozen=True)
+class TransformerRecipe:
+    """ZImageTransformer2DModel and its Qwen3 text encoder, trained together."""
+
+    dim: int = 192
+    layers: int = 6
+    refiner_layers: int = 1
+    heads: int = 6
+    axes_dims: tuple[int, ...] = (8, 12, 12)
+    text_dim: int = 128
+    text_layers: int = 3  # Z-Image reads hidden_states[-2], so the last layer never contributes
+    steps: int = 3600
+    batch: int = 64
+    learning_rate: float = 2e-3
+    warmup: float = 0.05  # share of the steps; the rest is a cosine to zero
+    sigma_mean: float = 0.4  # of the logit: spelling is decided at high σ, where the 8-step grid also spends its steps
+    sigma_std: float = 1.1
+    short_until: float = 0.3  # share of the steps in which only signs of at most `short_length` characters are drawn
+    short_length: int = 4
+    ema: float = 0.998
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """open_clip CLIP on rendered regions and their strings, with one-edit distractors as extra negatives."""
+
+    width: int = 128
+    vision_layers: int = 4
+    text_layers: int = 3
+    embed_dim: int = 128
+    steps: int = 1500
+    batch: int = 128
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class RecognizerRecipe:
+    """A CTC recogniser in EasyOCR's user-network format."""
+
+    seed: int
+    network_params: dict[str, int]
+    steps: int
+    batch: int = 64
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything; `pool` signs are rendered once and shared by all five models."""
+
+    seed: int = 20261121
+    pool: int = 60000
+    fonts: Fonts = Fonts(train=TRAIN_FONTS, held_out=HELD_OUT_FONTS)
+    data: Data = Data(seed=7, kinds=Kinds(word=0.25, rare=0.15, nonword=0.45, digits=0.15))
+    vae: VaeRecipe = VaeRecipe()
+    transformer: TransformerRecipe = TransformerRecipe()
+    clip: ClipRecipe = ClipRecipe()
+    recognizers: dict[str, RecognizerRecipe] = field(
+        default_factory=lambda: {
+            "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=2200),
+            "recognizer_conv": RecognizerRecipe(seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=1400),
+        }
+    )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for provenance and for checkpoint keys."""
+        plain = asdict(replace(self, fonts=None, data=None))  # type: ignore[arg-type]
+        return plain | {"fonts": self.fonts.model_dump(mode="json"), "data": self.data.model_dump(mode="json")}
+
+
+def tiny() -> Recipe:
+    """The same recipe in miniature: what the tests train in seconds."""
+    return Recipe(
+        pool=64,
+        vae=VaeRecipe(channels=(8, 8, 8), steps=6, batch=8),
+        transformer=TransformerRecipe(dim=32, layers=1, heads=2, axes_dims=(4, 6, 6), text_dim=16, steps=6, batch=8),
+        clip=ClipRecipe(width=32, vision_layers=1, text_layers=1, embed_dim=16, steps=4, batch=8),
+        recognizers={
+            "recognizer_crnn": RecognizerRecipe(1, {"channels": 8, "hidden_size": 8}, steps=4, batch=8),
+            "recognizer_conv": RecognizerRecipe(2, {"channels": 8, "hidden_size": 8}, steps=4, batch=8),
+        },
+    )

@@ -1,0 +1,84 @@
+"""Nano's AutoencoderKL: rendered signs → latents of a quarter of the side length, and back."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from legible.train.log import RunLog
+from legible.nano.pool import Pool
+from legible.nano.recipe import VaeRecipe
+from legible.progress import progress
+from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
+
+
+def build_vae(recipe: VaeRecipe) -> AutoencoderKL:
+    """The untrained autoencoder, its posterior narrow at first (log-variance −6)."""
+    levels = len(recipe.channels)
+    vae = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=list(recipe.channels),
+        layers_per_block=1,
+        latent_channels=recipe.latent_channels,
+        norm_num_groups=8,
+        sample_size=64,
+        shift_factor=0.0,
+    )
+    with torch.no_grad():
+        vae.quant_conv.weight[recipe.latent_channels :].zero_()
+        vae.quant_conv.bias[recipe.latent_channels :].fill_(-6.0)
+    return vae
+
+
+def train_vae(recipe: VaeRecipe, pool: Pool, seed: int, key: str, work: Path) -> AutoencoderKL:
+    """Train and return the autoencoder with its measured `scaling_factor` and `shift_factor`; resumes from `work`."""
+    torch.manual_seed(seed)
+    vae = build_vae(recipe)
+    vae.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.08)
+    batches = shuffled_batches(len(pool.images), recipe.batch, seed)
+    log, first = RunLog(work / "vae.jsonl"), 0
+    if state := load_checkpoint(work / "vae.ckpt", key):
+        vae.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = log.rewind(state["step"])
+    for step in progress(range(first, recipe.steps), "vae", start=first, total=recipe.steps):
+        pixels = pool.pixels(batches(step)).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(pixels).latent_dist
+        if step < recipe.sampling_from * recipe.steps:
+            latents, regulariser = posterior.mode(), posterior.mean.square().mean()
+        else:
+            latents = posterior.sample(generator=stateless_generator(seed, 2, step))
+            regulariser = posterior.kl().mean() / posterior.mean[0].numel()
+        error = vae.decode(latents).sample - pixels
+        reconstruction = error.abs().mean() + error.square().mean()
+        loss = reconstruction + recipe.kl_weight * regulariser
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        log.write(step=step, loss=loss.item(), reconstruction=reconstruction.item(), grad_norm=norm.item())
+        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
+            state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            save_checkpoint(work / "vae.ckpt", key, state | {"step": step + 1})
+    vae.eval()
+    latents = encode_pool(vae, pool, count=min(4096, len(pool.images)))
+    vae.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
+    return vae
+
+
+@torch.no_grad()
+def encode_pool(vae: AutoencoderKL, pool: Pool, count: int | None = None, batch: int = 256) -> torch.Tensor:
+    """Posterior means [N, C, H/4, W/4] of the pool's images, before scale and shift."""
+    count = len(pool.images) if count is None else count
+    starts = range(0, count, batch)
+    return torch.cat(
+        [
+            vae.encode(pool.pixels(torch.arange(start, min(start + batch, count)))).latent_dist.mode()
+            for start in progress(starts, "encode pool", unit="batch")
+        ]
+    )

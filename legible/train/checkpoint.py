@@ -1,0 +1,63 @@
+"""Resumable training state: written atomically, read with `weights_only`, refused when it belongs to another run."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from legible.errors import UserError
+from legible.io import atomic_path
+
+
+def save_checkpoint(path: str | Path, key: str, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, lists, dicts) atomically under the run's `key`."""
+    with atomic_path(path) as temporary:
+        torch.save({"key": key, "state": state}, temporary)
+
+
+def load_checkpoint(path: str | Path, key: str) -> dict[str, Any] | None:
+    """The state saved under `key`, or None where there is no checkpoint.
+
+    Raises:
+        UserError: the file is damaged, or belongs to a run with another configuration, data or code.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        found, state = saved["key"], saved["state"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: the checkpoint is damaged; delete it to start this run again") from error
+    if found != key:
+        raise UserError(f"{path}: the checkpoint belongs to another configuration; delete it to start this run again")
+    return state
+
+
+def stateless_generator(*parts: int) -> torch.Generator:
+    """A generator that depends on `parts` (seed, step, micro-step …) and on nothing that happened before.
+
+    Resuming therefore needs no random state: step 57 draws the same noise in an interrupted and in an unbroken run.
+    """
+    words = np.random.SeedSequence(parts).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+
+def shuffled_batches(size: int, batch: int, seed: int) -> Callable[[int], torch.Tensor]:
+    """`step -> indices [batch]`: epochs of shuffled samples without replacement, stateless like the noise."""
+    orders: dict[int, torch.Tensor] = {}
+
+    def indices(step: int) -> torch.Tensor:
+        picked = []
+        for position in range(step * batch, (step + 1) * batch):
+            epoch, offset = divmod(position, size)
+            if epoch not in orders:
+                orders.clear() if len(orders) > 1 else None
+                orders[epoch] = torch.randperm(size, generator=stateless_generator(seed, 1, epoch))
+            picked.append(orders[epoch][offset])
+        return torch.stack(picked)
+
+    return indices

@@ -1,0 +1,101 @@
+"""Train one part of the nano models (vae, transformer, clip, recognizer_crnn, recognizer_conv); resumable."""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from legible.corpus.prompts import load_prompts
+from legible.errors import run_cli
+from legible.io import sha256_json, write_json
+from legible.nano import clip, judge, recognizer, transformer, vae
+from legible.nano.pool import Pool, build_pool
+from legible.nano.recipe import Recipe, tiny
+from legible.nano.tokenizer import build_tokenizer
+from legible.corpus.templates import vocabulary
+from legible.provenance import code_fingerprint, environment
+from legible.render.fonts import find_fonts, select_fonts
+from legible.render.sign import draw_prompt
+
+HELD_OUT = "resources/prompts/held_out.jsonl"
+
+
+def held_out_pool(recipe: Recipe) -> Pool:
+    """The evaluation prompts, drawn: what retrieval, reading and the round trip are measured on."""
+    fonts = select_fonts(find_fonts(recipe.fonts), recipe.fonts.train, recipe.fonts.held_out)
+    prompts = load_prompts(HELD_OUT, None)
+    images = np.stack([draw_prompt(prompt, recipe.data, fonts).image for prompt in prompts])
+    texts = [" ".join(prompt.targets) for prompt in prompts]
+    return Pool(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), [p.prompt for p in prompts], texts)
+
+
+def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path) -> dict:
+    """Train `part` into its folder below `output` and return what was measured."""
+    held_out = held_out_pool(recipe)
+    pool = build_pool(recipe, load_prompts(HELD_OUT, None), work)
+    size = (recipe.data.height, recipe.data.width)
+    if part == "vae":
+        model = vae.train_vae(recipe.vae, pool, recipe.seed, key, work)
+        with torch.no_grad():
+            pixels = held_out.pixels(torch.arange(len(held_out.images)))
+            decoded = model.decode(model.encode(pixels).latent_dist.mode()).sample
+        model.save_pretrained(output / "zimage" / "vae")
+        return {
+            "render_cer": judge.read_cer(judge.to_images(pixels), held_out.texts, work),
+            "round_trip_cer": judge.read_cer(judge.to_images(decoded), held_out.texts, work),
+            "psnr_db": float(10 * torch.log10(4 / (decoded.clamp(-1, 1) - pixels).square().mean())),
+        }
+    if part == "clip":
+        return clip.train_clip(recipe.clip, pool, held_out, recipe.seed, key, work, output / "clip")
+    if part in recipe.recognizers:
+        network = recipe.recognizers[part]
+        return recognizer.train_recognizer(part, network, pool, held_out, key, work, output / part)
+    autoencoder = vae.AutoencoderKL.from_pretrained(output / "zimage" / "vae").eval()
+    latents = (vae.encode_pool(autoencoder, pool) - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
+    tokenizer = build_tokenizer(vocabulary())
+
+    def cer(dit: torch.nn.Module, encoder: torch.nn.Module, count: int = 64) -> float:
+        pipeline = transformer.assemble(dit, encoder, autoencoder, tokenizer)
+        images = judge.sample_signs(pipeline, held_out.captions[:count], size)
+        return judge.read_cer(images, held_out.texts[:count], work)
+
+    dit, encoder = transformer.train_transformer(
+        recipe.transformer, pool, latents, tokenizer, recipe.seed, key, work, cer
+    )
+    transformer.assemble(dit, encoder, autoencoder, tokenizer).save_pretrained(output / "zimage")
+    return {"held_out_cer": cer(dit, encoder, len(held_out.texts)), "signs": len(held_out.texts)}
+
+
+def main() -> None:
+    """Parse, train, measure, write the part's provenance."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the models, e.g. resources/nano")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the pool, checkpoints and curves")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tiny", action="store_true", help="a miniature for tests")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = tiny() if arguments.tiny else Recipe()
+    plain = recipe.as_dict()
+    relevant = {name: plain[name] for name in ("seed", "pool", "fonts", "data")}
+    relevant |= {"part": plain.get(arguments.part, plain["recognizers"].get(arguments.part))}
+    began = time.monotonic()
+    measured = train_part(arguments.part, recipe, sha256_json(relevant), arguments.work, arguments.output)
+    folder = "zimage" if arguments.part in ("vae", "transformer") else arguments.part
+    provenance = {
+        "command": f"snakemake --cores all nano   # scripts/train_nano.py {arguments.part}",
+        "recipe": relevant,
+        "code": code_fingerprint(__file__),
+        "seconds_in_this_process": round(time.monotonic() - began),
+        "measured": measured,
+        **environment(),
+    }
+    write_json(arguments.output / folder / f"provenance_{arguments.part}.json", provenance)
+    print(measured)
+
+
+if __name__ == "__main__":
+    run_cli(main)
