@@ -4,6 +4,7 @@
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -238,7 +239,10 @@ class Config(Section):
     """The whole experiment."""
 
     experiment: Name = Field("nano", description="results go to results/{experiment}/")
-    fonts: Fonts = Fonts()
+    fonts: Fonts = Fonts(
+        train=("DejaVu Sans", "DejaVu Sans Bold", "DejaVu Serif Bold", "STIXGeneral Bold", "cmss10"),
+        held_out=("DejaVu Sans Mono Bold", "cmr10"),
+    )
     data: Data = Data()
     model: Model = Model()
     clip: Clip = Clip()
@@ -255,6 +259,7 @@ class Config(Section):
         description="named overrides of `training`; `diffusion_only` (λ = 0) is the control and always there",
     )
     seeds: tuple[Natural, ...] = Field((0, 1), description="training seeds per arm", min_length=1)
+    gpu: bool | None = Field(None, description="jobs ask for a GPU; null = where this machine has one")
     ocr: Ocr = Ocr()
     scoring: Scoring = Scoring()
     figures: Figures = Figures()
@@ -301,10 +306,8 @@ def describe(error: ValidationError) -> str:
         return f"{key}: unknown key"
     if kind in {"float_type", "int_type"} and isinstance(value, str):
         hint = ""
-        try:
+        with suppress(ValueError):
             hint = f"; YAML 1.1 reads it as text, write {float(value):.1e} with a decimal point"
-        except ValueError:
-            pass
         return f"{key}: '{value}' is a string, a number is needed{hint}"
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if kind == "value_error" or isinstance(value, dict) else f", got {value!r}"

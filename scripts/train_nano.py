@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("part")
     parser.add_argument("--output", type=Path, required=True, help="folder of the models, e.g. resources/nano")
     parser.add_argument("--work", type=Path, required=True, help="folder for the pool, checkpoints and curves")
+    parser.add_argument("--provenance", type=Path, help="also write the provenance here")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="a miniature for tests")
     arguments = parser.parse_args()
@@ -94,6 +95,8 @@ def main() -> None:
         **environment(),
     }
     write_json(arguments.output / folder / f"provenance_{arguments.part}.json", provenance)
+    if arguments.provenance:
+        write_json(arguments.provenance, provenance)
     print(measured)
 
 

@@ -241,6 +241,10 @@ def test_the_script_keeps_every_reading_and_names_broken_images(tmp_path):
     assert len(written[0]["readings"][0]["polygon"]) == 4
     assert "3/3" in done.stderr
 
+    nested = [json.dumps({"ocr": {"rapidocr": {"scale": 0}}}) if a == config else a for a in arguments]
+    done = read_images(*nested, "--output", str(output))
+    assert (done.returncode, "ocr.rapidocr.scale" in done.stderr) == (2, True)
+
     output.unlink()
     data = (images / "1.png").read_bytes()
     (images / "1.png").write_bytes(data[: len(data) // 2])

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -47,8 +48,9 @@ def open_engine(section: EasyOcr, cache_dir: Path) -> Engine:
         if section.detect:
             # EasyOCR looks for detector and recogniser in one folder.
             for weights in storage.glob("craft*.pth"):
-                (cache_dir / weights.name).unlink(missing_ok=True)
-                (cache_dir / weights.name).symlink_to(weights.resolve())
+                link = cache_dir / f".{os.getpid()}-{weights.name}"
+                link.symlink_to(weights.resolve())
+                link.replace(cache_dir / weights.name)  # jobs of other models share this folder
             storage = cache_dir
     reader = build_reader(section, network, cache_dir, storage)
 

@@ -1,0 +1,41 @@
+# make        everything: environment, then the whole default experiment
+# make test   the tests (what .ci/run calls, besides format and lint)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: all run test lint format environment requirements clean
+all: run
+
+environment: $(VENV)/.ready
+$(VENV)/.ready: envs/requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r envs/requirements.txt
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+run: environment
+	$(BIN)/snakemake --cores all
+
+test: environment
+	$(BIN)/python -m pytest
+
+lint: environment
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+format: environment
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules
+
+# Resolve the pinned, hashed requirements anew (needs uv and a package index; writes no addresses).
+requirements:
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/requirements.txt
+
+clean:
+	rm -rf results/*/ .snakemake

@@ -1,0 +1,51 @@
+"""Text regions: crops that keep their aspect ratio and pass gradients to the pixels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def grown_boxes(boxes: Tensor, margin: float, aspect: float) -> Tensor:
+    """Boxes [R, 4] (x0, y0, x1, y1 in pixels) widened by `margin` and then, about their centre, to `aspect` = w / h.
+
+    Growing the box to the reader's aspect ratio keeps letters undistorted, where plain resizing would stretch them.
+    """
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    size = boxes[:, 2:] - boxes[:, :2] + 2 * margin
+    width = torch.maximum(size[:, 0], size[:, 1] * aspect)
+    half = torch.stack([width, width / aspect], dim=1) / 2
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
+def crop_regions(images: Tensor, owners: Tensor, boxes: Tensor, size: tuple[int, int], margin: float = 0.0) -> Tensor:
+    """Differentiable crops [R, C, h, w] of text regions.
+
+    Args:
+        images: [B, C, H, W], any value range.
+        owners: [R], the image that each region belongs to.
+        boxes: [R, 4] as x0, y0, x1, y1 in pixels, half-open.
+        size: (h, w) of the crops. Pixels beyond the image repeat its border.
+        margin: pixels added on every side first.
+
+    A crop that shrinks is low-pass filtered first, otherwise thin strokes would fall between the sampled points.
+    """
+    height, width = images.shape[-2:]
+    grown = grown_boxes(boxes.to(images), margin, size[1] / size[0])
+    shrink = float(((grown[:, 3] - grown[:, 1]) / size[0]).max()) if len(grown) else 1.0
+    if shrink > 1.5:
+        kernel = 2 * round(shrink / 2) + 1
+        padded = F.pad(images, [kernel // 2] * 4, mode="replicate")
+        images = F.avg_pool2d(padded, kernel, stride=1)
+    # Output pixel centres in units of the crop (0 … 1), mapped into the box, then to grid_sample's −1 … 1.
+    ys = (torch.arange(size[0], device=images.device) + 0.5) / size[0]
+    xs = (torch.arange(size[1], device=images.device) + 0.5) / size[1]
+    x = grown[:, 0, None] + (grown[:, 2] - grown[:, 0])[:, None] * xs
+    y = grown[:, 1, None] + (grown[:, 3] - grown[:, 1])[:, None] * ys
+    grid = torch.stack(
+        [
+            (2 * x / width - 1)[:, None, :].expand(-1, size[0], -1),
+            (2 * y / height - 1)[:, :, None].expand(-1, -1, size[1]),
+        ],
+        dim=-1,
+    )
+    return F.grid_sample(images[owners], grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,0 +1,1 @@
+"""Text metrics, statistics and scores."""

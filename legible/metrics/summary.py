@@ -1,0 +1,183 @@
+"""The summary of scores: values with intervals per arm, paired differences to the control, and the spread of seeds."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from legible.config import Scoring
+from legible.errors import UserError
+from legible.metrics.scores import BASE, CEILINGS, CONTROL, check_complete
+from legible.metrics.statistics import (
+    Estimate,
+    cluster_bootstrap,
+    exact_mcnemar,
+    holm,
+    paired_bootstrap_delta,
+    resample,
+)
+
+# Metric → the columns whose per-prompt means are divided; without a denominator it is a plain mean over prompts.
+METRICS = {
+    "cer_micro": ("distance", "reference_length"),
+    "cer_macro": ("cer_capped", None),
+    "wer": ("word_errors", "words_reference"),
+    "exact": ("exact", None),
+    "ned": ("ned", None),
+    "matched_ned": ("matched_ned", None),
+    "word_f1": ("word_f1", None),
+    "extra_text_rate": ("extra_text", None),
+    "no_detection_rate": ("no_detection", None),
+}
+MEASURED = sorted({column for pair in METRICS.values() for column in pair if column})
+ALL = "all"
+
+
+def summarise(scores: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
+    """One row per stratum, arm, engine, prompt set and metric: results/{experiment}/scores/summary.csv.
+
+    Image seeds and training seeds are averaged within a prompt; intervals resample prompts. Columns: `value` with
+    `ci_low`, `ci_high`; `delta_vs_control` (arm − `diffusion_only`, same prompts, same resamples) with `delta_low`,
+    `delta_high`, NaN for the control and the ceilings; `n_prompts`, `n_images`, `n_training_seeds`; and on the metric
+    `exact` the exact McNemar `p_value` of the delta (numbers of prompts that improved and fell), with `p_holm`
+    corrected over the strata of an arm (the stratum `all` is the primary comparison and stands for itself).
+
+    Raises:
+        UserError: an image is missing in one of the arms, or an arm or the control altogether.
+    """
+    check_balanced(scores)
+    scores = with_distance(scores)
+    rows = []
+    for (prompt_set, engine), part in scores.groupby(["prompt_set", "engine"], sort=True):
+        for stratum, images in strata(part):
+            means = {arm: prompt_means(images[images["arm"] == arm]) for arm in arms_of(images)}
+            rng = generator(scoring.seed, str(prompt_set), stratum)
+            weights = resample(len(means[CONTROL]), scoring.resamples, rng).astype(float)
+            for arm, prompts in means.items():
+                counted = images[images["arm"] == arm]
+                counts = {
+                    "n_prompts": len(prompts),
+                    "n_images": len(counted),
+                    "n_training_seeds": counted["training_seed"].nunique(),
+                }
+                for metric in METRICS:
+                    identity = {"stratum": stratum, "arm": arm, "engine": engine, "prompt_set": prompt_set}
+                    measured = measure(metric, prompts, means[CONTROL], weights, scoring.confidence, compares(arm))
+                    rows.append(identity | {"metric": metric} | measured | counts)
+    return with_holm(pd.DataFrame(rows))
+
+
+def by_training_seed(scores: pd.DataFrame) -> pd.DataFrame:
+    """The same values per training seed (seeds.csv), each against the control of its own seed; no intervals.
+
+    `training_seed` is missing for the base model and the ceilings, `delta_vs_control` for these and the control.
+    """
+    check_balanced(scores)
+    scores = with_distance(scores)
+    rows = []
+    for (prompt_set, engine), part in scores.groupby(["prompt_set", "engine"], sort=True):
+        for stratum, images in strata(part):
+            for arm in arms_of(images):
+                for seed, own in images[images["arm"] == arm].groupby("training_seed", dropna=False):
+                    prompts, control = prompt_means(own), None
+                    if compares(arm) and arm != BASE:
+                        control = prompt_means(images[(images["arm"] == CONTROL) & (images["training_seed"] == seed)])
+                    for metric in METRICS:
+                        value = ratio(*columns(metric, prompts))
+                        delta = float("nan") if control is None else value - ratio(*columns(metric, control))
+                        identity = {"stratum": stratum, "arm": arm, "training_seed": seed, "engine": engine}
+                        identity |= {"prompt_set": prompt_set, "metric": metric}
+                        counts = {"n_prompts": len(prompts), "n_images": len(own)}
+                        rows.append(identity | {"value": value, "delta_vs_control": delta} | counts)
+    return pd.DataFrame(rows).astype({"training_seed": "Int64"})
+
+
+def check_balanced(scores: pd.DataFrame) -> None:
+    """Averages over images are fair only if every arm holds the same images for the same training seeds."""
+    trained = scores[scores["training_seed"].notna()]
+    if CONTROL not in set(trained["arm"]):
+        raise UserError(f"no images of {CONTROL}: every claim is measured against it")
+    arms = [arm for arm in arms_of(scores) if arm != BASE and arm not in CEILINGS]
+    check_complete(scores, arms, sorted(trained["training_seed"].unique()))
+
+
+def with_distance(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with the edit distance of each reading as a further column."""
+    return scores.assign(distance=scores[["substitutions", "deletions", "insertions"]].sum(axis=1))
+
+
+def strata(scores: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """All images, then those of each target length, then those of each kind of target."""
+    yield ALL, scores
+    for column in ("length", "kind"):
+        for value, part in scores.groupby(column, sort=True):
+            yield f"{column}={value}", part
+
+
+def arms_of(scores: pd.DataFrame) -> list[str]:
+    """Base, control, the other arms in order of appearance, ceilings; those that are there."""
+    found = list(dict.fromkeys(scores["arm"]))
+    trained = [arm for arm in found if arm not in (BASE, CONTROL, *CEILINGS)]
+    return [arm for arm in (BASE, CONTROL, *trained, *CEILINGS) if arm in found]
+
+
+def compares(arm: str) -> bool:
+    """Whether a difference to the control is of interest."""
+    return arm != CONTROL and arm not in CEILINGS
+
+
+def prompt_means(images: pd.DataFrame) -> pd.DataFrame:
+    """Mean of every measured column per prompt, sorted by prompt: the observations of all statistics."""
+    return images.groupby("prompt_id", sort=True)[MEASURED].mean().astype(float)
+
+
+def columns(metric: str, prompts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Numerators and denominators [P] of a metric."""
+    numerator, denominator = METRICS[metric]
+    ones = np.ones(len(prompts))
+    return prompts[numerator].to_numpy(), ones if denominator is None else prompts[denominator].to_numpy()
+
+
+def ratio(numerators: np.ndarray, denominators: np.ndarray) -> float:
+    return float(numerators.sum() / denominators.sum())
+
+
+def measure(
+    metric: str, prompts: pd.DataFrame, control: pd.DataFrame, weights: np.ndarray, confidence: float, compare: bool
+) -> dict:
+    """Value, difference and p-value columns of one metric of one arm; `prompts` and `control` [P] in the same order."""
+    own, nan = columns(metric, prompts), float("nan")
+    value = cluster_bootstrap(*own, weights, confidence)
+    delta, p_value = Estimate(nan, nan, nan), nan
+    if compare:
+        delta = paired_bootstrap_delta(*own, *columns(metric, control), weights, confidence)
+    if compare and metric == "exact":
+        change = prompts["exact"].to_numpy() - control["exact"].to_numpy()
+        p_value = exact_mcnemar(int((change > 0).sum()), int((change < 0).sum()))
+    return {
+        "value": value.value,
+        "ci_low": value.low,
+        "ci_high": value.high,
+        "delta_vs_control": delta.value,
+        "delta_low": delta.low,
+        "delta_high": delta.high,
+        "p_value": p_value,
+    }
+
+
+def generator(seed: int, prompt_set: str, stratum: str) -> np.random.Generator:
+    """The generator of one stratum: equal for every engine and arm, and untouched by which other strata there are."""
+    digest = hashlib.sha256(f"{prompt_set}/{stratum}".encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+
+
+def with_holm(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary with `p_holm` behind `p_value`, its counts last."""
+    summary["p_holm"] = summary["p_value"]
+    tested = summary[summary["p_value"].notna() & (summary["stratum"] != ALL)]
+    for _, family in tested.groupby(["arm", "engine", "prompt_set"]):
+        summary.loc[family.index, "p_holm"] = holm(family["p_value"].tolist())
+    counts = ["n_prompts", "n_images", "n_training_seeds"]
+    measured = [column for column in summary.columns if column not in (*counts, "p_value", "p_holm")]
+    return summary[[*measured, *counts, "p_value", "p_holm"]]

@@ -1,0 +1,78 @@
+"""What every stage needs: the validated configuration and functions that hand each stage its own part of it only."""
+
+import json
+import sys
+from pathlib import Path
+
+from legible.config import validate
+from legible.errors import UserError
+from legible.provenance import code_fingerprint
+
+try:
+    CONFIG = validate(config, "config.yaml (or --configfile/--config)")
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = f"results/{CONFIG.experiment}"
+ARMS = sorted(CONFIG.arms, key=list(CONFIG.arms).index)
+RUNS = [f"{arm}-seed{seed}" for arm in ARMS for seed in CONFIG.seeds]
+CEILINGS = ["ceiling_render", "ceiling_vae"]
+MODELS = ["base", *RUNS]
+ENGINES = sorted(CONFIG.engines())
+PROMPT_SETS = sorted(CONFIG.prompt_sets)
+FIGURES = sorted(type(CONFIG.figures).model_fields)
+ENVIRONMENT = "../envs/legible.yaml"
+# A job that could use a GPU asks for one only where there is one: on CPU machines it must not wait for a turn.
+GPU = int(CONFIG.gpu if CONFIG.gpu is not None else Path("/dev/nvidia0").exists())
+
+
+wildcard_constraints:
+    arm="|".join(ARMS),
+    seed=r"\d+",
+    model="|".join([*MODELS, *CEILINGS]),
+    run="|".join(RUNS),
+    engine="|".join(ENGINES),
+    prompt_set="|".join(PROMPT_SETS),
+    figure="|".join(FIGURES),
+
+
+# The jobs run this checkout's library with this interpreter, unless conda brings its own. glibc would give large
+# tensors back to the system after every operation and fault them in again: keep them (4 % on nano, less noise).
+prefix = f"export PYTHONPATH={workflow.basedir} MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296; "
+if "CONDA" not in {method.name for method in workflow.deployment_settings.deployment_method}:
+    prefix = f'export PATH="{Path(sys.executable).parent}:$PATH"; {prefix}'
+shell.prefix(prefix)
+
+
+def part(section, *keys):
+    """One section (or only `keys` of it) as plain values."""
+    plain = getattr(CONFIG, section).model_dump(mode="json", by_alias=True)
+    return {key: plain[key] for key in keys} if keys else plain
+
+
+def as_json(**sections):
+    """Sections as one JSON argument with sorted keys: equal configurations are equal parameters."""
+    return json.dumps(sections, sort_keys=True)
+
+
+def code(script):
+    """Fingerprint of a script and of the library modules that it imports: the stage reruns when they change."""
+    return code_fingerprint(f"{workflow.basedir}/scripts/{script}.py")
+
+
+def folder_files(path, *parts):
+    """Files of a local model folder, so that a changed model reruns what uses it; nothing for a hub id."""
+    root = Path(path)
+    folders = [root / name for name in parts] if parts else [root]
+    return sorted(str(file) for folder in folders if folder.is_dir() for file in folder.glob("*") if file.is_file())
+
+
+def prompt_file(wildcards):
+    """The file of a prompt set."""
+    return CONFIG.prompt_sets[wildcards.prompt_set].path
+
+
+def prompt_limit(wildcards):
+    """`--limit N` of a prompt set, or nothing."""
+    limit = CONFIG.prompt_sets[wildcards.prompt_set].limit
+    return f"--limit {limit}" if limit else ""

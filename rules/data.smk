@@ -1,0 +1,77 @@
+"""Fonts, dataset and the caches of what the frozen encoders say about it."""
+
+
+rule inspect_fonts:
+    """Find fonts and check that they really draw the characters we need."""
+    output:
+        manifest=f"{RESULTS}/fonts/manifest.json",
+        sheet=f"{RESULTS}/fonts/sheet.png",
+    log:
+        f"{RESULTS}/logs/inspect_fonts.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/inspect_fonts.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=as_json(fonts=part("fonts")),
+        code=code("inspect_fonts"),
+    shell:
+        "python scripts/inspect_fonts.py --config {params.config:q} --output {output.manifest} --sheet {output.sheet}"
+        " 2>&1 | tee {log}"
+
+
+rule render_dataset:
+    """Draw signs with words on them; no evaluation target occurs in the training text."""
+    input:
+        fonts=rules.inspect_fonts.output.manifest,
+        prompts=[CONFIG.prompt_sets[name].path for name in PROMPT_SETS],
+        words=["resources/words/common.txt", "resources/words/rare.txt"],
+    output:
+        train=f"{RESULTS}/data/train.parquet",
+        test=f"{RESULTS}/data/test.parquet",
+        summary=f"{RESULTS}/data/summary.json",
+    log:
+        f"{RESULTS}/logs/render_dataset.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/render_dataset.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=as_json(fonts=part("fonts"), data=part("data")),
+        folder=f"{RESULTS}/data",
+        code=code("render_dataset"),
+    shell:
+        "python scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts}"
+        " --output-dir {params.folder} --workers {threads} 2>&1 | tee {log}"
+
+
+rule encode_dataset:
+    """Latents and caption embeddings, computed once and kept by content."""
+    input:
+        dataset=rules.render_dataset.output.train,
+        model=folder_files(CONFIG.model.path, "vae", "text_encoder", "tokenizer"),
+    output:
+        f"{RESULTS}/cache/train.safetensors",
+    log:
+        f"{RESULTS}/logs/encode_dataset.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/encode_dataset.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=GPU,
+    params:
+        config=as_json(model=part("model")),
+        store="results/cache",
+        code=code("encode_dataset"),
+    shell:
+        "python scripts/encode_dataset.py --config {params.config:q} --dataset {input.dataset} --store {params.store}"
+        " --output {output} --threads {threads} 2>&1 | tee {log}"
+
+
+rule data:
+    """Target: fonts, dataset and caches."""
+    input:
+        rules.inspect_fonts.output,
+        rules.render_dataset.output,
+        rules.encode_dataset.output,

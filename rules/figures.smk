@@ -1,0 +1,97 @@
+"""Figures and the report."""
+
+
+def figure_style(wildcards):
+    """The style of one figure: changing it redraws this figure only."""
+    style = getattr(CONFIG.figures, wildcards.figure).model_dump(mode="json")
+    return json.dumps(style, sort_keys=True)
+
+
+def figure_inputs(wildcards):
+    """What one figure is drawn from."""
+    metrics = expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds)
+    scores = [f"{RESULTS}/scores/{name}" for name in ("scores.parquet", "summary.csv", "seeds.csv")]
+    images = expand(
+        f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl", model=[*MODELS, *CEILINGS], prompt_set=PROMPT_SETS
+    )
+    sources = {
+        "training_curves": metrics,
+        "dataset": [f"{RESULTS}/data/train.parquet"],
+        "samples": scores + images,
+        "best_and_worst": scores + images,
+    }
+    return sources.get(wildcards.figure, scores)
+
+
+rule plot_figure:
+    """Draw one figure as PNG and PDF."""
+    input:
+        figure_inputs,
+    output:
+        png=report(f"{RESULTS}/figures/{{figure}}.png", caption="../resources/report/{figure}.rst", category="Figures"),
+        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
+    log:
+        f"{RESULTS}/logs/plot_{{figure}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_{{figure}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        style=figure_style,
+        arms=",".join(ARMS),
+        results=RESULTS,
+        code=code("plot_figure"),
+    shell:
+        "python scripts/plot_figure.py --figure {wildcards.figure} --style {params.style:q} --results {params.results}"
+        " --arms {params.arms} --output {output.png} 2>&1 | tee {log}"
+
+
+rule write_config:
+    """The merged and validated configuration of this experiment."""
+    output:
+        f"{RESULTS}/config.yaml",
+    log:
+        f"{RESULTS}/logs/write_config.log",
+    conda:
+        ENVIRONMENT
+    params:
+        config=CONFIG.model_dump_json(by_alias=True),
+        code=code("write_config"),
+    shell:
+        "python scripts/write_config.py --config {params.config:q} --output {output} 2>&1 | tee {log}"
+
+
+rule build_report:
+    """One self-contained page: the answer, the numbers, the pictures, and how to repeat them."""
+    input:
+        config=rules.write_config.output,
+        summary=rules.score_readings.output,
+        figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
+        runs=expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json", arm=ARMS, seed=CONFIG.seeds),
+        template="resources/report/report.html.j2",
+    output:
+        report(f"{RESULTS}/report.html", caption="../resources/report/report.rst", category="Report"),
+    log:
+        f"{RESULTS}/logs/build_report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/build_report.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        results=RESULTS,
+        code=code("build_report"),
+    shell:
+        "python scripts/build_report.py --results {params.results} --config {input.config} --output {output}"
+        " 2>&1 | tee {log}"
+
+
+rule figures:
+    """Target: every figure as PNG and PDF."""
+    input:
+        expand(f"{RESULTS}/figures/{{figure}}.{{kind}}", figure=FIGURES, kind=["png", "pdf"]),
+
+
+rule report:
+    """Target: the report."""
+    input:
+        rules.build_report.output,

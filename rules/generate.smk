@@ -1,0 +1,129 @@
+"""Images: base and fine-tuned models on identical prompts and noise, and the ceilings of the scores."""
+
+
+def run_files(wildcards):
+    """run.json of a fine-tuned model: it carries the hashes of its weights."""
+    arm, seed = wildcards.run.rsplit("-seed", 1)
+    return f"{RESULTS}/runs/{arm}/seed{seed}/run.json"
+
+
+def run_weights(wildcards):
+    """Weights of a fine-tuned model."""
+    return f"{run_files(wildcards).removesuffix('/run.json')}/weights"
+
+
+rule generate_baseline:
+    """Images of the base model."""
+    input:
+        prompts=prompt_file,
+        model=folder_files(CONFIG.model.path, "transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+    output:
+        f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl",
+    log:
+        f"{RESULTS}/logs/generate_base_{{prompt_set}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/generate_base_{{prompt_set}}.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=GPU,
+    params:
+        config=as_json(model=part("model"), generation=part("generation"), data=part("data", "height", "width")),
+        folder=f"{RESULTS}/images/base/{{prompt_set}}",
+        limit=prompt_limit,
+        code=code("generate_images"),
+    shell:
+        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts} {params.limit}"
+        " --model-name base --output-dir {params.folder} --threads {threads} 2>&1 | tee {log}"
+
+
+rule generate_finetuned:
+    """Images of one fine-tuned model: same prompts, noise and settings as the base."""
+    input:
+        prompts=prompt_file,
+        run=run_files,
+        weights=run_weights,
+        model=folder_files(CONFIG.model.path, "transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+    output:
+        f"{RESULTS}/images/{{run}}/{{prompt_set}}/manifest.jsonl",
+    log:
+        f"{RESULTS}/logs/generate_{{run}}_{{prompt_set}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/generate_{{run}}_{{prompt_set}}.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=GPU,
+    params:
+        config=as_json(model=part("model"), generation=part("generation"), data=part("data", "height", "width")),
+        folder=f"{RESULTS}/images/{{run}}/{{prompt_set}}",
+        limit=prompt_limit,
+        code=code("generate_images"),
+    shell:
+        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts} {params.limit}"
+        " --weights {input.weights} --model-name {wildcards.run} --output-dir {params.folder} --threads {threads}"
+        " 2>&1 | tee {log}"
+
+
+rule render_ceiling:
+    """What a perfect model would draw: our own renders of the evaluation prompts."""
+    input:
+        prompts=prompt_file,
+        fonts=rules.inspect_fonts.output.manifest,
+    output:
+        f"{RESULTS}/images/ceiling_render/{{prompt_set}}/manifest.jsonl",
+    log:
+        f"{RESULTS}/logs/render_ceiling_{{prompt_set}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/render_ceiling_{{prompt_set}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=as_json(fonts=part("fonts"), data=part("data")),
+        folder=f"{RESULTS}/images/ceiling_render/{{prompt_set}}",
+        limit=prompt_limit,
+        code=code("render_ceiling"),
+    shell:
+        "python scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts}"
+        " {params.limit} --output-dir {params.folder} 2>&1 | tee {log}"
+
+
+rule round_trip_ceiling:
+    """The renders after the VAE's encoder and decoder: what the decoder can show at best."""
+    input:
+        images=rules.render_ceiling.output,
+        model=folder_files(CONFIG.model.path, "vae"),
+    output:
+        f"{RESULTS}/images/ceiling_vae/{{prompt_set}}/manifest.jsonl",
+    log:
+        f"{RESULTS}/logs/round_trip_ceiling_{{prompt_set}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/round_trip_ceiling_{{prompt_set}}.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=GPU,
+    params:
+        config=as_json(model=part("model")),
+        source=f"{RESULTS}/images/ceiling_render/{{prompt_set}}",
+        folder=f"{RESULTS}/images/ceiling_vae/{{prompt_set}}",
+        code=code("round_trip_ceiling"),
+    shell:
+        "python scripts/round_trip_ceiling.py --config {params.config:q} --images {params.source}"
+        " --output-dir {params.folder} --threads {threads} 2>&1 | tee {log}"
+
+
+rule baseline:
+    """Target: images of the base model."""
+    input:
+        expand(rules.generate_baseline.output, prompt_set=PROMPT_SETS),
+
+
+rule generate:
+    """Target: images of every model, and the ceilings."""
+    input:
+        expand(
+            f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl",
+            model=[*MODELS, *CEILINGS],
+            prompt_set=PROMPT_SETS,
+        ),

@@ -1,0 +1,57 @@
+"""Rebuild the shipped nano models. They are built below results/ and then installed, so that a run never retrains them."""
+
+NANO = "results/nano_models"
+NANO_PARTS = ["clip", "recognizer_conv", "recognizer_crnn", "transformer", "vae"]
+
+
+def nano_needs(wildcards):
+    """The transformer learns on the latents of the finished autoencoder."""
+    return [f"{NANO}/vae.json"] if wildcards.nano_part == "transformer" else []
+
+
+rule train_nano_part:
+    """Train one nano model; checkpoints and curves stay in the work folder, so a killed training resumes."""
+    input:
+        needs=nano_needs,
+        prompts="resources/prompts/held_out.jsonl",
+        words=["resources/words/common.txt", "resources/words/rare.txt"],
+    output:
+        f"{NANO}/{{nano_part}}.json",
+    log:
+        f"{NANO}/logs/{{nano_part}}.log",
+    benchmark:
+        f"{NANO}/logs/{{nano_part}}.tsv"
+    wildcard_constraints:
+        nano_part="|".join(NANO_PARTS),
+    conda:
+        ENVIRONMENT
+    threads: 2
+    params:
+        models=f"{NANO}/models",
+        work=f"{NANO}/work",
+        code=code("train_nano"),
+    shell:
+        "python scripts/train_nano.py {wildcards.nano_part} --output {params.models} --work {params.work}"
+        " --threads {threads} --provenance {output} 2>&1 | tee {log}"
+
+
+rule install_nano:
+    """Copy the finished models, with their provenance, to resources/nano/."""
+    input:
+        expand(f"{NANO}/{{part}}.json", part=NANO_PARTS),
+    output:
+        touch(f"{NANO}/installed"),
+    log:
+        f"{NANO}/logs/install.log",
+    conda:
+        ENVIRONMENT
+    params:
+        models=f"{NANO}/models",
+    shell:
+        "cp -r {params.models}/. resources/nano/ 2>&1 | tee {log}"
+
+
+rule nano:
+    """Target: retrain and install the models that this project ships."""
+    input:
+        rules.install_nano.output,

@@ -1,0 +1,75 @@
+"""OCR readings (raw, per engine), scores and statistics."""
+
+
+def engine_config(wildcards):
+    """The engine's own section."""
+    section = CONFIG.engines()[wildcards.engine].model_dump(mode="json", by_alias=True)
+    return json.dumps(section, sort_keys=True)
+
+
+def engine_files(wildcards):
+    """Files of a user network, so that a changed network reads again."""
+    section = CONFIG.engines()[wildcards.engine]
+    return folder_files(getattr(section, "network", ""))
+
+
+rule read_ocr:
+    """Read every image of one model with one engine; the raw readings are kept."""
+    input:
+        images=f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl",
+        network=engine_files,
+    output:
+        f"{RESULTS}/ocr/{{engine}}/{{model}}/{{prompt_set}}.jsonl",
+    log:
+        f"{RESULTS}/logs/read_{{engine}}_{{model}}_{{prompt_set}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/read_{{engine}}_{{model}}_{{prompt_set}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=engine_config,
+        images=f"{RESULTS}/images/{{model}}/{{prompt_set}}",
+        cache=f"{RESULTS}/cache/ocr/{{engine}}",
+        code=code("read_images"),
+    shell:
+        "python scripts/read_images.py --engine {wildcards.engine} --config {params.config:q} --images {params.images}"
+        " --cache {params.cache} --output {output} 2>&1 | tee {log}"
+
+
+rule score_readings:
+    """CER, WER, exact match and the rest, with intervals and paired differences to the control."""
+    input:
+        images=expand(
+            f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl",
+            model=[*MODELS, *CEILINGS],
+            prompt_set=PROMPT_SETS,
+        ),
+        readings=expand(
+            f"{RESULTS}/ocr/{{engine}}/{{model}}/{{prompt_set}}.jsonl",
+            engine=ENGINES,
+            model=[*MODELS, *CEILINGS],
+            prompt_set=PROMPT_SETS,
+        ),
+    output:
+        scores=f"{RESULTS}/scores/scores.parquet",
+        summary=report(f"{RESULTS}/scores/summary.csv", caption="../resources/report/summary.rst", category="Scores"),
+        seeds=f"{RESULTS}/scores/seeds.csv",
+    log:
+        f"{RESULTS}/logs/score_readings.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/score_readings.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=as_json(scoring=part("scoring"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)),
+        folder=f"{RESULTS}/scores",
+        code=code("score_readings"),
+    shell:
+        "python scripts/score_readings.py --config {params.config:q} --images {input.images}"
+        " --readings {input.readings} --output-dir {params.folder} 2>&1 | tee {log}"
+
+
+rule score:
+    """Target: readings, scores and statistics."""
+    input:
+        rules.score_readings.output,

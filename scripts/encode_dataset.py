@@ -1,0 +1,81 @@
+"""Compute latents and caption embeddings once, so that training opens neither VAE encoder nor text encoder."""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from legible.config import sections
+from legible.errors import run_cli
+from legible.io import atomic_path, sha256_file, sha256_json
+from legible.models import open_model
+from legible.progress import progress
+from legible.provenance import code_fingerprint
+from legible.render.dataset import load_images, load_table
+from legible.train.data import TrainingData, load_training_data, save_training_data
+
+
+def content_key(dataset: Path, config: dict) -> str:
+    """Hash of everything the cache depends on: the signs, the encoders' files (or hub revision), the code."""
+    model = config["model"]
+    files = [path for part in ("vae", "text_encoder", "tokenizer") for path in sorted((Path(model.path) / part).glob("*"))]
+    encoders = {path.name: sha256_file(path) for path in files if path.is_file()} or [model.path, model.revision]
+    code = code_fingerprint(__file__)
+    return sha256_json([sha256_file(dataset), encoders, model.dtype, model.max_sequence_length, code])
+
+
+def encode(dataset: Path, config: dict, key: str, threads: int) -> TrainingData:
+    """Encode every sign of `dataset`."""
+    table, images = load_table(dataset), torch.from_numpy(load_images(dataset))
+    model = open_model(config["model"], ("vae", "text_encoder", "tokenizer", "scheduler"), threads)
+    model.latent_shape(images.shape[1], images.shape[2])
+    latents = []
+    for start in progress(range(0, len(images), 64), "encode images", unit="batch"):
+        pixels = images[start : start + 64].permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        latents.append(model.encode_images(pixels).cpu())
+    captions = [embedding.cpu() for embedding in model.encode_prompts(table["caption"].tolist())]
+    lengths = torch.tensor([0] + [len(caption) for caption in captions])
+    regions = [
+        (sample, box, line)
+        for sample, (boxes, text) in enumerate(zip(table["line_boxes"], table["text"], strict=True))
+        for box, line in zip(boxes, text.split("\n"), strict=True)
+    ]
+    return TrainingData(
+        key=key,
+        latents=torch.cat(latents),
+        captions=torch.cat(captions),
+        offsets=lengths.cumsum(0),
+        boxes=torch.tensor([list(map(float, box)) for _, box, _ in regions]),
+        owners=torch.tensor([sample for sample, _, _ in regions]),
+        texts=tuple(line for _, _, line in regions),
+    )
+
+
+def main() -> None:
+    """Parse, look the content up in the store, encode what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON with the section model")
+    parser.add_argument("--dataset", type=Path, required=True, help="train.parquet")
+    parser.add_argument("--store", type=Path, required=True, help="folder shared by experiments, keyed by content")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    config = sections(arguments.config, "model")
+    key = content_key(arguments.dataset, config)
+    stored = arguments.store / f"{key[:16]}.safetensors"
+    if stored.exists() and load_training_data(stored).key == key:
+        print(f"already computed: {stored}")
+    else:
+        save_training_data(stored, encode(arguments.dataset, config, key, arguments.threads))
+    with atomic_path(arguments.output) as temporary:
+        temporary.unlink()
+        try:
+            os.link(stored, temporary)
+        except OSError:  # another file system
+            shutil.copyfile(stored, temporary)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,74 @@
+"""Sample images of a prompt set from the base or a fine-tuned model; the noise belongs to (prompt, image seed)."""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from legible.config import sections
+from legible.corpus.prompts import load_prompts
+from legible.errors import run_cli
+from legible.io import atomic_path, sha256_file, write_jsonl
+from legible.models import open_model
+from legible.progress import progress
+from legible.train.checkpoint import stateless_generator
+
+
+def image_noise(prompt_id: str, seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Start noise [C, h, w] of one image: the same for every model, batch size and order."""
+    number = int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:4], "big")
+    return torch.randn(shape, generator=stateless_generator(number, seed))
+
+
+def main() -> None:
+    """Parse, open the model once, sample in batches, write PNGs and (last) their manifest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON with the sections model, generation, data")
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--weights", type=Path, help="fine-tuned weights; without: the base model")
+    parser.add_argument("--model-name", required=True, help="how the manifest calls the model")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    config = sections(arguments.config, "model", "generation", "data")
+    generation, data = config["generation"], config["data"]
+    prompts = load_prompts(arguments.prompts, arguments.limit)
+    model = open_model(config["model"], ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"), arguments.threads)
+    shape = model.latent_shape(data.height, data.width)
+    if arguments.weights:
+        model = model.with_weights(arguments.weights)
+    embeddings = dict(zip([p.id for p in prompts], model.encode_prompts([p.prompt for p in prompts]), strict=True))
+    empty = model.encode_prompts([""])[0] if generation.guidance_scale > 0 else None
+    jobs = [(prompt, seed) for prompt in prompts for seed in generation.seeds]
+    rows = []
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(jobs), generation.batch_size)
+    for start in progress(starts, f"sample {arguments.model_name}", unit="batch"):
+        part = jobs[start : start + generation.batch_size]
+        noise = torch.stack([image_noise(prompt.id, seed, shape) for prompt, seed in part])
+        captions = [embeddings[prompt.id] for prompt, _ in part]
+        images = model.sample(captions, noise, generation.steps, generation.guidance_scale, empty)
+        for (prompt, seed), pixels in zip(part, images, strict=True):
+            file = f"{prompt.id}_s{seed}.png"
+            with atomic_path(arguments.output_dir / file) as temporary:
+                Image.fromarray(pixels.numpy()).save(temporary)
+            rows.append(
+                {
+                    "file": file,
+                    "prompt_id": prompt.id,
+                    "image_seed": seed,
+                    "prompt": prompt.prompt,
+                    "targets": list(prompt.targets),
+                    "kind": prompt.kind,
+                    "model": arguments.model_name,
+                    "sha256": sha256_file(arguments.output_dir / file),
+                }
+            )
+    write_jsonl(arguments.output_dir / "manifest.jsonl", rows)
+
+
+if __name__ == "__main__":
+    run_cli(main)

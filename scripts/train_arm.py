@@ -1,0 +1,93 @@
+"""Fine-tune one arm with one seed; resumes from its checkpoint after any interruption."""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from legible.config import Training, sections
+from legible.errors import run_cli
+from legible.io import atomic_path, sha256_file, sha256_json, write_json
+from legible.losses.clip import clip_region_loss, open_clip_model
+from legible.models import open_model
+from legible.provenance import code_fingerprint, environment, peak_memory_bytes
+from legible.train.adapters import save_weights, select_parameters
+from legible.train.data import load_training_data
+from legible.train.loop import AuxLoss, train
+
+
+def run_key(config: dict, seed: int, data_key: str) -> str:
+    """Identifies a run: configuration, seed, data, base weights and code. Only an equal run may resume it."""
+    folder = Path(config["model"].path) / "transformer"
+    weights = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.is_file()}
+    plain = {name: section.model_dump(mode="json", by_alias=True) for name, section in config.items()}
+    return sha256_json([plain, seed, data_key, weights, code_fingerprint(__file__)])
+
+
+def open_aux_loss(config: dict, training: Training, device) -> AuxLoss | None:
+    """The arm's auxiliary loss, its models opened and frozen; None for the control."""
+    if training.aux.loss == "none" or training.aux.lambda_aux == 0:
+        return None
+    clip = open_clip_model(config["clip"], device)
+
+    def clip_region(images, owners, boxes, texts):
+        return clip_region_loss(clip, images, owners, boxes, texts, training.aux.margin)
+
+    return clip_region
+
+
+def main() -> None:
+    """Parse, train, write weights, metrics and provenance."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON with the sections model, clip, training, generation")
+    parser.add_argument("--arm", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder that outlives a failed attempt")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    config = sections(arguments.config, "model", "clip", "training", "generation")
+    training = config["training"]
+    data = load_training_data(arguments.cache)
+    key = run_key(config, arguments.seed, data.key)
+    folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
+    label = f"{arguments.arm} seed {arguments.seed}"
+
+    parts = ("transformer", "scheduler", "vae") if training.aux.lambda_aux > 0 else ("transformer", "scheduler")
+    model = open_model(config["model"], parts, training.threads)
+    aux = open_aux_loss(config, training, model.device)
+    total = sum(parameter.numel() for parameter in model.transformer.parameters())
+    parameters = select_parameters(model.transformer, training, arguments.seed)
+    grid = model.sigma_grid(config["generation"].steps)
+    print(f"{label}: {len(data.latents)} samples, σ grid {[round(s, 4) for s in grid.tolist()]}", flush=True)
+    weights = train(model, parameters, data, training, grid, aux, arguments.seed, folder, key, label)
+
+    partial = arguments.output_dir / ".weights-partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    save_weights(model.transformer, weights, training, partial)
+    shutil.rmtree(arguments.output_dir / "weights", ignore_errors=True)
+    partial.rename(arguments.output_dir / "weights")
+    with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
+        shutil.copyfile(folder / "metrics.jsonl", temporary)
+    last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+    files = sorted(path for path in (arguments.output_dir / "weights").rglob("*") if path.is_file())
+    run = {
+        "arm": arguments.arm,
+        "seed": arguments.seed,
+        "steps": training.steps,
+        "key": key,
+        "data": data.key,
+        "training": training.model_dump(mode="json", by_alias=True),
+        "sigma_grid": grid.tolist(),
+        "parameters_total": total,
+        "parameters_trained": sum(parameter.numel() for parameter in parameters.values()),
+        "wall_seconds": json.loads(last)["seconds"],
+        "peak_memory_bytes": peak_memory_bytes(),
+        "weights": {str(path.relative_to(arguments.output_dir)): sha256_file(path) for path in files},
+        **environment(),
+    }
+    write_json(arguments.output_dir / "run.json", run)  # last: it says that everything else is there
+
+
+if __name__ == "__main__":
+    run_cli(main)

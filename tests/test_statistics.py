@@ -1,0 +1,108 @@
+"""Bootstrap, McNemar and Holm: by hand, against SciPy, and coverage on simulated data."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from legible.metrics.statistics import cluster_bootstrap, exact_mcnemar, holm, paired_bootstrap_delta, resample
+
+
+def test_resamples_are_draws_with_replacement():
+    weights = resample(20, 4000, np.random.default_rng(0))
+    assert weights.shape == (4000, 20)
+    assert (weights.sum(1) == 20).all()
+    # Each count is Binomial(20, 1/20): mean 1, variance 0.95.
+    assert weights.mean() == 1.0
+    assert weights.var(0).mean() == pytest.approx(0.95, abs=0.03)
+    assert (resample(20, 4000, np.random.default_rng(0)) == weights).all()
+
+
+def test_the_interval_agrees_with_scipy():
+    rng = np.random.default_rng(1)
+    numerators, denominators = rng.poisson(2.0, 60).astype(float), rng.integers(2, 7, 60).astype(float)
+    ours = cluster_bootstrap(numerators, denominators, resample(60, 20_000, rng), 0.9)
+    theirs = stats.bootstrap(
+        (numerators, denominators),
+        lambda n, d, axis: n.sum(axis) / d.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20_000,
+        batch=2000,
+        confidence_level=0.9,
+        method="percentile",
+        rng=np.random.default_rng(2),
+    ).confidence_interval
+    assert ours.value == numerators.sum() / denominators.sum()
+    assert ours.low == pytest.approx(theirs.low, abs=0.004)
+    assert ours.high == pytest.approx(theirs.high, abs=0.004)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    """Prompts differ in difficulty, images of a prompt do not: ignoring the clusters would cover far less."""
+    rng = np.random.default_rng(3)
+    prompts, images, trials = 60, 8, 400
+    covered = naive = 0
+    for _ in range(trials):
+        difficulty = rng.beta(0.7, 1.4, prompts)
+        outcomes = rng.random((prompts, images)) < difficulty[:, None]
+        clustered = cluster_bootstrap(outcomes.mean(1), np.ones(prompts), resample(prompts, 400, rng), 0.95)
+        covered += clustered.low <= 1 / 3 <= clustered.high
+        half = 1.96 * outcomes.std() / np.sqrt(outcomes.size)
+        naive += abs(outcomes.mean() - 1 / 3) <= half
+    assert 0.91 <= covered / trials <= 0.98
+    assert naive / trials < 0.85
+
+
+def test_pairing_removes_what_the_arms_share():
+    rng = np.random.default_rng(4)
+    control = rng.normal(0.5, 0.3, 100)
+    arm, ones = control - 0.1 + rng.normal(0, 0.02, 100), np.ones(100)
+    weights = resample(100, 2000, rng)
+    delta = paired_bootstrap_delta(arm, ones, control, ones, weights, 0.95)
+    assert delta.value == pytest.approx((arm - control).mean())
+    alone = cluster_bootstrap(arm, ones, weights, 0.95)
+    assert delta.high - delta.low < 0.2 * (alone.high - alone.low)
+    assert delta.low < -0.1 < delta.high
+
+
+def test_the_delta_of_an_arm_to_itself_is_zero():
+    values, ones = np.arange(10.0), np.ones(10)
+    delta = paired_bootstrap_delta(values, ones, values, ones, resample(10, 100, np.random.default_rng(0)), 0.95)
+    assert (delta.value, delta.low, delta.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_single_prompt_has_no_interval():
+    estimate = cluster_bootstrap(np.ones(1), np.full(1, 2.0), np.ones((5, 1)), 0.95)
+    assert estimate.value == 0.5
+    assert np.isnan([estimate.low, estimate.high]).all()
+
+
+def test_impossible_arrays_are_refused():
+    with pytest.raises(ValueError, match="shapes"):
+        cluster_bootstrap(np.ones(3), np.ones(2), np.ones((5, 3)), 0.95)
+    with pytest.raises(ValueError, match="positive"):
+        cluster_bootstrap(np.ones(2), np.array([1.0, 0.0]), np.ones((5, 2)), 0.95)
+
+
+def test_mcnemar_by_hand():
+    # 1 of 8: two-sided 2 · (C(8,0) + C(8,1)) / 2^8 = 18/256.
+    assert exact_mcnemar(1, 7) == pytest.approx(18 / 256)
+    assert exact_mcnemar(7, 1) == pytest.approx(18 / 256)
+    assert exact_mcnemar(4, 4) == 1.0
+    assert exact_mcnemar(0, 0) == 1.0
+    assert exact_mcnemar(0, 10) == pytest.approx(2 / 1024)
+
+
+def test_holm_by_hand():
+    # Sorted .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04, then the running maximum.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_lies_between_the_raw_and_the_bonferroni_value(p_values):
+    for raw, adjusted in zip(p_values, holm(p_values), strict=True):
+        assert raw <= adjusted <= min(1.0, len(p_values) * raw) + 1e-12
