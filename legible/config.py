@@ -24,7 +24,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 class Section(BaseModel):
     """Base of every section: immutable, and a key that is not listed is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 class Fonts(Section):
@@ -168,6 +168,7 @@ class Training(Section):
     modules: tuple[str, ...] = Field(
         ("layers", "noise_refiner", "context_refiner"),
         description="parameter-name prefixes trained when method is full",
+        min_length=1,
     )
     lora: Lora = Lora()
     sigma: SigmaSampling = SigmaSampling()
@@ -271,6 +272,9 @@ class Config(Section):
             raise ValueError("arms: `diffusion_only` with lambda 0 must be there: every claim is measured against it")
         for name in self.arms:
             self.arm(name)
+        for key, seeds in (("seeds", self.seeds), ("generation.seeds", self.generation.seeds)):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{key}: every seed may be given once only, got {list(seeds)}")
         if self.ocr.rapidocr is None and self.ocr.easyocr is None:
             raise ValueError("ocr: at least one engine is needed")
         return self
@@ -307,7 +311,10 @@ def describe(error: ValidationError) -> str:
     if kind in {"float_type", "int_type"} and isinstance(value, str):
         hint = ""
         with suppress(ValueError):
-            hint = f"; YAML 1.1 reads it as text, write {float(value):.1e} with a decimal point"
+            number = float(value)
+            hint = "; take the quotation marks away"
+            if "e" in value.lower():
+                hint = f"; YAML 1.1 reads it as text, write {number:.1e} with a decimal point"
         return f"{key}: '{value}' is a string, a number is needed{hint}"
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if kind == "value_error" or isinstance(value, dict) else f", got {value!r}"

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and content hashes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from legible.errors import UserError
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether `error`, or one that it was raised from, says so: torch and safetensors wrap it in errors of their own."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager
@@ -29,8 +39,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
-    except OSError as error:
-        if error.errno == 28:
+    except Exception as error:
+        if disk_is_full(error):
             raise UserError(f"{target}: the disk is full; free some space and run again, nothing was lost") from error
         raise
     finally:

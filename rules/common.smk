@@ -62,6 +62,8 @@ def code(script):
 
 def folder_files(path, *parts):
     """Files of a local model folder, so that a changed model reruns what uses it; nothing for a hub id."""
+    if not path:  # Path("") would be the working directory
+        return []
     root = Path(path)
     folders = [root / name for name in parts] if parts else [root]
     return sorted(str(file) for folder in folders if folder.is_dir() for file in folder.glob("*") if file.is_file())

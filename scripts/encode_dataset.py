@@ -1,7 +1,6 @@
 """Compute latents and caption embeddings once, so that training opens neither VAE encoder nor text encoder."""
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
@@ -20,8 +19,12 @@ from legible.train.data import TrainingData, load_training_data, save_training_d
 def content_key(dataset: Path, config: dict) -> str:
     """Hash of everything the cache depends on: the signs, the encoders' files (or hub revision), the code."""
     model = config["model"]
-    files = [path for part in ("vae", "text_encoder", "tokenizer") for path in sorted((Path(model.path) / part).glob("*"))]
-    encoders = {path.name: sha256_file(path) for path in files if path.is_file()} or [model.path, model.revision]
+    files = [
+        path for part in ("vae", "text_encoder", "tokenizer") for path in sorted((Path(model.path) / part).glob("*"))
+    ]
+    # With the folder in the name: each component has its config.json, and that of the VAE scales the latents.
+    encoders = {f"{path.parent.name}/{path.name}": sha256_file(path) for path in files if path.is_file()}
+    encoders = encoders or [model.path, model.revision]
     code = code_fingerprint(__file__)
     return sha256_json([sha256_file(dataset), encoders, model.dtype, model.max_sequence_length, code])
 
@@ -70,11 +73,8 @@ def main() -> None:
     else:
         save_training_data(stored, encode(arguments.dataset, config, key, arguments.threads))
     with atomic_path(arguments.output) as temporary:
-        temporary.unlink()
-        try:
-            os.link(stored, temporary)
-        except OSError:  # another file system
-            shutil.copyfile(stored, temporary)
+        # No hard link: Snakemake touches its outputs, and another experiment's cache would look newer than its runs.
+        shutil.copyfile(stored, temporary)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from legible.corpus.prompts import load_prompts
+from legible.corpus.templates import vocabulary
 from legible.errors import run_cli
-from legible.io import sha256_json, write_json
+from legible.io import sha256_json, write_json, write_text
 from legible.nano import clip, judge, recognizer, transformer, vae
 from legible.nano.pool import Pool, build_pool
 from legible.nano.recipe import Recipe, tiny
 from legible.nano.tokenizer import build_tokenizer
-from legible.corpus.templates import vocabulary
 from legible.provenance import code_fingerprint, environment
 from legible.render.fonts import find_fonts, select_fonts
 from legible.render.sign import draw_prompt
@@ -51,6 +51,8 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path) ->
         return clip.train_clip(recipe.clip, pool, held_out, recipe.seed, key, work, output / "clip")
     if part in recipe.recognizers:
         network = recipe.recognizers[part]
+        source = Path(f"resources/nano/{part}/{part}.py")  # the architecture is source code, not a result
+        write_text(output / part / source.name, source.read_text(encoding="utf-8"))
         return recognizer.train_recognizer(part, network, pool, held_out, key, work, output / part)
     autoencoder = vae.AutoencoderKL.from_pretrained(output / "zimage" / "vae").eval()
     latents = (vae.encode_pool(autoencoder, pool) - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
@@ -71,7 +73,7 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path) ->
 def main() -> None:
     """Parse, train, measure, write the part's provenance."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part")
+    parser.add_argument("part", choices=("vae", "transformer", "clip", *Recipe().recognizers))
     parser.add_argument("--output", type=Path, required=True, help="folder of the models, e.g. resources/nano")
     parser.add_argument("--work", type=Path, required=True, help="folder for the pool, checkpoints and curves")
     parser.add_argument("--provenance", type=Path, help="also write the provenance here")

@@ -1,4 +1,4 @@
-"""`clip_region`: CLIP consistency of a text region with the string that should stand there (the reproduced study's loss).
+"""`clip_region`: CLIP consistency of a text region with the string that should stand there (the study's loss).
 
 L_aux = 1 − cos(CLIP_image(crop of the decoded x̂0), CLIP_text(target string)), per region.
 """
@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from legible.config import Clip
 from legible.errors import UserError
 from legible.losses.regions import crop_regions
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, on one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ def open_clip_model(clip: Clip, device: torch.device) -> OpenedClip:
         model = open_clip.create_model(name, weights_only=True)
         tokenize = open_clip.get_tokenizer(name)
     except Exception as error:
-        raise UserError(f"{clip.path}: this CLIP cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{clip.path}: this CLIP cannot be loaded ({first_line(error)})") from error
     settings = open_clip.get_model_preprocess_cfg(model)
     size = model.visual.image_size
     return OpenedClip(
@@ -53,7 +58,9 @@ def open_clip_model(clip: Clip, device: torch.device) -> OpenedClip:
     )
 
 
-def clip_region_loss(clip: OpenedClip, images: Tensor, owners: Tensor, boxes: Tensor, texts: list[str], margin: float) -> Tensor:
+def clip_region_loss(
+    clip: OpenedClip, images: Tensor, owners: Tensor, boxes: Tensor, texts: list[str], margin: float
+) -> Tensor:
     """Cosine distance (0 … 2) per region, [R]; gradients reach `images` and no parameter of the CLIP.
 
     Args:

@@ -40,7 +40,9 @@ def flow_loss(velocity_prediction: Tensor, clean: Tensor, noise: Tensor) -> Tens
     return (velocity_prediction.float() - velocity(clean, noise).float()).square().flatten(1).mean(1)
 
 
-def draw_sigma(distribution: str, mean: float, std: float, grid: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def draw_sigma(
+    distribution: str, mean: float, std: float, grid: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
     """`count` noise levels, float32 in (0, 1].
 
     Args:
@@ -48,7 +50,8 @@ def draw_sigma(distribution: str, mean: float, std: float, grid: Tensor, count: 
         grid: the sampler's σ values without the final 0, [S].
     """
     if distribution == "logit_normal":
-        return torch.sigmoid(torch.randn(count, generator=generator) * std + mean)
+        # The sigmoid of a far outlier rounds to 0, where no noise is left to be predicted.
+        return torch.sigmoid(torch.randn(count, generator=generator) * std + mean).clamp(min=1e-6)
     if distribution == "uniform":
         return 1.0 - torch.rand(count, generator=generator)
     return grid.float()[torch.randint(len(grid), (count,), generator=generator)]

@@ -31,11 +31,6 @@ def crop_regions(images: Tensor, owners: Tensor, boxes: Tensor, size: tuple[int,
     """
     height, width = images.shape[-2:]
     grown = grown_boxes(boxes.to(images), margin, size[1] / size[0])
-    shrink = float(((grown[:, 3] - grown[:, 1]) / size[0]).max()) if len(grown) else 1.0
-    if shrink > 1.5:
-        kernel = 2 * round(shrink / 2) + 1
-        padded = F.pad(images, [kernel // 2] * 4, mode="replicate")
-        images = F.avg_pool2d(padded, kernel, stride=1)
     # Output pixel centres in units of the crop (0 … 1), mapped into the box, then to grid_sample's −1 … 1.
     ys = (torch.arange(size[0], device=images.device) + 0.5) / size[0]
     xs = (torch.arange(size[1], device=images.device) + 0.5) / size[1]
@@ -48,4 +43,20 @@ def crop_regions(images: Tensor, owners: Tensor, boxes: Tensor, size: tuple[int,
         ],
         dim=-1,
     )
-    return F.grid_sample(images[owners], grid, mode="bilinear", padding_mode="border", align_corners=False)
+    if not len(grown):
+        return images.new_zeros(0, images.shape[1], *size)
+    # Each region gets the filter of its own shrinkage: a crop must not depend on what else is in the batch.
+    shrinkage = (grown[:, 3] - grown[:, 1]) / size[0]
+    kernels = torch.where(shrinkage > 1.5, 2 * (shrinkage / 2).round() + 1, 1.0).long()
+    crops, rows = [], []
+    for kernel in sorted(set(kernels.tolist())):
+        chosen = torch.nonzero(kernels == kernel).flatten()
+        source = images
+        if kernel > 1:
+            source = F.avg_pool2d(F.pad(images, [kernel // 2] * 4, mode="replicate"), kernel, stride=1)
+        sampled = F.grid_sample(
+            source[owners[chosen]], grid[chosen], mode="bilinear", padding_mode="border", align_corners=False
+        )
+        crops.append(sampled)
+        rows.append(chosen)
+    return torch.cat(crops)[torch.cat(rows).argsort()]

@@ -32,7 +32,11 @@ def select_parameters(
         settings = LoraConfig(
             r=training.lora.rank, lora_alpha=training.lora.alpha, target_modules=list(training.lora.targets)
         )
-        transformer.add_adapter(settings)
+        try:
+            transformer.add_adapter(settings)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"training.lora.targets: linear layers are needed, like to_q ({reason})") from error
         chosen = {name: p for name, p in transformer.named_parameters() if "lora_" in name}
     else:
         for prefix in training.modules:

@@ -14,8 +14,9 @@ from legible.io import atomic_path
 
 def save_checkpoint(path: str | Path, key: str, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, lists, dicts) atomically under the run's `key`."""
-    with atomic_path(path) as temporary:
-        torch.save({"key": key, "state": state}, temporary)
+    # Through a Python handle: torch's own writer reports a full disk as an unreadable RuntimeError.
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        torch.save({"key": key, "state": state}, handle)
 
 
 def load_checkpoint(path: str | Path, key: str) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from legible.io import read_jsonl, write_jsonl
+from legible.io import write_jsonl
 
 
 class RunLog:
@@ -17,9 +17,9 @@ class RunLog:
     def rewind(self, step: int) -> int:
         """Drop what was logged from `step` on (it will be repeated) and return `step`."""
         if self.path.exists():
-            complete = self.path.read_text().rpartition("\n")[0]
-            self.path.write_text(complete + "\n" if complete else "")
-            write_jsonl(self.path, [row for row in read_jsonl(self.path) if row["step"] < step])
+            # A kill can cut the last line short. The rest is replaced as a whole: a kill right here loses nothing.
+            complete = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+            write_jsonl(self.path, [row for row in map(json.loads, complete) if row["step"] < step])
         return step
 
     def write(self, **values: float | int | str | None) -> None:

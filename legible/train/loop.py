@@ -1,7 +1,8 @@
 """The training loop: L_total = L_diffusion + λ · L_aux, resumable bit for bit.
 
-Every random number comes from a generator seeded with (seed, step, micro-step), so a run that was killed and resumed
-draws what an unbroken run draws. Arms share data order, noise and σ per seed: they differ in the loss and in nothing else.
+Every random number comes from a generator seeded with (seed, step, sample of the step), so a run that was killed and
+resumed draws what an unbroken run draws, however its samples are split into forward passes. Arms share data order, noise
+and σ per seed: they differ in the loss and in nothing else.
 """
 
 import math
@@ -38,13 +39,14 @@ class Losses:
 
 def micro_step(
     model: ZImage, data: TrainingData, picked: Tensor, training: Training, grid: Tensor, aux: AuxLoss | None,
-    generator: torch.Generator,
+    generators: list[torch.Generator],
 ) -> Losses:  # fmt: skip
-    """Losses of one forward pass over the samples `picked` [B]; nothing is changed."""
+    """Losses of one forward pass over the samples `picked` [B], each with its own generator; nothing is changed."""
     clean = data.latents[picked].to(model.device)
-    noise = torch.randn(clean.shape, generator=generator).to(model.device)
+    noise = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators])
     draw = training.sigma
-    sigma = flow.draw_sigma(draw.distribution, draw.mean, draw.std, grid, len(picked), generator).to(model.device)
+    levels = [flow.draw_sigma(draw.distribution, draw.mean, draw.std, grid, 1, generator) for generator in generators]
+    noise, sigma = noise.to(model.device), torch.cat(levels).to(model.device)
     noisy = flow.noised(clean, noise, sigma)
     captions = [data.caption(index).to(model.device, model.transformer.dtype) for index in picked.tolist()]
     velocity = model.predict(noisy, sigma, captions)
@@ -109,7 +111,9 @@ def train(
         rows = []
         for micro in range(training.accumulation):
             picked = batches(step * training.accumulation + micro)
-            losses = micro_step(model, data, picked, training, grid, wanted, stateless_generator(seed, 2, step, micro))
+            samples = range(micro * training.batch_size, (micro + 1) * training.batch_size)
+            generators = [stateless_generator(seed, 2, step, sample) for sample in samples]
+            losses = micro_step(model, data, picked, training, grid, wanted, generators)
             (losses.total / training.accumulation).backward()
             rows.append((losses.total.item(), losses.diffusion, losses.aux, losses.sigma))
         norm = torch.nn.utils.clip_grad_norm_(parameters.values(), training.max_grad_norm).item()
