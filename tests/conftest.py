@@ -1,0 +1,54 @@
+"""Shared fixtures. The models are imported inside them: tests without models start in a second, not in ten."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tiny_models import ModelFolders
+
+    from legible.losses.clip import OpenedClip
+    from legible.models.zimage import ZImage
+
+# A busy machine is no failure, and examples are drawn the same way in every run.
+settings.register_profile(
+    "legible", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("legible")
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
+    """The tiny model set on disk."""
+    import torch
+    from tiny_models import build_models
+
+    torch.set_num_threads(1)
+    return build_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def zimage(folders: ModelFolders) -> ZImage:
+    """All parts of the tiny Z-Image, opened anew: a test may change them."""
+    from legible.config import Model
+    from legible.models import open_model
+    from legible.models.zimage import COMPONENTS
+
+    return open_model(Model(path=str(folders.zimage)), COMPONENTS)
+
+
+@pytest.fixture
+def tiny_clip(folders: ModelFolders) -> OpenedClip:
+    """The tiny CLIP, opened anew."""
+    import torch
+
+    from legible.config import Clip
+    from legible.losses.clip import open_clip_model
+
+    return open_clip_model(Clip(path=str(folders.clip)), torch.device("cpu"))
