@@ -1,6 +1,6 @@
 """The documented default configuration: `config.yaml` is this module's output, and a test keeps it so.
 
-    python -m legible.document > config.yaml
+python -m legible.document > config.yaml
 """
 
 import json
@@ -23,7 +23,11 @@ def scalar(value: Any) -> str:
     """A leaf value as YAML on one line."""
     if isinstance(value, float):
         return f"{value:.1e}" if 0 < abs(value) < 1e-3 else repr(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | list | dict) else yaml.safe_dump(value).split("\n")[0]
+    return (
+        json.dumps(value, ensure_ascii=False)
+        if isinstance(value, str | list | dict)
+        else yaml.safe_dump(value).split("\n")[0]
+    )
 
 
 def lines(model: BaseModel, indent: int = 0) -> list[str]:

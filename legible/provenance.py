@@ -42,7 +42,11 @@ def _read(path: Path) -> tuple[str, frozenset[Path]]:
             imported |= {_module_file(".".join(parts[: i + 1])) for i in range(len(parts))}
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), frozenset(imported - {None})
 
@@ -63,7 +67,9 @@ def code_fingerprint(path: str | Path) -> str:
     """Hash of the code of `path` and of everything in this project that it imports (16 hex digits)."""
     digest = hashlib.sha256()
     for file in imported_files(path):
-        digest.update(f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file.name}={_read(file)[0]}\n".encode())
+        digest.update(
+            f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file.name}={_read(file)[0]}\n".encode()
+        )
     return digest.hexdigest()[:16]
 
 
@@ -88,7 +94,9 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        lines = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         name = f"{lines[0]} ({len(lines)} logical cores)" if lines else name
     if os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         try:

@@ -36,7 +36,9 @@ def main() -> None:
     config = sections(arguments.config, "model", "generation", "data")
     generation, data = config["generation"], config["data"]
     prompts = load_prompts(arguments.prompts, arguments.limit)
-    model = open_model(config["model"], ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"), arguments.threads)
+    model = open_model(
+        config["model"], ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"), arguments.threads
+    )
     shape = model.latent_shape(data.height, data.width)
     if arguments.weights:
         model = model.with_weights(arguments.weights)

@@ -31,7 +31,7 @@ def held_out_pool(recipe: Recipe) -> Pool:
     return Pool(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), [p.prompt for p in prompts], texts)
 
 
-def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path) -> dict:
+def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool) -> dict:
     """Train `part` into its folder below `output` and return what was measured."""
     held_out = held_out_pool(recipe)
     pool = build_pool(recipe, load_prompts(HELD_OUT, None), work)
@@ -64,7 +64,7 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path) ->
         return judge.read_cer(images, held_out.texts[:count], work)
 
     dit, encoder = transformer.train_transformer(
-        recipe.transformer, pool, latents, tokenizer, recipe.seed, key, work, cer
+        recipe.transformer, pool, latents, tokenizer, recipe.seed, key, work, cer, compiled=compiled
     )
     transformer.assemble(dit, encoder, autoencoder, tokenizer).save_pretrained(output / "zimage")
     return {"held_out_cer": cer(dit, encoder, len(held_out.texts)), "signs": len(held_out.texts)}
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the pool, checkpoints and curves")
     parser.add_argument("--provenance", type=Path, help="also write the provenance here")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="a fifth faster; needs a C++ compiler")
     parser.add_argument("--tiny", action="store_true", help="a miniature for tests")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -86,7 +87,8 @@ def main() -> None:
     relevant = {name: plain[name] for name in ("seed", "pool", "fonts", "data")}
     relevant |= {"part": plain.get(arguments.part, plain["recognizers"].get(arguments.part))}
     began = time.monotonic()
-    measured = train_part(arguments.part, recipe, sha256_json(relevant), arguments.work, arguments.output)
+    key = sha256_json(relevant)
+    measured = train_part(arguments.part, recipe, key, arguments.work, arguments.output, arguments.compile)
     folder = "zimage" if arguments.part in ("vae", "transformer") else arguments.part
     provenance = {
         "command": f"snakemake --cores all nano   # scripts/train_nano.py {arguments.part}",

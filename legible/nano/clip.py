@@ -1,4 +1,4 @@
-"""Nano's open_clip CLIP: which string stands on this sign? Trained on the pool, saved as a folder that open_clip opens."""
+"""Nano's open_clip CLIP: which string stands on this sign? Trained on the pool, saved as a folder open_clip opens."""
 
 import json
 import string
@@ -10,12 +10,12 @@ import open_clip
 import torch
 import torch.nn.functional as F
 
-from legible.train.log import RunLog
 from legible.nano.pool import Pool
 from legible.nano.recipe import ClipRecipe
 from legible.nano.tokenizer import build_tokenizer
 from legible.progress import progress
 from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
+from legible.train.log import RunLog
 
 ALPHABET = string.ascii_uppercase + string.digits
 
@@ -67,12 +67,14 @@ def one_edit_away(text: str, rng: np.random.Generator) -> str:
 
 
 def degraded(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Images [B, 3, H, W] shifted by up to 2 pixels, blurred and noised as a young diffusion model's output would be."""
+    """Images [B, 3, H, W] shifted by up to 2 pixels, blurred and noised as a young diffusion model's output is."""
     shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
     pixels = torch.roll(pixels, shift, dims=(2, 3))
     amount = torch.rand(len(pixels), 1, 1, 1, generator=generator)
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    noise = 0.15 * torch.rand(len(pixels), 1, 1, 1, generator=generator) * torch.randn(pixels.shape, generator=generator)
+    noise = (
+        0.15 * torch.rand(len(pixels), 1, 1, 1, generator=generator) * torch.randn(pixels.shape, generator=generator)
+    )
     return (pixels + 0.7 * amount * (blurred - pixels) + noise).clamp(-1, 1)
 
 
@@ -119,7 +121,9 @@ def train_clip(recipe: ClipRecipe, pool: Pool, held_out: Pool, seed: int, key: s
 
 
 @torch.no_grad()
-def save_and_measure(model: torch.nn.Module, tokenizer: Callable[[list[str]], torch.Tensor], held_out: Pool, folder: Path) -> dict:
+def save_and_measure(
+    model: torch.nn.Module, tokenizer: Callable[[list[str]], torch.Tensor], held_out: Pool, folder: Path
+) -> dict:
     """Write the weights and measure retrieval on `held_out`: among other strings, and among strings one edit away."""
     from safetensors.torch import save_file
 

@@ -28,7 +28,9 @@ def to_images(pixels: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(np.ascontiguousarray(array)) for array in arrays]
 
 
-def sample_signs(pipeline: ZImagePipeline, captions: list[str], size: tuple[int, int], batch: int = 32) -> list[Image.Image]:
+def sample_signs(
+    pipeline: ZImagePipeline, captions: list[str], size: tuple[int, int], batch: int = 32
+) -> list[Image.Image]:
     """One image a caption: 8 steps, guidance 0, noise seeded by the caption's number; `size` is (height, width)."""
     pipeline.set_progress_bar_config(disable=True)
     images = []

@@ -33,13 +33,14 @@ class TransformerRecipe:
     axes_dims: tuple[int, ...] = (8, 12, 12)
     text_dim: int = 128
     text_layers: int = 3  # Z-Image reads hidden_states[-2], so the last layer never contributes
-    steps: int = 3600
+    steps: int = 3000
     batch: int = 64
-    learning_rate: float = 2e-3
-    warmup: float = 0.05  # share of the steps; the rest is a cosine to zero
+    learning_rate: float = 1.6e-3
+    warmup: int = 120  # steps
+    decay: int = 800  # last steps, in which the learning rate falls linearly to zero
     sigma_mean: float = 0.4  # of the logit: spelling is decided at high σ, where the 8-step grid also spends its steps
     sigma_std: float = 1.1
-    short_until: float = 0.3  # share of the steps in which only signs of at most `short_length` characters are drawn
+    short_until: int = 900  # steps in which only signs of at most `short_length` characters are drawn
     short_length: int = 4
     ema: float = 0.998
 
@@ -52,7 +53,7 @@ class ClipRecipe:
     vision_layers: int = 4
     text_layers: int = 3
     embed_dim: int = 128
-    steps: int = 1500
+    steps: int = 900
     batch: int = 128
     learning_rate: float = 1e-3
 
@@ -81,8 +82,8 @@ class Recipe:
     clip: ClipRecipe = ClipRecipe()
     recognizers: dict[str, RecognizerRecipe] = field(
         default_factory=lambda: {
-            "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=2200),
-            "recognizer_conv": RecognizerRecipe(seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=1400),
+            "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=1200),
+            "recognizer_conv": RecognizerRecipe(seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=900),
         }
     )
 

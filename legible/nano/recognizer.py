@@ -11,11 +11,11 @@ from torch import nn
 
 from legible.errors import UserError
 from legible.nano.clip import ALPHABET, degraded
-from legible.train.log import RunLog
 from legible.nano.pool import Pool
 from legible.nano.recipe import RecognizerRecipe
 from legible.progress import progress
 from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
+from legible.train.log import RunLog
 
 GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601, as Pillow and OpenCV convert
 

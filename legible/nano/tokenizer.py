@@ -26,7 +26,7 @@ def build_tokenizer(words: list[str], end_token: bool = False) -> PreTrainedToke
         words: words that become one token each when they stand alone between spaces, quotes or line ends.
         end_token: append `<|endoftext|>` to every text (what a CLIP text tower pools at).
     """
-    vocabulary = list(SPECIAL) + ["\n", "user", "assistant"] + sorted(set(words) - {"user", "assistant"})
+    vocabulary = [*list(SPECIAL), "\n", "user", "assistant", *sorted(set(words) - {"user", "assistant"})]
     vocabulary += [c for c in string.ascii_letters + string.digits + string.punctuation if c not in vocabulary]
     backend = Tokenizer(WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token="<unk>"))
     known = "|".join(sorted((w for w in vocabulary[len(SPECIAL) + 1 :] if len(w) > 1), key=len, reverse=True))

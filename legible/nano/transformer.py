@@ -1,21 +1,21 @@
 """Nano's ZImageTransformer2DModel and Qwen3 text encoder, trained together by rectified flow on the pool's latents."""
 
 import copy
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from legible.losses.flow import noised, raw_target
-from legible.train.log import RunLog
 from legible.nano.pool import Pool
 from legible.nano.recipe import TransformerRecipe
 from legible.progress import progress
 from legible.train.checkpoint import load_checkpoint, save_checkpoint, stateless_generator
+from legible.train.log import RunLog
 
 CAPTION_TOKENS = 32
 
@@ -72,6 +72,38 @@ def build_transformer(recipe: TransformerRecipe, channels: int) -> ZImageTransfo
     return transformer
 
 
+class RealRotaryProcessor:
+    """Z-Image's attention with the rotary embedding in real arithmetic.
+
+    The same numbers as ZSingleStreamAttnProcessor up to rounding; but the compiler cannot fuse complex operations, and a
+    step takes a fifth longer with them. Used while nano trains, never afterwards.
+    """
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None):
+        """Attention over hidden_states [B, L, D]; freqs_cis [B, L, head_dim / 2, 2] holds cosines and sines."""
+        query, key, value = (
+            project(hidden_states).unflatten(-1, (attn.heads, -1)) for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        cosine, sine = freqs_cis.unsqueeze(2).unbind(-1)
+
+        def rotated(x: torch.Tensor) -> torch.Tensor:
+            even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+            return torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), -1).flatten(-2).transpose(1, 2)
+
+        query, key = rotated(attn.norm_q(query)), rotated(attn.norm_k(key))
+        attended = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), attn_mask=attention_mask)
+        return attn.to_out[0](attended.transpose(1, 2).flatten(2, 3))
+
+
+def compile_blocks(transformer: ZImageTransformer2DModel) -> None:
+    """Compile the repeated blocks for training (needs a C++ compiler); the weights keep their names."""
+    complex_embedder = transformer.rope_embedder
+    transformer.rope_embedder = lambda ids: torch.view_as_real(complex_embedder(ids))
+    for block in [*transformer.layers, *transformer.noise_refiner, *transformer.context_refiner]:
+        block.attention.processor = RealRotaryProcessor()
+    transformer.compile_repeated_blocks(dynamic=False)
+
+
 def templated(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> list[str]:
     """Captions in the chat template, as ZImagePipeline.encode_prompt writes them."""
     return [
@@ -104,6 +136,7 @@ def train_transformer(
     work: Path,
     judge: Callable[[ZImageTransformer2DModel, Qwen3Model], float],
     judge_every: int = 600,
+    compiled: bool = False,
 ) -> tuple[ZImageTransformer2DModel, Qwen3Model]:
     """Train both models on `latents` [N, C, h, w] (scaled); return their averaged weights. Resumes from `work`.
 
@@ -114,6 +147,8 @@ def train_transformer(
     text_encoder = build_text_encoder(recipe, len(tokenizer))
     models = nn.ModuleList([transformer, text_encoder])
     averaged = copy.deepcopy(models).requires_grad_(False).eval()
+    if compiled:
+        compile_blocks(transformer)
     optimizer = torch.optim.AdamW(models.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     ids, masks = tokenize(tokenizer, pool.captions)
     short = torch.tensor([i for i, text in enumerate(pool.texts) if len(text) <= recipe.short_length])
@@ -125,13 +160,12 @@ def train_transformer(
         optimizer.load_state_dict(state["optimizer"])
         first = log.rewind(state["step"])
     for step in progress(range(first, recipe.steps), "transformer", start=first, total=recipe.steps):
-        share = step / recipe.steps
-        warm = min(1.0, share / recipe.warmup)
-        rate = recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        warm = min(1.0, (step + 1) / recipe.warmup)
+        rate = recipe.learning_rate * warm * min(1.0, (recipe.steps - step) / recipe.decay)
         for group in optimizer.param_groups:
             group["lr"] = rate
         generator = stateless_generator(seed, 3, step)
-        candidates = short if share < recipe.short_until else everything
+        candidates = short if step < recipe.short_until else everything
         picked = candidates[torch.randint(len(candidates), (recipe.batch,), generator=generator)]
         clean = latents[picked]
         noise = torch.randn(clean.shape, generator=generator)

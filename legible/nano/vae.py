@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from legible.train.log import RunLog
 from legible.nano.pool import Pool
 from legible.nano.recipe import VaeRecipe
 from legible.progress import progress
 from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
+from legible.train.log import RunLog
 
 
 def build_vae(recipe: VaeRecipe) -> AutoencoderKL:

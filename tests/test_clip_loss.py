@@ -1,0 +1,136 @@
+"""The CLIP loss of text regions: its value, and whom its gradient reaches."""
+
+import shutil
+from dataclasses import replace
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from legible.config import Clip
+from legible.errors import UserError
+from legible.losses.clip import OpenedClip, clip_region_loss, open_clip_model
+from legible.losses.regions import crop_regions
+
+OWNERS = torch.tensor([0, 1, 1])
+BOXES = torch.tensor([[10.0, 8.0, 50.0, 24.0], [0.0, 0.0, 64.0, 32.0], [40.0, 20.0, 63.0, 31.0]])
+TEXTS = ["OPEN", "4711", "X"]
+
+
+def images_of(seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.rand((2, 3, 32, 64), generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
+
+
+def in_double(clip: OpenedClip) -> OpenedClip:
+    return replace(clip, model=clip.model.double(), mean=clip.mean.double(), std=clip.std.double())
+
+
+def test_the_loss_is_the_cosine_distance_of_open_clips_own_features(tiny_clip):
+    images = images_of()
+    loss = clip_region_loss(tiny_clip, images, OWNERS, BOXES, TEXTS, 2.0)
+    crops = (crop_regions(images, OWNERS, BOXES, (32, 64), 2.0) + 1) / 2
+    seen = tiny_clip.model.encode_image((crops - 0.5) / 0.5)
+    read = tiny_clip.model.encode_text(tiny_clip.tokenize(TEXTS))
+    torch.testing.assert_close(loss, 1 - torch.cosine_similarity(seen, read), atol=1e-6, rtol=1e-5)
+    assert loss.shape == (3,)
+    assert loss.min() >= 0
+    assert loss.max() <= 2
+
+
+def test_pixels_are_normalised_as_open_clip_normalises_pictures(tiny_clip, folders):
+    # The same picture by open_clip's own preprocessing and by ours, whole image as the region.
+    _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folders.clip}", load_weights=False)
+    pixels = (images_of()[0].permute(1, 2, 0) * 127.5 + 127.5).round().byte()
+    expected = preprocess(Image.fromarray(pixels.numpy()))[None]
+    ours = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+    given = []
+    original = tiny_clip.model.encode_image
+    spied = replace(tiny_clip, model=tiny_clip.model)
+    spied.model.encode_image = lambda crops, normalize: given.append(crops) or original(crops, normalize=normalize)
+    clip_region_loss(spied, ours, torch.tensor([0]), torch.tensor([[0.0, 0.0, 64.0, 32.0]]), ["X"], 0.0)
+    torch.testing.assert_close(given[0], expected, atol=1e-5, rtol=0)
+
+
+def test_strings_and_pictures_are_told_apart(tiny_clip):
+    loss = [clip_region_loss(tiny_clip, images_of(), OWNERS, BOXES, texts, 2.0) for texts in (TEXTS, TEXTS[::-1])]
+    assert loss[0][1] == loss[1][1]
+    assert loss[0][0] != loss[1][0]
+    assert (clip_region_loss(tiny_clip, images_of(1), OWNERS, BOXES, TEXTS, 2.0) - loss[0]).abs().min() > 0
+
+
+def test_a_region_does_not_depend_on_the_other_regions(tiny_clip):
+    together = clip_region_loss(tiny_clip, images_of(), OWNERS, BOXES, TEXTS, 2.0)
+    for i in range(3):
+        part = slice(i, i + 1)
+        alone = clip_region_loss(tiny_clip, images_of(), OWNERS[part], BOXES[part], TEXTS[part], 2.0)
+        torch.testing.assert_close(together[part], alone, atol=1e-6, rtol=0)
+
+
+def test_gradients_are_those_of_finite_differences(tiny_clip):
+    clip = in_double(tiny_clip)
+    images = images_of(dtype=torch.float64).requires_grad_(True)
+
+    def loss(pixels: torch.Tensor) -> torch.Tensor:
+        return clip_region_loss(clip, pixels, OWNERS, BOXES.double(), TEXTS, 2.0).sum()
+
+    (gradient,) = torch.autograd.grad(loss(images), images)
+    generator = torch.Generator().manual_seed(9)
+    for _ in range(8):
+        direction = torch.randn(images.shape, generator=generator, dtype=torch.float64)
+        step = 1e-5 * direction
+        difference = (loss(images + step) - loss(images - step)).item() / 2e-5
+        slope = (gradient * direction).sum().item()
+        assert abs(slope) > 1e-4
+        assert abs(difference - slope) < 1e-6 * max(1.0, abs(slope))
+
+
+def test_saturated_pixels_get_a_gradient(tiny_clip):
+    # A decoder overshoots on strokes; a clamp to 0 … 1 would leave exactly these pixels without a gradient.
+    images = images_of()
+    images[:, :, 10:20, 20:40] = 1.3
+    images[:, :, 20:24, 20:40] = -1.2
+    images.requires_grad_(True)
+    clip_region_loss(tiny_clip, images, OWNERS, BOXES, TEXTS, 2.0).sum().backward()
+    saturated = images.grad[1, :, 10:24, 20:40]
+    assert (saturated != 0).float().mean() > 0.99
+
+
+def test_the_gradient_reaches_the_transformer_and_nothing_else(zimage, tiny_clip):
+    transformer = zimage.transformer.requires_grad_(True)
+    captions = zimage.encode_prompts(['a sign that says "OPEN"', 'a label with text "4711"'])
+    noisy = torch.randn((2, 12, 8, 16), generator=torch.Generator().manual_seed(1))
+    sigma = torch.tensor([0.5, 0.3])
+    before = {name: p.clone() for name, p in [*zimage.vae.named_parameters(), *tiny_clip.model.named_parameters()]}
+    clean = zimage.predicted_clean(noisy, zimage.predict(noisy, sigma, captions), sigma)
+    clip_region_loss(tiny_clip, zimage.decode(clean), OWNERS, BOXES, TEXTS, 2.0).sum().backward()
+    silent = [n for n, p in transformer.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    # Pad tokens are used only where a caption or an image does not fill a multiple of 32 tokens; this image does.
+    assert set(silent) <= {"x_pad_token"}
+    for module in (zimage.vae, zimage.text_encoder, tiny_clip.model):
+        assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+    after = dict([*zimage.vae.named_parameters(), *tiny_clip.model.named_parameters()])
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_descending_the_gradient_lowers_the_loss(tiny_clip):
+    images = images_of().requires_grad_(True)
+    first = clip_region_loss(tiny_clip, images, OWNERS, BOXES, TEXTS, 2.0).sum()
+    (gradient,) = torch.autograd.grad(first, images)
+    moved = images.detach() - 0.5 * gradient / gradient.norm()
+    assert clip_region_loss(tiny_clip, moved, OWNERS, BOXES, TEXTS, 2.0).sum() < first
+
+
+@pytest.mark.parametrize("file", ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_clip_is_one_sentence(folders, tmp_path, file, damage):
+    shutil.copytree(folders.clip, tmp_path / "clip")
+    path = tmp_path / "clip" / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="this CLIP cannot be loaded") as caught:
+        open_clip_model(Clip(path=str(tmp_path / "clip")), torch.device("cpu"))
+    assert str(tmp_path / "clip") in str(caught.value)
+    assert "\n" not in str(caught.value)
