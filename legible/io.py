@@ -14,7 +14,7 @@ from legible.errors import UserError
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether `error`, or one that it was raised from, says so: torch and safetensors wrap it in errors of their own."""
+    """Whether `error`, or one that it was raised from, says so: torch and safetensors wrap it in their own errors."""
     while error is not None:
         if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in str(error):
             return True

@@ -32,8 +32,8 @@ def crop_regions(images: Tensor, owners: Tensor, boxes: Tensor, size: tuple[int,
     height, width = images.shape[-2:]
     grown = grown_boxes(boxes.to(images), margin, size[1] / size[0])
     # Output pixel centres in units of the crop (0 … 1), mapped into the box, then to grid_sample's −1 … 1.
-    ys = (torch.arange(size[0], device=images.device) + 0.5) / size[0]
-    xs = (torch.arange(size[1], device=images.device) + 0.5) / size[1]
+    ys = (torch.arange(size[0], device=images.device, dtype=images.dtype) + 0.5) / size[0]
+    xs = (torch.arange(size[1], device=images.device, dtype=images.dtype) + 0.5) / size[1]
     x = grown[:, 0, None] + (grown[:, 2] - grown[:, 0])[:, None] * xs
     y = grown[:, 1, None] + (grown[:, 3] - grown[:, 1])[:, None] * ys
     grid = torch.stack(
