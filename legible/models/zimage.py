@@ -65,7 +65,10 @@ class ZImage:
         if len(captions) != len(noisy) or len(sigma) != len(noisy):
             raise ValueError(f"{len(noisy)} latents, {len(sigma)} sigmas and {len(captions)} captions do not match")
         inputs = list(noisy.to(self.transformer.dtype).unsqueeze(2).unbind(0))
-        output = self.transformer(inputs, 1.0 - sigma.float(), captions, return_dict=False)[0]
+        # In training, float32 weights stand beside frozen bfloat16 ones (see select_parameters).
+        mixed = len({parameter.dtype for parameter in self.transformer.parameters()}) > 1
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            output = self.transformer(inputs, 1.0 - sigma.float(), captions, return_dict=False)[0]
         return -torch.stack(output).squeeze(2).float()
 
     def predicted_clean(self, noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:

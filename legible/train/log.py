@@ -25,4 +25,4 @@ class RunLog:
     def write(self, **values: float | int | str | None) -> None:
         """Append one row."""
         with open(self.path, "a") as handle:
-            handle.write(json.dumps(values | {"time": round(time.time(), 3)}) + "\n")
+            handle.write(json.dumps(values | {"time": round(time.time(), 3)}, sort_keys=True) + "\n")

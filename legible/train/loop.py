@@ -1,8 +1,8 @@
 """The training loop: L_total = L_diffusion + λ · L_aux, resumable bit for bit.
 
-Every random number comes from a generator seeded with (seed, step, sample of the step): a run that was killed and resumed
-draws what an unbroken run draws, however its samples are split into forward passes. Arms share data order, noise and σ
-per seed: they differ in the loss and in nothing else.
+Every random number comes from a generator seeded with (seed, step, sample of the step): a run that was killed and
+resumed draws what an unbroken run draws, however its samples are split into forward passes. Arms share data order,
+noise and σ per seed: they differ in the loss and in nothing else.
 """
 
 import math

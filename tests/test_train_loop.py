@@ -1,0 +1,351 @@
+"""The training loop: resumable bit for bit, equal draws for all arms, and L_total = L_diffusion + λ · L_aux."""
+
+import itertools
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from training import equal, metrics, region_loss, run, settings, small_data
+
+from legible.config import Model
+from legible.errors import UserError
+from legible.losses import flow
+from legible.models import open_model
+from legible.train import loop
+from legible.train.adapters import select_parameters
+from legible.train.checkpoint import load_checkpoint, shuffled_batches, stateless_generator
+from legible.train.data import TrainingData
+
+CLIP = {"loss": "clip_region", "lambda": 0.3, "every": 2}
+
+
+@pytest.fixture(scope="module")
+def data(folders) -> TrainingData:
+    return small_data(folders.zimage)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, count: int) -> pytest.MonkeyPatch:
+    """Let the `count`-th forward pass from now on be the last one."""
+    passes = itertools.count(1)
+    original = loop.micro_step
+
+    def step(*arguments):
+        if next(passes) == count:
+            raise Killed
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "micro_step", step)
+    return monkeypatch
+
+
+VARIANTS = {
+    "full": {"aux": CLIP},
+    "ema": {"aux": CLIP, "ema": 0.9},
+    "lora": {"aux": CLIP, "method": "lora", "lora": {"rank": 2, "alpha": 6.0}},
+    "accumulated": {"aux": CLIP, "accumulation": 2, "batch_size": 2, "weight_decay": 0.1, "checkpoint_every": 3},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_interrupted_training_equals_an_unbroken_one_bit_for_bit(folders, data, tmp_path, variant):
+    training, aux = settings(**VARIANTS[variant]), region_loss(folders.clip)
+    whole = run(folders.zimage, data, training, tmp_path / "whole", aux)
+    for first, second in ((2, 1), (4, 3), (6, 2)):  # the pass that does not come back, in the first and second attempt
+        work = tmp_path / f"{first}-{second}"
+        for count in (first, second):
+            with pytest.MonkeyPatch.context() as patch:
+                killed_at(patch, count)
+                with pytest.raises(Killed):
+                    run(folders.zimage, data, training, work, aux)
+        assert equal(run(folders.zimage, data, training, work, aux), whole)
+        assert metrics(work) == metrics(tmp_path / "whole")
+    assert [row["step"] for row in metrics(tmp_path / "whole")] == list(range(6))
+
+
+def test_a_kill_while_the_checkpoint_is_written_or_a_row_is_cut_short_loses_nothing(
+    folders, data, tmp_path, monkeypatch
+):
+    training = settings()
+    whole = run(folders.zimage, data, training, tmp_path / "whole")
+    work = tmp_path / "work"
+
+    def half_written(value, handle):
+        handle.write(b"half a checkpoint")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        killed_at(patch, 4)
+        with pytest.raises(Killed):
+            run(folders.zimage, data, training, work)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half_written)
+        with pytest.raises(Killed):
+            run(folders.zimage, data, training, work)
+    with open(work / "metrics.jsonl", "a") as handle:
+        handle.write('{"step": 4, "loss_to')
+    assert load_checkpoint(work / "checkpoint.pt", "key")["step"] == 2
+    assert equal(run(folders.zimage, data, training, work), whole)
+    assert metrics(work) == metrics(tmp_path / "whole")
+    assert sorted(path.name for path in work.iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+
+
+def test_a_finished_training_is_not_repeated(folders, data, tmp_path, monkeypatch):
+    first = run(folders.zimage, data, settings(ema=0.5), tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    killed_at(monkeypatch, 1)
+    assert equal(run(folders.zimage, data, settings(ema=0.5), tmp_path), first)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_training_repeats_itself_and_another_seed_does_not(folders, data, tmp_path):
+    runs = [run(folders.zimage, data, settings(), tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1))]
+    assert equal(runs[0], runs[1])
+    assert not any(torch.equal(runs[2][name], value) for name, value in runs[0].items() if value.ndim > 1)
+    start = {
+        n: p for n, p in open_model(Model(path=str(folders.zimage)), ("transformer",)).transformer.named_parameters()
+    }
+    assert all(not torch.equal(start[name], value) for name, value in runs[0].items() if value.ndim > 1)
+
+
+def spied_draws(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    draws, noised = [], flow.noised
+
+    def recorded(clean, noise, sigma):
+        draws.append((clean.clone(), noise.clone(), sigma.clone()))
+        return noised(clean, noise, sigma)
+
+    monkeypatch.setattr(flow, "noised", recorded)
+    return draws
+
+
+def test_arms_share_data_order_noise_and_sigma(folders, data, tmp_path, monkeypatch):
+    arms = {"control": ({}, None), "clip": (CLIP, region_loss(folders.clip))}
+    seen = {}
+    for name, (aux, loss) in arms.items():
+        with monkeypatch.context() as patch:
+            seen[name] = spied_draws(patch)
+            run(folders.zimage, data, settings(aux=aux), tmp_path / name, loss)
+    assert len(seen["control"]) == 6
+    for left, right in zip(seen["control"], seen["clip"], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+    assert not torch.equal(seen["control"][0][1], seen["control"][1][1])  # every step draws anew
+    assert not torch.equal(seen["control"][0][1][0], seen["control"][0][1][1])  # and so does every sample
+    rows = {name: metrics(tmp_path / name) for name in arms}
+    # The first auxiliary step is step 1 and changes the weights after it: up to there both arms are one.
+    for step in (0, 1):
+        assert rows["control"][step]["loss_diffusion"] == rows["clip"][step]["loss_diffusion"]
+    assert rows["control"][2]["loss_diffusion"] != rows["clip"][2]["loss_diffusion"]
+    assert [row["sigma_mean"] for row in rows["control"]] == [row["sigma_mean"] for row in rows["clip"]]
+
+
+def test_with_lambda_zero_the_auxiliary_loss_changes_no_bit(folders, data, tmp_path):
+    plain = run(folders.zimage, data, settings(), tmp_path / "plain")
+    zero = settings(aux=CLIP | {"lambda": 0.0})
+    assert equal(run(folders.zimage, data, zero, tmp_path / "zero", region_loss(folders.clip)), plain)
+    assert metrics(tmp_path / "zero") == metrics(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_auxiliary_loss_comes_every_few_optimiser_steps(folders, data, tmp_path, accumulation):
+    calls, loss = [], region_loss(folders.clip)
+
+    def counted(images, owners, boxes, texts):
+        calls.append(len(images))
+        return loss(images, owners, boxes, texts)
+
+    training = settings(steps=7, batch_size=2, accumulation=accumulation, aux=CLIP | {"every": 3})
+    run(folders.zimage, data, training, tmp_path, counted)
+    assert [row["step"] for row in metrics(tmp_path) if row["loss_aux"] is not None] == [2, 5]
+    assert calls == [2] * (2 * accumulation)  # on such a step every forward pass takes part
+
+
+def test_the_total_is_diffusion_plus_lambda_times_aux(folders, data, tmp_path):
+    run(folders.zimage, data, settings(aux=CLIP | {"every": 1}), tmp_path, region_loss(folders.clip))
+    for row in metrics(tmp_path):
+        assert row["loss_aux"] > 0
+        assert math.isclose(row["loss_total"], row["loss_diffusion"] + 0.3 * row["loss_aux"], rel_tol=1e-5)
+
+
+def test_only_samples_in_the_sigma_window_take_part(folders, data, tmp_path, monkeypatch):
+    draws, sizes = spied_draws(monkeypatch), []
+
+    def constant(images, owners, boxes, texts):
+        sizes.append(len(images))
+        assert len(owners) == len(boxes) == len(texts)
+        assert owners.max() < len(images)
+        return images.flatten(1).mean(1)[owners] * 0 + 1.0
+
+    training = settings(steps=8, aux=CLIP | {"every": 1, "sigma_window": [0.3, 0.6]})
+    run(folders.zimage, data, training, tmp_path, constant)
+    inside = [int(((sigma >= 0.3) & (sigma <= 0.6)).sum()) for _, _, sigma in draws]
+    assert sizes == [count for count in inside if count]
+    assert [row["loss_aux"] is None for row in metrics(tmp_path)] == [count == 0 for count in inside]
+
+
+def test_regions_go_with_the_right_images(folders, data, tmp_path, monkeypatch):
+    picked, given = [], []
+    original = loop.micro_step
+
+    def step(model, stored, rows, *rest):
+        picked.append(rows.tolist())
+        return original(model, stored, rows, *rest)
+
+    def recorded(images, owners, boxes, texts):
+        given.append((owners.tolist(), boxes.tolist(), texts))
+        return images.flatten(1).mean(1)[owners]
+
+    monkeypatch.setattr(loop, "micro_step", step)
+    run(folders.zimage, data, settings(aux=CLIP | {"every": 1}), tmp_path, recorded)
+    for rows, (owners, boxes, texts) in zip(picked, given, strict=True):
+        expected = [
+            (position, data.boxes[region].tolist(), data.texts[region])
+            for position, sample in enumerate(rows)
+            for region in range(len(data.texts))
+            if data.owners[region] == sample
+        ]
+        assert list(zip(owners, boxes, texts, strict=True)) == expected
+
+
+@pytest.mark.parametrize("aux", [{}, CLIP | {"every": 1}])
+def test_accumulation_equals_a_larger_batch(folders, data, tmp_path, aux):
+    loss = region_loss(folders.clip) if aux else None
+    split = run(folders.zimage, data, settings(batch_size=2, accumulation=2, aux=aux), tmp_path / "split", loss)
+    whole = run(folders.zimage, data, settings(batch_size=4, aux=aux), tmp_path / "whole", loss)
+    for left, right in zip(metrics(tmp_path / "split"), metrics(tmp_path / "whole"), strict=True):
+        assert (left.pop("loss_aux") is None) == (right.pop("loss_aux") is None) == (not aux)
+        assert left == pytest.approx(right, rel=2e-3)
+    # AdamW divides by the gradient's own size, so weights whose gradient is rounding noise may differ by a step.
+    differences = torch.cat([(split[name] - whole[name]).abs().flatten() for name in whole])
+    assert (differences < 1e-5).float().mean() > 0.99
+    assert differences.max() < 6e-3
+
+
+def test_the_average_of_the_weights_by_hand(folders, data, tmp_path, monkeypatch):
+    training = settings(steps=4, ema=0.8)
+    model = open_model(Model(path=str(folders.zimage)), ("transformer", "scheduler"))
+    parameters = select_parameters(model.transformer, training, 0)
+    history = [{name: p.detach().clone() for name, p in parameters.items()}]
+    step = torch.optim.AdamW.step
+
+    def recorded(self, *arguments, **named):
+        step(self, *arguments, **named)
+        history.append({name: p.detach().clone() for name, p in parameters.items()})
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    averaged = loop.train(model, parameters, data, training, model.sigma_grid(8), None, 0, tmp_path, "key", "test")
+    assert len(history) == 5
+    for name in parameters:
+        expected = history[0][name]
+        for values in history[1:]:
+            expected = 0.8 * expected + 0.2 * values[name]
+        torch.testing.assert_close(averaged[name], expected, atol=1e-6, rtol=1e-5)
+    assert not equal(averaged, history[-1])
+
+
+def test_gradients_are_clipped_to_the_norm(folders, data, tmp_path, monkeypatch):
+    norms, step = [], torch.optim.AdamW.step
+
+    def recorded(self, *arguments, **named):
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])).item())
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    run(folders.zimage, data, settings(max_grad_norm=0.01), tmp_path / "tight")
+    assert norms == pytest.approx([0.01] * 6, rel=1e-3)
+    assert all(row["grad_norm"] > 0.01 for row in metrics(tmp_path / "tight"))  # what is logged is the norm before
+    norms.clear()
+    run(folders.zimage, data, settings(max_grad_norm=1000.0), tmp_path / "loose")
+    assert norms == pytest.approx([row["grad_norm"] for row in metrics(tmp_path / "loose")], rel=1e-4)
+
+
+def test_the_learning_rate_warms_up_and_stays(folders, data, tmp_path):
+    run(folders.zimage, data, settings(warmup=4, learning_rate=2.0e-3), tmp_path / "warm")
+    rates = [row["learning_rate"] for row in metrics(tmp_path / "warm")]
+    assert rates == pytest.approx([5e-4, 1e-3, 1.5e-3, 2e-3, 2e-3, 2e-3])
+    run(folders.zimage, data, settings(warmup=0), tmp_path / "cold")
+    assert {row["learning_rate"] for row in metrics(tmp_path / "cold")} == {1e-3}
+
+
+@pytest.mark.parametrize(("bad_step", "kept"), [(1, None), (3, 2), (5, 4)])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(folders, data, tmp_path, bad_step, kept):
+    aux, steps = region_loss(folders.clip), itertools.count(0)
+
+    def poisoned(images, owners, boxes, texts):
+        factor = float("nan") if next(steps) == bad_step else 1.0
+        return aux(images, owners, boxes, texts) * factor
+
+    training = settings(aux=CLIP | {"every": 1})
+    with pytest.raises(UserError, match=f"not finite at step {bad_step}") as caught:
+        run(folders.zimage, data, training, tmp_path / "work", poisoned)
+    assert "learning_rate" in str(caught.value)
+    if kept is None:
+        assert "no checkpoint was written yet" in str(caught.value)
+    else:
+        path = Path(re.search(r"last good one is (\S+)\)", str(caught.value))[1])
+        state = load_checkpoint(path, "key")
+        assert state["step"] == kept
+        assert all(torch.isfinite(value).all() for value in state["parameters"].values())
+    assert [row["step"] for row in metrics(tmp_path / "work")] == list(range(bad_step))
+    # Nothing already computed is lost: without the poison the run goes on and ends like an unbroken one.
+    resumed = run(folders.zimage, data, training, tmp_path / "work", aux)
+    assert equal(resumed, run(folders.zimage, data, training, tmp_path / "whole", aux))
+
+
+def test_a_gradient_that_is_not_finite_stops_too(folders, data, tmp_path):
+    def infinite_slope(images, owners, boxes, texts):
+        pixels = images.flatten(1).sum(1)[owners]
+        return (pixels - pixels.detach()).sqrt()  # value 0, slope ∞
+
+    with pytest.raises(UserError, match="not finite at step 0"):
+        run(folders.zimage, data, settings(aux=CLIP | {"every": 1}), tmp_path, infinite_slope)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_another_runs_checkpoint_is_refused(folders, data, tmp_path):
+    run(folders.zimage, data, settings(), tmp_path)
+    with pytest.raises(UserError, match="belongs to another configuration"):
+        run(folders.zimage, data, settings(learning_rate=1.0e-2), tmp_path, key="other")
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_bfloat16_models_train_in_float32_weights(folders, data, tmp_path, method):
+    training = settings(method=method, learning_rate=1.0e-5, warmup=0, aux=CLIP)
+    weights = run(folders.zimage, data, training, tmp_path, region_loss(folders.clip), dtype="bfloat16")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    start = open_model(Model(path=str(folders.zimage), dtype="bfloat16"), ("transformer",))
+    before = {n: p.float() for n, p in select_parameters(start.transformer, training, 0).items()}
+    # Six steps of 1e-5 would round away in bfloat16. (B matrices pass no gradient to A while they are zero.)
+    moved = torch.cat([(weights[n] != before[n]).flatten() for n in weights if "lora_A" not in n])
+    assert moved.float().mean() > 0.95
+
+
+def test_batches_are_epochs_without_replacement_and_need_no_memory():
+    batches = shuffled_batches(10, 4, seed=3)
+    stream = torch.cat([batches(step) for step in range(10)]).tolist()
+    for epoch in range(4):
+        assert sorted(stream[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert stream[:10] != stream[10:20]
+    fresh = shuffled_batches(10, 4, seed=3)
+    assert [fresh(step).tolist() for step in (7, 0, 3)] == [batches(step).tolist() for step in (7, 0, 3)]
+    assert shuffled_batches(10, 4, seed=4)(0).tolist() != batches(0).tolist()
+    assert len(shuffled_batches(3, 8, seed=0)(5)) == 8  # a batch may be larger than the data
+
+
+def test_generators_depend_on_their_parts_only():
+    def draw(*parts: int) -> list[float]:
+        return torch.randn(3, generator=stateless_generator(*parts)).tolist()
+
+    torch.manual_seed(1)
+    first = draw(0, 2, 5, 1)
+    torch.manual_seed(2)
+    torch.randn(10)
+    assert draw(0, 2, 5, 1) == first
+    others = {tuple(draw(*parts)) for parts in itertools.product((0, 1), (1, 2), range(5), range(5))}
+    assert len(others) == 100

@@ -1,0 +1,84 @@
+"""A small cache and runs of the real training loop on the tiny models, shared by the training tests."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from legible.config import Clip, Model, Training
+from legible.losses.clip import clip_region_loss, open_clip_model
+from legible.models import open_model
+from legible.models.zimage import COMPONENTS
+from legible.train.adapters import save_weights, select_parameters
+from legible.train.data import TrainingData
+from legible.train.loop import AuxLoss, train
+
+TEXTS = ("OPEN", "4711", "XQ", "ZEBRA", "TO", "907")
+
+
+def small_data(folder: Path, count: int = 12) -> TrainingData:
+    """`count` samples in latents and captions of the tiny model in `folder`; every third sample has two regions."""
+    model = open_model(Model(path=str(folder)), COMPONENTS)
+    generator = torch.Generator().manual_seed(11)
+    pixels = torch.rand((count, 3, 32, 64), generator=generator) * 2 - 1
+    captions = model.encode_prompts(
+        [f'a sign that says "{TEXTS[i % 6]}" in red letters on white' for i in range(count)]
+    )
+    owners = [i for i in range(count) for _ in range(2 if i % 3 == 0 else 1)]
+    corner = torch.rand((len(owners), 2), generator=generator) * torch.tensor([20.0, 8.0])
+    size = torch.tensor([24.0, 12.0]) + torch.rand((len(owners), 2), generator=generator) * 10
+    return TrainingData(
+        key="small",
+        latents=model.encode_images(pixels),
+        captions=torch.cat(captions),
+        offsets=torch.tensor([0] + [len(caption) for caption in captions]).cumsum(0),
+        boxes=torch.cat([corner, corner + size], dim=1),
+        owners=torch.tensor(owners),
+        texts=tuple(TEXTS[i % 6] for i in range(len(owners))),
+    )
+
+
+def settings(**override) -> Training:
+    """A short training: 6 steps of 4 samples, a checkpoint every 2."""
+    aux = override.pop("aux", {})
+    return Training.model_validate(
+        {"steps": 6, "batch_size": 4, "learning_rate": 1.0e-3, "warmup": 2, "checkpoint_every": 2}
+        | override
+        | {"aux": aux}
+    )
+
+
+def region_loss(folder: Path, margin: float = 2.0) -> AuxLoss:
+    """The `clip_region` loss on the tiny CLIP."""
+    clip = open_clip_model(Clip(path=str(folder)), torch.device("cpu"))
+
+    def loss(images, owners, boxes, texts):
+        return clip_region_loss(clip, images, owners, boxes, texts, margin)
+
+    return loss
+
+
+def run(
+    folder: Path, data: TrainingData, training: Training, work: Path, aux: AuxLoss | None = None, seed: int = 0,
+    output: Path | None = None, dtype: str = "float32", key: str = "key",
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """Train the tiny model as scripts/train_arm.py does; return the trained weights, by name."""
+    model = open_model(Model(path=str(folder), dtype=dtype), ("transformer", "scheduler", "vae"))
+    parameters = select_parameters(model.transformer, training, seed)
+    grid = model.sigma_grid(8)
+    weights = train(model, parameters, data, training, grid, aux, seed, work, key, "test")
+    weights = {name: weight.clone() for name, weight in weights.items()}
+    if output is not None:
+        save_weights(model.transformer, weights, training, output)
+    return weights
+
+
+def metrics(work: Path) -> list[dict]:
+    """The rows of metrics.jsonl without what a clock decides."""
+    rows = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "time")} for row in rows]
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal bit for bit."""
+    return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
