@@ -66,7 +66,8 @@ def write_jsonl(target: str | Path, rows: list[dict]) -> None:
 def read_jsonl(path: str | Path) -> list[dict]:
     """Read one JSON object a line; a line that is not JSON is a UserError that names it."""
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines: JSON may hold U+2028 and other characters at which that would cut.
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -36,7 +36,7 @@ def load_prompts(path: str | Path, limit: int | None = None) -> tuple[Prompt, ..
         UserError: no such file, no prompt in it, a line that is no valid prompt, or an id that occurs twice.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # JSON may hold what splitlines cuts at
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such prompt file") from error
     except UnicodeDecodeError as error:

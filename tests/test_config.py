@@ -1,0 +1,214 @@
+"""The configuration: every mistake is one sentence, and `config.yaml` documents what the code does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from legible import config
+from legible.config import Config, Section, merge, sections, validate
+from legible.document import document
+from legible.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+LEAVES = st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
+TREES = st.recursive(
+    st.dictionaries(st.sampled_from("abcd"), LEAVES, max_size=3),
+    lambda inner: st.dictionaries(st.sampled_from("abcd"), inner | LEAVES, max_size=3),
+    max_leaves=6,
+)
+
+
+def test_config_yaml_is_the_documented_default():
+    text = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    assert text == document()
+    assert config.load(ROOT / "config.yaml") == Config()
+    assert yaml.safe_load(text) == Config().model_dump(mode="json", by_alias=True)
+
+
+def test_the_module_writes_config_yaml():
+    done = subprocess.run([sys.executable, "-m", "legible.document"], cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout == (ROOT / "config.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_overlay_is_valid_over_the_default(overlay):
+    merged = merge(yaml.safe_load(document()), yaml.safe_load(overlay.read_text(encoding="utf-8")))
+    assert validate(merged, overlay.name) != Config()
+
+
+def test_every_key_has_a_default_and_the_default_is_valid():
+    assert Config() == validate({}, "x")
+    assert Config.model_validate(Config().model_dump(mode="json", by_alias=True)) == Config()
+
+
+def test_the_control_is_the_default_arm_with_lambda_zero():
+    default = Config()
+    assert default.arm("diffusion_only").aux.lambda_aux == 0
+    aux = default.arm("clip_region").aux
+    assert (aux.loss, aux.lambda_aux, aux.every) == ("clip_region", 0.2, 8)
+    assert default.arm("diffusion_only").model_dump(exclude={"aux"}) == default.arm("clip_region").model_dump(
+        exclude={"aux"}
+    )
+    assert len(default.seeds) == 2
+
+
+def test_an_arm_overrides_key_by_key():
+    raw = {
+        "training": {"steps": 7, "aux": {"margin": 5}},
+        "arms": {"diffusion_only": {}, "wide": {"aux": {"loss": "clip_region", "lambda": 1.5}, "lora": {"rank": 2}}},
+    }
+    arm = validate(raw, "x").arm("wide")
+    assert (arm.steps, arm.aux.margin, arm.aux.lambda_aux, arm.aux.every) == (7, 5, 1.5, 8)
+    assert (arm.lora.rank, arm.lora.alpha) == (2, 8.0)
+
+
+CONTROL = {"diffusion_only": {}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"trainign": {}}, r"^c\.yaml: trainign: unknown key$"),
+        ({"training": {"learning_rat": 1.0e-4}}, r"^c\.yaml: training\.learning_rat: unknown key$"),
+        ({"training": {"aux": {"lamda": 0.1}}}, r"training\.aux\.lamda: unknown key"),
+        ({"arms": CONTROL | {"x": {"step": 3}}}, r"arms\.x\.step: unknown key"),
+        ({"arms": CONTROL | {"x": {"aux": {"lambda_aux": 0.5, "loss": "clip_region"}}}}, r"arms\.x\.aux\.lambda_aux"),
+        ({"training": {"learning_rate": "1e-4"}}, r"'1e-4' is a string, a number is needed; .* write 1\.0e-04"),
+        ({"generation": {"batch_size": "32"}}, r"'32' is a string, a number is needed; take the quotation marks away"),
+        ({"training": {"steps": "many"}}, r"training\.steps: 'many' is a string, a number is needed$"),
+        ({"training": {"aux": {"loss": "clip_region", "lambda": -0.1}}}, r"aux\.lambda: .*greater than or equal to 0"),
+        ({"arms": CONTROL | {"x": {"aux": {"loss": "clip_region", "lambda": -1}}}}, r"arms\.x\.aux\.lambda: .*got -1"),
+        ({"training": {"aux": {"lambda": 0.2}}}, "lambda above 0 needs a loss: set `loss: clip_region` or `lambda: 0`"),
+        ({"training": {"aux": {"loss": "ctc"}}}, r"aux\.loss: .*'none' or 'clip_region'"),
+        (
+            {"training": {"aux": {"sigma_window": [0.5, 0.5]}}},
+            "sigma_window: the first number must be below",
+        ),
+        ({"training": {"learning_rate": float("inf")}}, r"learning_rate: .*finite"),
+        ({"training": {"learning_rate": float("nan")}}, r"learning_rate: "),
+        ({"training": {"steps": 1.5}}, r"training\.steps: .*valid integer.*1\.5"),
+        ({"training": {"steps": True}}, r"training\.steps: .*got True"),
+        ({"training": {"ema": 1.0}}, r"training\.ema: .*less than 1"),
+        ({"training": {"modules": []}}, r"training\.modules: .*at least 1"),
+        ({"training": {"method": "dora"}}, r"training\.method: .*'full' or 'lora'"),
+        ({"arms": {"only": {}}}, "`diffusion_only` with lambda 0 must be there"),
+        (
+            {"arms": {"diffusion_only": {"aux": {"loss": "clip_region", "lambda": 0.1}}}},
+            "`diffusion_only` with lambda 0",
+        ),
+        ({"arms": CONTROL | {"Bad-Name": {}}}, "Bad-Name"),
+        ({"arms": {"diffusion_only": None}}, r"arms\.diffusion_only: .*dictionary"),
+        ({"experiment": "../elsewhere"}, r"experiment: .*pattern"),
+        ({"data": {"length": [6, 2]}}, r"length: the first number must not exceed the second, got \[6, 2\]"),
+        ({"data": {"kinds": {"word": 0, "rare": 0, "nonword": 0, "digits": 0}}}, "at least one kind needs a weight"),
+        ({"data": None}, r"data: "),
+        ({"seeds": []}, r"seeds: .*at least 1"),
+        ({"seeds": [0, 0]}, r"seeds: every seed may be given once only, got \[0, 0\]"),
+        ({"generation": {"seeds": [1, 1]}}, r"generation\.seeds: every seed may be given once only"),
+        ({"generation": {"guidance_scale": -1}}, r"guidance_scale"),
+        ({"prompt_sets": {}}, r"prompt_sets: .*at least 1"),
+        ({"ocr": {"rapidocr": None, "easyocr": None}}, "ocr: at least one engine is needed"),
+        ({"figures": {"cer_by_arm": {"colors": ["red", "#000000", "#ffffff"]}}}, r"colors\.0: .*pattern"),
+        ({"model": {"dtype": "float16"}}, r"model\.dtype: .*'float32' or 'bfloat16'"),
+        ({"scoring": {"confidence": 1.0}}, r"scoring\.confidence: .*less than 1"),
+    ],
+)
+def test_every_mistake_is_one_sentence_that_names_the_key(raw, message):
+    with pytest.raises(UserError, match=message) as caught:
+        validate(raw, "c.yaml")
+    assert str(caught.value).startswith("c.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_itself_reads_1e_4_as_text(tmp_path):
+    (tmp_path / "c.yaml").write_text("training:\n  learning_rate: 1e-4\n")
+    with pytest.raises(UserError, match=r"c\.yaml: training\.learning_rate: '1e-4' is a string"):
+        config.load(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("training:\n  learning_rate: 1.0e-4\n")
+    assert config.load(tmp_path / "c.yaml").training.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "the top level must be a mapping of sections"),
+        ("a: [1, 2", "not valid YAML"),
+        ("!!python/object/apply:os.system ['echo unsafe']", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        config.load(tmp_path / "c.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: no such configuration file"):
+        config.load(tmp_path / "none.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert config.load(tmp_path / "empty.yaml") == Config()
+
+
+def test_sections_are_immutable():
+    for section in (Config(), Config().training, Config().training.aux):
+        name = next(iter(type(section).model_fields))
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(section, name, 1)
+
+
+def test_a_stage_gets_only_what_it_asks_for_validated():
+    found = sections(json.dumps({"training": {"steps": 3}, "seeds": [4]}), "training")
+    assert found["training"].steps == 3
+    assert found["seeds"] == (4,)
+    assert isinstance(found["training"], Section)
+    for text, message in (
+        ('{"training": {"steps": 0}}', r"training\.steps: .*greater than 0"),
+        ('{"seeds": [], "training": {}}', r"seeds\."),
+        ('{"models": {}}', "models: unknown section"),
+        ("{}", "the section training is missing"),
+        ("[]", "no such configuration file|a JSON object of sections is needed"),
+        ('{"training": ', "not valid JSON"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sections(text, "training")
+
+
+@given(TREES)
+def test_merging_nothing_changes_nothing(tree):
+    assert merge(tree, {}) == tree
+    assert merge({}, tree) == tree
+    assert merge(tree, tree) == tree
+
+
+@given(TREES, TREES, TREES)
+def test_merging_is_associative(a, b, c):
+    assert merge(merge(a, b), c) == merge(a, merge(b, c)) or clash(a, b, c)
+
+
+def clash(a: object, b: object, c: object) -> bool:
+    """Whether a leaf lies between two mappings somewhere: then (and only then) the order of merging may count."""
+    if not (isinstance(a, dict) and isinstance(c, dict) and isinstance(b, dict)):
+        return isinstance(a, dict) and isinstance(c, dict) and not isinstance(b, dict)
+    return any(clash(a[key], b[key], c[key]) for key in a.keys() & b.keys() & c.keys())
+
+
+@given(TREES, TREES)
+def test_the_override_wins_and_nothing_else_is_lost(base, override):
+    before = json.dumps([base, override])
+    merged = merge(base, override)
+    assert json.dumps([base, override]) == before  # neither is changed
+    assert merged.keys() == base.keys() | override.keys()
+    for key, value in merged.items():
+        if key not in override:
+            assert value == base[key]
+        elif not isinstance(override[key], dict) or not isinstance(base.get(key), dict):
+            assert value == override[key]
+        else:
+            assert value == merge(base[key], override[key])
