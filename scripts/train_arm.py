@@ -8,7 +8,6 @@ from pathlib import Path
 from legible.config import Training, sections
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json, write_json
-from legible.losses.clip import clip_region_loss, open_clip_model
 from legible.models import open_model
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import save_weights, select_parameters
@@ -28,6 +27,9 @@ def open_aux_loss(config: dict, training: Training, device) -> AuxLoss | None:
     """The arm's auxiliary loss, its models opened and frozen; None for the control."""
     if training.aux.loss == "none" or training.aux.lambda_aux == 0:
         return None
+    # Imported here: it takes seconds, and the control does without.
+    from legible.losses.clip import clip_region_loss, open_clip_model
+
     clip = open_clip_model(config["clip"], device)
 
     def clip_region(images, owners, boxes, texts):

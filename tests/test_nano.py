@@ -1,0 +1,348 @@
+"""The nano recipe in miniature: every part trains through its script, resumes bit for bit, opens with real loaders."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+from transformers import AutoTokenizer
+
+from legible.config import Clip, EasyOcr, Fonts, Model
+from legible.corpus.prompts import Excluded, load_prompts
+from legible.corpus.templates import PALETTE, TEMPLATES, vocabulary
+from legible.losses.clip import open_clip_model
+from legible.models import open_model
+from legible.models.zimage import COMPONENTS
+from legible.nano import clip, judge, recognizer, transformer, vae
+from legible.nano.pool import Pool, build_pool
+from legible.nano.recipe import Recipe, tiny
+from legible.nano.tokenizer import build_tokenizer
+from legible.ocr import open_engine
+from legible.render.fonts import find_fonts
+from legible.train.log import RunLog
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("vae", "transformer", "clip", "recognizer_crnn", "recognizer_conv")
+SHIPPED = ROOT / "resources" / "nano"
+TEXT = st.text(clip.ALPHABET, min_size=1, max_size=8)
+
+
+def train_nano(arguments: list[str]) -> None:
+    """scripts/train_nano.py in this process: importing torch and its friends again takes ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        patch.setattr(sys, "argv", ["train_nano.py", *arguments])
+        from train_nano import main
+
+        main()
+
+
+def tiny_part(part: str, folder: Path) -> None:
+    names = ["--tiny", "--threads", "1", "--output", str(folder / "models"), "--work", str(folder / "work")]
+    train_nano([part, *names, "--provenance", str(folder / f"{part}.json")])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """All five parts, trained in miniature by the real script."""
+    folder = tmp_path_factory.mktemp("nano")
+    for part in PARTS:
+        tiny_part(part, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pool(built) -> Pool:
+    return build_pool(tiny(), load_prompts(ROOT / "resources" / "prompts" / "held_out.jsonl"), built / "work")
+
+
+def test_every_part_leaves_its_provenance_and_curve(built):
+    for part in PARTS:
+        provenance = json.loads((built / f"{part}.json").read_text())
+        assert provenance["measured"]
+        assert all(isinstance(value, int | float) for value in provenance["measured"].values())
+        assert provenance["recipe"]["pool"] == 64
+        assert len(provenance["code"]) == 16
+        assert {"versions", "machine"} <= provenance.keys()
+        folder = "zimage" if part in ("vae", "transformer") else part
+        assert json.loads((built / "models" / folder / f"provenance_{part}.json").read_text()) == provenance
+        rows = [json.loads(line) for line in (built / "work" / f"{part}.jsonl").read_text().splitlines()]
+        recipe = tiny()
+        steps = recipe.recognizers[part].steps if part in recipe.recognizers else getattr(recipe, part).steps
+        assert [row["step"] for row in rows] == list(range(steps))
+        assert all(np.isfinite(row["loss"]) for row in rows)
+
+
+def test_the_measurements_are_what_they_say(built):
+    measured = {part: json.loads((built / f"{part}.json").read_text())["measured"] for part in PARTS}
+    prompts = len(load_prompts(ROOT / "resources" / "prompts" / "held_out.jsonl"))
+    assert measured["vae"]["render_cer"] < 0.05  # our own renders are readable, whatever the models can do
+    assert measured["vae"]["round_trip_cer"] > 0.5  # six steps are not enough
+    assert measured["transformer"]["held_out_cer"] > 0.5
+    assert measured["transformer"]["signs"] == measured["clip"]["candidates"] == prompts
+    assert 0 <= measured["clip"]["top1_among_strings"] < 0.2
+    assert measured["recognizer_crnn"]["cer"] > 0.5
+
+
+def test_the_parts_open_with_the_real_loaders(built, tmp_path):
+    models = built / "models"
+    model = open_model(Model(path=str(models / "zimage")), COMPONENTS)
+    assert model.latent_shape(32, 64) == (12, 8, 16)
+    assert model.vae.config.scaling_factor != 0.18215  # measured, not the class's default
+    with torch.no_grad():
+        latents = model.encode_images(tiny_pixels(built))
+    assert 0.5 < latents.std() < 2
+    captions = model.encode_prompts(['a sign that says "OPEN" in bold white letters on dark green'])
+    noise = torch.randn((1, 12, 8, 16), generator=torch.Generator().manual_seed(0))
+    assert model.sample(captions, noise, 8, 0.0).shape == (1, 32, 64, 3)
+    opened = open_clip_model(Clip(path=str(models / "clip")), torch.device("cpu"))
+    assert opened.size == (32, 64)
+    for name in ("recognizer_crnn", "recognizer_conv"):
+        network = recognizer.open_network(models / name)
+        assert network(torch.zeros(2, 1, 32, 64)).shape[0::2] == (2, 37)
+        engine = open_engine("easyocr", EasyOcr(network=str(models / name)), tmp_path)
+        assert isinstance(engine.read(judge.to_images(tiny_pixels(built)[:1])[0]), list)
+
+
+def tiny_pixels(built: Path) -> torch.Tensor:
+    with np.load(next((built / "work").glob("pool-*.npz"))) as stored:
+        return torch.from_numpy(stored["images"]).float() / 127.5 - 1
+
+
+def test_a_finished_part_is_not_trained_again(built, tmp_path):
+    shutil.copytree(built, tmp_path / "again")
+    curve = tmp_path / "again" / "work" / "recognizer_conv.jsonl"
+    before = [json.loads(line) for line in curve.read_text().splitlines()]
+    tiny_part("recognizer_conv", tmp_path / "again")
+    assert [json.loads(line) for line in curve.read_text().splitlines()] == before  # times included
+    for file in ("recognizer_conv.safetensors", "recognizer_conv.yaml", "recognizer_conv.py"):
+        path = Path("models") / "recognizer_conv" / file
+        assert (tmp_path / "again" / path).read_bytes() == (built / path).read_bytes()
+    one, other = (json.loads((folder / "recognizer_conv.json").read_text()) for folder in (built, tmp_path / "again"))
+    assert one["measured"] == other["measured"]
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+STEPS = 252  # one checkpoint on the way
+
+
+def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
+    """`STEPS` steps of one part; its weights."""
+    recipe, held_out = tiny(), Pool(pool.images[:8], pool.captions[:8], pool.texts[:8])
+    work.mkdir(exist_ok=True)
+    if part == "vae":
+        return vae.train_vae(replace(recipe.vae, steps=STEPS, batch=2), pool, 0, "key", work).state_dict()
+    if part == "clip":
+        clip.train_clip(replace(recipe.clip, steps=STEPS, batch=4), pool, held_out, 0, "key", work, work / "model")
+        return open_clip.create_model(f"local-dir:{work / 'model'}").state_dict()
+    if part == "transformer":
+        latents = torch.randn((len(pool.texts), 12, 8, 16), generator=torch.Generator().manual_seed(1))
+        changed = replace(recipe.transformer, steps=STEPS, batch=2)
+        models = transformer.train_transformer(
+            changed, pool, latents, build_tokenizer(vocabulary()), 0, "key", work, lambda *_: 1.0
+        )
+        return {f"{i}.{name}": value for i, model in enumerate(models) for name, value in model.state_dict().items()}
+    (work / part).mkdir(exist_ok=True)
+    shutil.copy(SHIPPED / part / f"{part}.py", work / part)
+    changed = replace(recipe.recognizers[part], steps=STEPS, batch=2)
+    recognizer.train_recognizer(part, changed, pool, held_out, "key", work, work / part)
+    return recognizer.open_network(work / part).state_dict()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_interrupted_part_ends_like_an_unbroken_one(pool, tmp_path, monkeypatch, part):
+    whole = train_long(part, pool, tmp_path / "whole")
+    write = RunLog.write
+
+    def killed(self, **values):
+        if values["step"] == STEPS - 1:
+            raise Killed
+        write(self, **values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "write", killed)
+        with pytest.raises(Killed):
+            train_long(part, pool, tmp_path / "broken")
+    step = torch.load(tmp_path / "broken" / f"{part}.ckpt", weights_only=True)["state"]["step"]
+    assert 0 < step < STEPS
+    resumed = train_long(part, pool, tmp_path / "broken")
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+
+
+def test_an_unknown_part_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        tiny_part("transfromer", tmp_path)
+    assert caught.value.code == 2
+    assert "invalid choice: 'transfromer'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_pool_holds_no_evaluation_target_and_is_rendered_once(built, pool, monkeypatch):
+    prompts = load_prompts(ROOT / "resources" / "prompts" / "held_out.jsonl")
+    excluded = Excluded.of([prompts])
+    assert len(pool.images) == len(pool.texts) == len(pool.captions) == 64
+    assert pool.images.shape[1:] == (3, 32, 64)
+    assert not any(excluded.hit(text) for text in pool.texts)
+    assert all(f'"{text}"' in caption for text, caption in zip(pool.texts, pool.captions, strict=True))
+    pixels = pool.pixels(torch.arange(64))
+    assert pixels.min() >= -1
+    assert pixels.max() <= 1
+    monkeypatch.setattr("legible.nano.pool.render_signs", None)
+    again = build_pool(tiny(), prompts, built / "work")
+    assert torch.equal(again.images, pool.images)
+    assert again.captions == pool.captions
+
+
+def test_captions_with_six_characters_fit_into_32_tokens():
+    tokenizer = build_tokenizer(vocabulary())
+    styles = {font.words for font in find_fonts(Fonts()) if font.usable}
+    captions = [
+        template.format(quoted='"QWXZ79"', style=" ".join((*words, color)), background="dark green")
+        for template in TEMPLATES
+        for words in styles
+        for color in PALETTE
+    ]
+    ids, mask = transformer.tokenize(tokenizer, captions)
+    assert ids.shape == (len(captions), 32)
+    lengths = [len(ids) for ids in tokenizer(transformer.templated(tokenizer, captions)).input_ids]
+    assert max(lengths) <= 32
+    assert mask.sum(1).tolist() == lengths
+    assert tokenizer.unk_token_id not in ids
+
+
+@given(TEXT)
+def test_the_target_is_spelled_character_by_character_and_the_rest_word_by_word(target):
+    tokenizer = build_tokenizer(vocabulary())
+    tokens = tokenizer.tokenize(f'a sign that says "{target}" in dark green letters on white')
+    assert tokens == [
+        "a", "sign", "that", "says", '"', *target, '"', "in", "dark", "green", "letters", "on", "white",
+    ]  # fmt: skip
+
+
+def test_words_fall_apart_where_they_are_no_words():
+    tokenizer = build_tokenizer(vocabulary())
+    assert tokenizer.tokenize('"and" band red1') == ['"', "and", '"', *"band", *"red1"]
+    assert tokenizer.tokenize("Signs") == list("Signs")
+    assert tokenizer.convert_tokens_to_ids(tokenizer.tokenize("é")) == [tokenizer.unk_token_id]
+
+
+def test_the_tokenizer_comes_back_through_autotokenizer(tmp_path):
+    for end_token in (False, True):
+        tokenizer = build_tokenizer(vocabulary(), end_token)
+        tokenizer.save_pretrained(tmp_path)
+        loaded = AutoTokenizer.from_pretrained(tmp_path)
+        captions = ['a sign that says "OPEN" in bold white letters on dark green', "X", ""]
+        assert loaded(captions).input_ids == tokenizer(captions).input_ids
+        assert transformer.templated(loaded, captions) == transformer.templated(tokenizer, captions)
+        assert (loaded("X").input_ids[-1] == loaded.convert_tokens_to_ids("<|endoftext|>")) == end_token
+
+
+def test_the_chat_template_is_z_images():
+    text = transformer.templated(build_tokenizer(vocabulary()), ["a sign"])[0]
+    assert text == "<|im_start|>user\na sign<|im_end|><|im_start|>assistant\n"
+
+
+@given(TEXT, st.integers(0, 2**32))
+def test_distractors_are_one_edit_away(text, seed):
+    other = clip.one_edit_away(text, np.random.default_rng(seed))
+    assert other != text
+    assert set(other) <= set(clip.ALPHABET)
+    swapped = len(other) == len(text) and sorted(other) == sorted(text)
+    assert Levenshtein.distance(text, other) <= (2 if swapped else 1)
+
+
+def test_degraded_images_are_repeatable_and_in_range(pool):
+    pixels = pool.pixels(torch.arange(8))
+    one, two, other = (clip.degraded(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert one.shape == pixels.shape
+    assert one.abs().max() <= 1
+    assert torch.equal(pixels, pool.pixels(torch.arange(8)))  # the pool itself stays clean
+
+
+def test_greedy_decoding_by_hand():
+    path = [0, 1, 1, 0, 1, 2, 2, 0, 36, 0]
+    logits = torch.nn.functional.one_hot(torch.tensor([path, [0] * 10]), 37).float()
+    assert recognizer.greedy(logits) == ["AAB9", ""]
+
+
+def test_the_judge_reads_renders_and_not_noise(pool, tmp_path):
+    pixels, texts = pool.pixels(torch.arange(24)), pool.texts[:24]
+    assert judge.read_cer(judge.to_images(pixels), texts, tmp_path) < 0.1
+    assert judge.read_cer(judge.to_images(torch.zeros_like(pixels)), texts, tmp_path) == 1
+    assert judge.read_cer(judge.to_images(pixels.roll(1, 0)), texts, tmp_path) > 0.6
+    back = np.stack([np.asarray(image) for image in judge.to_images(pixels)]).transpose(0, 3, 1, 2)
+    assert np.array_equal(back, pool.images[:24].numpy())
+
+
+def test_the_shipped_recipe_and_its_miniature_share_everything_but_size():
+    full, small = Recipe().as_dict(), tiny().as_dict()
+    assert full.keys() == small.keys()
+    assert {key for key in full if full[key] == small[key]} >= {"seed", "fonts", "data"}
+    assert Recipe().recognizers["recognizer_crnn"].seed != Recipe().recognizers["recognizer_conv"].seed
+    json.dumps(full)
+
+
+def shipped(path: str) -> Path:
+    if not (SHIPPED / path).exists():
+        pytest.skip(f"resources/nano/{path} is not there yet")
+    return (SHIPPED / path).parent
+
+
+def test_the_shipped_pipeline_opens_and_draws():
+    model = open_model(Model(path=str(shipped("zimage/model_index.json"))), COMPONENTS)
+    prompts = load_prompts(ROOT / "resources" / "prompts" / "held_out.jsonl", 4)
+    shape = model.latent_shape(32, 64)
+    noise = torch.randn((4, *shape), generator=torch.Generator().manual_seed(0))
+    images = model.sample(model.encode_prompts([p.prompt for p in prompts]), noise, 8, 0.0)
+    # The background is what the caption says it is: in the corners, where no letter stands.
+    for image, prompt in zip(images, prompts, strict=True):
+        corners = torch.stack([image[0, 0], image[0, -1], image[-1, 0], image[-1, -1]]).float().mean(0)
+        nearest = min(PALETTE, key=lambda name: (corners - torch.tensor(PALETTE[name])).abs().sum().item())
+        assert (torch.tensor(PALETTE[nearest]) - torch.tensor(PALETTE[prompt.background])).abs().max() < 80
+
+
+def test_the_shipped_clip_tells_strings_apart(pool):
+    opened = open_clip_model(Clip(path=str(shipped("clip/open_clip_model.safetensors"))), torch.device("cpu"))
+    with torch.no_grad():
+        seen = opened.model.encode_image(pool.pixels(torch.arange(16)), normalize=True)
+        read = opened.model.encode_text(opened.tokenize(pool.texts[:16]), normalize=True)
+    assert ((seen @ read.T).argmax(1) == torch.arange(16)).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ["recognizer_crnn", "recognizer_conv"])
+def test_the_shipped_recognizers_read(pool, tmp_path, name):
+    folder = shipped(f"{name}/{name}.safetensors")
+    network = recognizer.open_network(folder)
+    assert recognizer.measure(network, Pool(pool.images[:32], pool.captions[:32], pool.texts[:32]))["cer"] < 0.1
+    engine = open_engine("easyocr", EasyOcr(network=str(folder)), tmp_path)
+    read = [
+        "".join(part.text for part in engine.read(image)) for image in judge.to_images(pool.pixels(torch.arange(16)))
+    ]
+    assert sum(a == b for a, b in zip(read, pool.texts, strict=False)) > 10
+
+
+def test_the_shipped_models_are_small_and_say_where_they_come_from():
+    for path in ("zimage/model_index.json", *(f"{n}/{n}.safetensors" for n in ("recognizer_crnn", "recognizer_conv"))):
+        shipped(path)
+    shipped("clip/open_clip_model.safetensors")
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) <= 40 * 2**20
+    for part in PARTS:
+        folder = "zimage" if part in ("vae", "transformer") else part
+        provenance = json.loads((SHIPPED / folder / f"provenance_{part}.json").read_text())
+        assert provenance["measured"]
+        assert provenance["recipe"]["seed"] == Recipe().seed
