@@ -1,0 +1,157 @@
+"""The results that figures and report are made from: read, checked, and named as people call them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from legible.errors import UserError
+from legible.io import read_jsonl
+
+# The names that legible.metrics gives to what is no arm with an auxiliary loss. Repeated here, and compared by a test,
+# because importing them would redraw every figure when an OCR engine's code changes.
+BASE, CONTROL, CEILINGS = "base", "diffusion_only", ("ceiling_render", "ceiling_vae")
+ENGINE_LABELS = {"rapidocr": "RapidOCR", "easyocr": "EasyOCR"}
+ARM_LABELS = {
+    BASE: "base (not fine-tuned)",
+    CONTROL: f"{CONTROL} (control, λ = 0)",
+    "ceiling_render": "our own renders",
+    "ceiling_vae": "our renders after the VAE",
+}
+
+SUMMARY = (
+    *("stratum", "arm", "engine", "prompt_set", "metric", "value", "ci_low", "ci_high"),
+    *("delta_vs_control", "delta_low", "delta_high", "n_prompts", "n_images", "n_training_seeds"),
+)
+SEEDS = ("stratum", "arm", "training_seed", "engine", "prompt_set", "metric", "value", "delta_vs_control")
+SCORES = (
+    *("model", "training_seed", "prompt_set", "prompt_id", "image_seed", "engine", "engine_version", "normalization"),
+    *("file", "target", "reading", "cer"),
+)
+METRICS = ("step", "loss_diffusion", "loss_aux", "grad_norm")
+
+
+def engine_label(engine: str) -> str:
+    """How people write an engine's name."""
+    return ENGINE_LABELS.get(engine, engine)
+
+
+def arm_label(arm: str) -> str:
+    """An arm as figures and tables call it."""
+    return ARM_LABELS.get(arm, arm)
+
+
+def auxiliary_arms(arms: Sequence[str]) -> list[str]:
+    """The arms that are compared with the control, in order."""
+    return [arm for arm in arms if arm != CONTROL]
+
+
+def with_control_first(arms: Sequence[str]) -> list[str]:
+    """The control, then the other arms in the order given.
+
+    Raises:
+        UserError: the control is not among them.
+    """
+    if CONTROL not in arms:
+        raise UserError(f"arms: {CONTROL} is missing; every claim is measured against it")
+    return [CONTROL, *auxiliary_arms(arms)]
+
+
+def require(path: Path, stage: str) -> Path:
+    """`path` itself; a missing or empty file is a UserError that says which stage makes it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the {stage} stage first")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty; delete it and run the {stage} stage again")
+    return path
+
+
+def check_columns(frame: pd.DataFrame, columns: Sequence[str], path: Path, stage: str) -> pd.DataFrame:
+    """`frame` itself; a missing column or no row at all is a UserError."""
+    if missing := [column for column in columns if column not in frame]:
+        raise UserError(f"{path}: the column {missing[0]} is missing; run the {stage} stage again")
+    if frame.empty:
+        raise UserError(f"{path}: there is no row in it; run the {stage} stage again")
+    return frame
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A table of the score stage with at least `columns`."""
+    try:
+        frame = pd.read_csv(require(path, "score"))
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a CSV table; delete it and run the score stage again") from error
+    return check_columns(frame, columns, path, "score")
+
+
+def read_summary(results: Path, arms: Sequence[str]) -> pd.DataFrame:
+    """scores/summary.csv, which must hold every one of `arms`."""
+    path = results / "scores" / "summary.csv"
+    summary = read_csv(path, SUMMARY)
+    if missing := [arm for arm in (BASE, *arms) if arm not in set(summary["arm"])]:
+        raise UserError(f"{path}: the arm {missing[0]} is not in it; run the score stage again")
+    return summary
+
+
+def read_seeds(results: Path) -> pd.DataFrame:
+    """scores/seeds.csv."""
+    return read_csv(results / "scores" / "seeds.csv", SEEDS)
+
+
+def read_scores(results: Path) -> pd.DataFrame:
+    """scores/scores.parquet, the columns in `SCORES`."""
+    path = require(results / "scores" / "scores.parquet", "score")
+    try:
+        frame = pd.read_parquet(path, columns=list(SCORES))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: the file is damaged; delete it and run the score stage again") from error
+    return check_columns(frame, SCORES, path, "score")
+
+
+def read_rows(path: Path, columns: Sequence[str], stage: str) -> pd.DataFrame:
+    """A JSON-lines file as a table with at least `columns`."""
+    return check_columns(pd.DataFrame(read_jsonl(require(path, stage))), columns, path, stage)
+
+
+def read_json(path: Path, stage: str) -> dict:
+    """A JSON object."""
+    try:
+        value = json.loads(require(path, stage).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON; delete it and run the {stage} stage again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON object is needed; run the {stage} stage again")
+    return value
+
+
+def run_folders(results: Path, arms: Sequence[str], seeds: Sequence[int] | None) -> dict[tuple[str, int], Path]:
+    """(arm, training seed) → folder, arms in order; `seeds` None: every seed that is there, ascending.
+
+    Raises:
+        UserError: an arm has no run.
+    """
+    folders = {}
+    for arm in arms:
+        parent = results / "runs" / arm
+        numbers = (folder.name.removeprefix("seed") for folder in parent.glob("seed*"))
+        found = sorted(int(number) for number in numbers if number.isdecimal()) if seeds is None else seeds
+        if not found:
+            raise UserError(f"{parent}: no run of this arm; run the train stage first")
+        folders |= {(arm, seed): parent / f"seed{seed}" for seed in found}
+    return folders
+
+
+def read_metrics(
+    results: Path, arms: Sequence[str], seeds: Sequence[int] | None = None
+) -> dict[tuple[str, int], pd.DataFrame]:
+    """(arm, training seed) → metrics.jsonl, one row per optimiser step."""
+    folders = run_folders(results, arms, seeds)
+    return {run: read_rows(folder / "metrics.jsonl", METRICS, "train") for run, folder in folders.items()}
+
+
+def read_runs(results: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], dict]:
+    """(arm, training seed) → run.json."""
+    folders = run_folders(results, arms, seeds)
+    return {run: read_json(folder / "run.json", "train") for run, folder in folders.items()}

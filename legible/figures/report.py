@@ -1,0 +1,247 @@
+"""The report: the answer in sentences computed from the numbers, then tables, figures, costs and how to repeat it."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from legible.config import Config
+from legible.errors import UserError
+from legible.figures.choose import columns_of, pick_evenly
+from legible.figures.inputs import (
+    BASE,
+    CEILINGS,
+    CONTROL,
+    arm_label,
+    auxiliary_arms,
+    check_columns,
+    engine_label,
+    read_rows,
+    require,
+    with_control_first,
+)
+from legible.figures.verdict import explain, explain_ceilings, explain_control, headline, judge, listed, signed
+
+RESOURCES = Path(__file__).resolve().parents[2] / "resources" / "report"
+# Column of the summary table → what it is called and which direction is better.
+COLUMNS = {
+    "cer_micro": "CER ↓",
+    "wer": "WER ↓",
+    "exact": "exact match ↑",
+    "ned": "NED ↑",
+    "extra_text_rate": "extra text ↓",
+    "no_detection_rate": "nothing read ↓",
+}
+FIGURES = (
+    ("delta_to_control", "Difference to the control"),
+    ("cer_by_arm", "Character error rate"),
+    ("samples", "The same prompts, side by side"),
+    ("best_and_worst", "Where it helps and hurts most"),
+    ("cer_by_length", "Short and long words"),
+    ("training_curves", "How training went"),
+    ("dataset", "What it was trained on"),
+)
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A value with its interval, three decimals."""
+    return f"{value:.3f}" + ("" if pd.isna(low) or pd.isna(high) else f" [{low:.3f}, {high:.3f}]")
+
+
+def summary_rows(summary: pd.DataFrame, arms: Sequence[str], prompt_set: str) -> list[dict]:
+    """The summary table: base, arms and ceilings × engines, a cell per column of `COLUMNS`."""
+    rows = summary[(summary["stratum"] == "all") & (summary["prompt_set"] == prompt_set)]
+    cells = rows.set_index(["arm", "engine", "metric"])[["value", "ci_low", "ci_high"]]
+    found = [arm for arm in (BASE, *with_control_first(arms), *CEILINGS) if arm in set(rows["arm"])]
+    return [
+        {
+            "arm": arm_label(arm),
+            "engine": engine_label(engine),
+            "ceiling": arm in CEILINGS,
+            "cells": [interval(*cells.loc[(arm, engine, metric)]) for metric in COLUMNS],
+        }
+        for arm in found
+        for engine in sorted(rows["engine"].unique())
+    ]
+
+
+def cost_rows(runs: Mapping[tuple[str, int], dict]) -> list[dict]:
+    """The table of training costs, one row per run.
+
+    Raises:
+        UserError: a run.json lacks one of the numbers.
+    """
+    rows = []
+    for (arm, seed), run in runs.items():
+        try:
+            rows.append(
+                {
+                    "arm": arm_label(arm),
+                    "seed": seed,
+                    "steps": run["steps"],
+                    "wall": f"{run['wall_seconds']:.0f}",
+                    "per_step": f"{run['wall_seconds'] / max(run['steps'], 1):.3g}",
+                    "memory": f"{run['peak_memory_bytes'] / 2**30:.2f}",
+                    "trained": f"{run['parameters_trained']:,} of {run['parameters_total']:,}",
+                    "machine": run["machine"],
+                }
+            )
+        except KeyError as error:
+            raise UserError(
+                f"runs/{arm}/seed{seed}/run.json: the key {error} is missing; train this run again"
+            ) from error
+    return rows
+
+
+def limits(config: Config, runs: Mapping[tuple[str, int], dict]) -> list[str]:
+    """What these numbers do not say, as far as the configuration tells."""
+    found = []
+    total = max(run["parameters_total"] for run in runs.values())
+    data = config.data
+    if total < 100e6:
+        found.append(
+            f"The model is small ({total / 1e6:.1f} million parameters) and so are its pictures ({data.height} × "
+            f"{data.width} pixels, {data.length[0]} to {data.length[1]} characters a line): what helps it need not "
+            "help a large model."
+        )
+    whole = [engine_label(name) for name, engine in config.engines().items() if not engine.detect]
+    if whole:
+        found.append(
+            f"{listed(whole)} read every picture as a single line (detection is off), which suits one-line signs: text "
+            "elsewhere in a picture is not found by itself, and something is nearly always read."
+        )
+    if config.ocr.easyocr and config.ocr.easyocr.network != "standard":
+        found.append(
+            f"EasyOCR runs the recogniser in {config.ocr.easyocr.network}, which may have been trained on signs like "
+            "these; a gain counts only where an independent engine sees it as well."
+        )
+    if len(config.engines()) < 2:
+        found.append("There is one judge only. A claim needs at least two engines of different families.")
+    seeds = len(config.seeds)
+    found.append(
+        f"{seeds} training seed{'s' if seeds > 1 else ''} per arm: the intervals are about other prompts, not about "
+        f"other training runs{'; fewer than three seeds say little about these' if seeds < 3 else ''}."
+    )
+    if len(config.arms) > 2:
+        found.append("Several arms are compared with one control; the intervals are not corrected for their number.")
+    found.append("Only legibility is measured. Nothing here says whether the pictures changed in other respects.")
+    found.append("Error rates depend on engines, normalisation and picture size: do not compare them across reports.")
+    return found
+
+
+def sample_rows(results: Path, scores: pd.DataFrame, arms: Sequence[str], count: int) -> list[dict]:
+    """The pictures of the figure `samples` as text: prompt, target, and per model what the engines read.
+
+    Raises:
+        UserError: the base model's manifest or a prompt in it is missing.
+    """
+    rows, models = [], [model for model in columns_of(scores, arms) if model not in CEILINGS]
+    for prompt_set, prompt_id, seed in pick_evenly(scores, count):
+        path = results / "images" / BASE / prompt_set / "manifest.jsonl"
+        manifest = read_rows(path, ("prompt_id", "prompt"), "generate").drop_duplicates("prompt_id")
+        prompts = dict(zip(manifest["prompt_id"], manifest["prompt"], strict=True))
+        if prompt_id not in prompts:
+            raise UserError(f"{path}: the prompt {prompt_id} is not in it; run the generate stage again")
+        own = scores[(scores["prompt_set"] == prompt_set) & (scores["prompt_id"] == prompt_id)]
+        own = own[own["image_seed"] == seed].sort_values("engine")
+        read = [own[own["model"] == model]["reading"].tolist() for model in models]
+        rows.append({"prompt": prompts[prompt_id], "target": own["target"].iloc[0], "readings": read})
+    return rows
+
+
+def figure_entry(results: Path, name: str, title: str) -> dict:
+    """A figure as a data URI with its caption."""
+    png = require(results / "figures" / f"{name}.png", "figures").read_bytes()
+    caption = require(RESOURCES / f"{name}.rst", "report").read_text(encoding="utf-8")
+    uri = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    return {"name": name, "title": title, "uri": uri, "caption": " ".join(caption.split())}
+
+
+def build(
+    results: Path,
+    config: Config,
+    config_text: str,
+    summary: pd.DataFrame,
+    seeds: pd.DataFrame,
+    scores: pd.DataFrame,
+    runs: Mapping[tuple[str, int], dict],
+) -> str:
+    """The report as one self-contained HTML page.
+
+    Args:
+        results: results/{experiment}, for the figures.
+        config: the experiment's configuration.
+        config_text: the same as YAML, as it is shown.
+        summary: rows of summary.csv.
+        seeds: rows of seeds.csv.
+        scores: rows of scores.parquet, for the versions of engines and normalisation.
+        runs: (arm, training seed) → run.json.
+
+    Raises:
+        UserError: a figure, its caption or a number is missing.
+    """
+    arms = with_control_first(list(config.arms))
+    check_columns(summary, ["arm", "p_value"], results / "scores" / "summary.csv", "score")
+    answers = []
+    for prompt_set in sorted(summary["prompt_set"].unique()):
+        verdicts = [judge(summary, seeds, arm, prompt_set) for arm in auxiliary_arms(arms)]
+        size = summary[(summary["prompt_set"] == prompt_set) & (summary["arm"] == CONTROL)].iloc[0]
+        exact = summary[(summary["prompt_set"] == prompt_set) & (summary["stratum"] == "all")]
+        exact = exact[(exact["metric"] == "exact") & exact["arm"].isin(auxiliary_arms(arms))]
+        tests = [
+            {
+                "arm": row.arm,
+                "engine": engine_label(row.engine),
+                "delta": f"{signed(row.delta_vs_control)} [{signed(row.delta_low)}, {signed(row.delta_high)}]",
+                "p": "–" if pd.isna(row.p_value) else f"{row.p_value:.3g}",
+            }
+            for row in exact.itertuples()
+        ]
+        sentences = [explain(verdict, config.scoring.confidence) for verdict in verdicts]
+        sentences += [explain_control(summary, seeds, prompt_set), explain_ceilings(summary, prompt_set)]
+        answers.append(
+            {
+                "prompt_set": prompt_set,
+                "headline": headline(verdicts),
+                "outcomes": sorted({verdict.outcome for verdict in verdicts}),
+                "sentences": [sentence for sentence in sentences if sentence],
+                "prompts": int(size["n_prompts"]),
+                "images": int(size["n_images"]),
+                "seeds": int(size["n_training_seeds"]),
+                "rows": summary_rows(summary, arms, prompt_set),
+                "tests": tests,
+            }
+        )
+    first = next(iter(runs.values()))
+    versions = dict(first.get("versions", {}))
+    engines = scores[["engine", "engine_version", "normalization"]].drop_duplicates().to_dict("records")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(RESOURCES),
+        autoescape=True,  # prompts and readings are text, never markup
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        experiment=config.experiment,
+        results=f"results/{config.experiment}",
+        answers=answers,
+        columns=list(COLUMNS.values()),
+        confidence=f"{config.scoring.confidence:.0%}",
+        resamples=config.scoring.resamples,
+        models=[model for model in columns_of(scores, arms) if model not in CEILINGS],
+        judges=[engine_label(engine) for engine in sorted(scores["engine"].unique())],
+        samples=sample_rows(results, scores, arms, config.figures.samples.examples),
+        figures=[figure_entry(results, name, title) for name, title in FIGURES],
+        costs=cost_rows(runs),
+        machines=sorted({run["machine"] for run in runs.values()}),
+        limits=limits(config, runs),
+        versions=versions,
+        engines=engines,
+        run_keys=[(arm, seed, run.get("key", "–")) for (arm, seed), run in runs.items()],
+        model=config.model.path,
+        revision=config.model.revision,
+        config_text=config_text,
+    )
