@@ -312,8 +312,9 @@ def describe(error: ValidationError) -> str:
         hint = ""
         with suppress(ValueError):
             number = float(value)
-            hint = "; take the quotation marks away"
-            if "e" in value.lower():
+            # Snakemake's own --config makes text of every number inside a mapping.
+            hint = "; take its quotation marks away, or give it in a file (--configfile) instead of --config"
+            if "e" in value.lower() and "." not in value:
                 hint = f"; YAML 1.1 reads it as text, write {number:.1e} with a decimal point"
         return f"{key}: '{value}' is a string, a number is needed{hint}"
     message = problem["msg"].removeprefix("Value error, ")

@@ -80,7 +80,7 @@ CONTROL = {"diffusion_only": {}}
         ({"arms": CONTROL | {"x": {"step": 3}}}, r"arms\.x\.step: unknown key"),
         ({"arms": CONTROL | {"x": {"aux": {"lambda_aux": 0.5, "loss": "clip_region"}}}}, r"arms\.x\.aux\.lambda_aux"),
         ({"training": {"learning_rate": "1e-4"}}, r"'1e-4' is a string, a number is needed; .* write 1\.0e-04"),
-        ({"generation": {"batch_size": "32"}}, r"'32' is a string, a number is needed; take the quotation marks away"),
+        ({"generation": {"batch_size": "32"}}, r"'32' is a string, a number is needed; take its quotation marks away"),
         ({"training": {"steps": "many"}}, r"training\.steps: 'many' is a string, a number is needed$"),
         ({"training": {"aux": {"loss": "clip_region", "lambda": -0.1}}}, r"aux\.lambda: .*greater than or equal to 0"),
         ({"arms": CONTROL | {"x": {"aux": {"loss": "clip_region", "lambda": -1}}}}, r"arms\.x\.aux\.lambda: .*got -1"),
