@@ -78,6 +78,11 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA device; asked without importing torch, which takes seconds."""
+    return Path("/dev/nvidia0").exists()
+
+
 def environment() -> dict[str, object]:
     """Versions and hardware, as they go into provenance files."""
     versions = {"python": platform.python_version()}

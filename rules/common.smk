@@ -6,7 +6,7 @@ from pathlib import Path
 
 from legible.config import validate
 from legible.errors import UserError
-from legible.provenance import code_fingerprint
+from legible.provenance import code_fingerprint, has_gpu
 
 try:
     CONFIG = validate(config, "config.yaml (or --configfile/--config)")
@@ -22,8 +22,10 @@ ENGINES = sorted(CONFIG.engines())
 PROMPT_SETS = sorted(CONFIG.prompt_sets)
 FIGURES = sorted(type(CONFIG.figures).model_fields)
 ENVIRONMENT = "../envs/legible.yaml"
+NANO = "results/nano_models"
+NANO_PARTS = ["clip", "recognizer_conv", "recognizer_crnn", "transformer", "vae"]
 # A job that could use a GPU asks for one only where there is one: on CPU machines it must not wait for a turn.
-GPU = int(CONFIG.gpu if CONFIG.gpu is not None else Path("/dev/nvidia0").exists())
+GPU = int(CONFIG.gpu if CONFIG.gpu is not None else has_gpu())
 
 
 wildcard_constraints:
@@ -67,14 +69,3 @@ def folder_files(path, *parts):
     root = Path(path)
     folders = [root / name for name in parts] if parts else [root]
     return sorted(str(file) for folder in folders if folder.is_dir() for file in folder.glob("*") if file.is_file())
-
-
-def prompt_file(wildcards):
-    """The file of a prompt set."""
-    return CONFIG.prompt_sets[wildcards.prompt_set].path
-
-
-def prompt_limit(wildcards):
-    """`--limit N` of a prompt set, or nothing."""
-    limit = CONFIG.prompt_sets[wildcards.prompt_set].limit
-    return f"--limit {limit}" if limit else ""

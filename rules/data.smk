@@ -38,7 +38,7 @@ rule render_dataset:
         ENVIRONMENT
     params:
         config=as_json(fonts=part("fonts"), data=part("data")),
-        folder=f"{RESULTS}/data",
+        folder=output_folder,
         code=code("render_dataset"),
     shell:
         "python scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts}"

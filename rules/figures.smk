@@ -1,28 +1,6 @@
 """Figures and the report."""
 
 
-def figure_style(wildcards):
-    """The style of one figure: changing it redraws this figure only."""
-    style = getattr(CONFIG.figures, wildcards.figure).model_dump(mode="json")
-    return json.dumps(style, sort_keys=True)
-
-
-def figure_inputs(wildcards):
-    """What one figure is drawn from."""
-    metrics = expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds)
-    scores = [f"{RESULTS}/scores/{name}" for name in ("scores.parquet", "summary.csv", "seeds.csv")]
-    images = expand(
-        f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl", model=[*MODELS, *CEILINGS], prompt_set=PROMPT_SETS
-    )
-    sources = {
-        "training_curves": metrics,
-        "dataset": [f"{RESULTS}/data/train.parquet"],
-        "samples": scores + images,
-        "best_and_worst": scores + images,
-    }
-    return sources.get(wildcards.figure, scores)
-
-
 rule plot_figure:
     """Draw one figure as PNG and PDF."""
     input:
@@ -39,11 +17,12 @@ rule plot_figure:
     params:
         style=figure_style,
         arms=",".join(ARMS),
-        results=RESULTS,
+        seeds=" ".join(str(seed) for seed in CONFIG.seeds),
+        results=results_folder,
         code=code("plot_figure"),
     shell:
         "python scripts/plot_figure.py --figure {wildcards.figure} --style {params.style:q} --results {params.results}"
-        " --arms {params.arms} --output {output.png} 2>&1 | tee {log}"
+        " --arms {params.arms} --seeds {params.seeds} --output {output.png} 2>&1 | tee {log}"
 
 
 rule write_config:
@@ -68,6 +47,8 @@ rule build_report:
         summary=rules.score_readings.output,
         figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
         runs=expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json", arm=ARMS, seed=CONFIG.seeds),
+        images=expand(f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl", prompt_set=PROMPT_SETS),
+        captions=expand("resources/report/{figure}.rst", figure=FIGURES),
         template="resources/report/report.html.j2",
     output:
         report(f"{RESULTS}/report.html", caption="../resources/report/report.rst", category="Report"),
@@ -78,7 +59,7 @@ rule build_report:
     conda:
         ENVIRONMENT
     params:
-        results=RESULTS,
+        results=results_folder,
         code=code("build_report"),
     shell:
         "python scripts/build_report.py --results {params.results} --config {input.config} --output {output}"

@@ -1,17 +1,6 @@
 """Images: base and fine-tuned models on identical prompts and noise, and the ceilings of the scores."""
 
 
-def run_files(wildcards):
-    """run.json of a fine-tuned model: it carries the hashes of its weights."""
-    arm, seed = wildcards.run.rsplit("-seed", 1)
-    return f"{RESULTS}/runs/{arm}/seed{seed}/run.json"
-
-
-def run_weights(wildcards):
-    """Weights of a fine-tuned model."""
-    return f"{run_files(wildcards).removesuffix('/run.json')}/weights"
-
-
 rule generate_baseline:
     """Images of the base model."""
     input:
@@ -29,7 +18,7 @@ rule generate_baseline:
         gpu=GPU,
     params:
         config=as_json(model=part("model"), generation=part("generation"), data=part("data", "height", "width")),
-        folder=f"{RESULTS}/images/base/{{prompt_set}}",
+        folder=output_folder,
         limit=prompt_limit,
         code=code("generate_images"),
     shell:
@@ -41,7 +30,7 @@ rule generate_finetuned:
     """Images of one fine-tuned model: same prompts, noise and settings as the base."""
     input:
         prompts=prompt_file,
-        run=run_files,
+        run=run_record,
         weights=run_weights,
         model=folder_files(CONFIG.model.path, "transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
     output:
@@ -56,7 +45,7 @@ rule generate_finetuned:
         gpu=GPU,
     params:
         config=as_json(model=part("model"), generation=part("generation"), data=part("data", "height", "width")),
-        folder=f"{RESULTS}/images/{{run}}/{{prompt_set}}",
+        folder=output_folder,
         limit=prompt_limit,
         code=code("generate_images"),
     shell:
@@ -80,7 +69,7 @@ rule render_ceiling:
         ENVIRONMENT
     params:
         config=as_json(fonts=part("fonts"), data=part("data")),
-        folder=f"{RESULTS}/images/ceiling_render/{{prompt_set}}",
+        folder=output_folder,
         limit=prompt_limit,
         code=code("render_ceiling"),
     shell:
@@ -91,7 +80,7 @@ rule render_ceiling:
 rule round_trip_ceiling:
     """The renders after the VAE's encoder and decoder: what the decoder can show at best."""
     input:
-        images=rules.render_ceiling.output,
+        images=rules.render_ceiling.output[0],
         model=folder_files(CONFIG.model.path, "vae"),
     output:
         f"{RESULTS}/images/ceiling_vae/{{prompt_set}}/manifest.jsonl",
@@ -105,8 +94,8 @@ rule round_trip_ceiling:
         gpu=GPU,
     params:
         config=as_json(model=part("model")),
-        source=f"{RESULTS}/images/ceiling_render/{{prompt_set}}",
-        folder=f"{RESULTS}/images/ceiling_vae/{{prompt_set}}",
+        source=input_folder,
+        folder=output_folder,
         code=code("round_trip_ceiling"),
     shell:
         "python scripts/round_trip_ceiling.py --config {params.config:q} --images {params.source}"

@@ -1,13 +1,5 @@
 """Rebuild the shipped nano models. They are built below results/ and then installed, so that a run never retrains them."""
 
-NANO = "results/nano_models"
-NANO_PARTS = ["clip", "recognizer_conv", "recognizer_crnn", "transformer", "vae"]
-
-
-def nano_needs(wildcards):
-    """The transformer learns on the latents of the finished autoencoder."""
-    return [f"{NANO}/vae.json"] if wildcards.nano_part == "transformer" else []
-
 
 rule train_nano_part:
     """Train one nano model; checkpoints and curves stay in the work folder, so a killed training resumes."""

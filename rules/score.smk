@@ -1,18 +1,6 @@
 """OCR readings (raw, per engine), scores and statistics."""
 
 
-def engine_config(wildcards):
-    """The engine's own section."""
-    section = CONFIG.engines()[wildcards.engine].model_dump(mode="json", by_alias=True)
-    return json.dumps(section, sort_keys=True)
-
-
-def engine_files(wildcards):
-    """Files of a user network, so that a changed network reads again."""
-    section = CONFIG.engines()[wildcards.engine]
-    return folder_files(getattr(section, "network", ""))
-
-
 rule read_ocr:
     """Read every image of one model with one engine; the raw readings are kept."""
     input:
@@ -28,7 +16,7 @@ rule read_ocr:
         ENVIRONMENT
     params:
         config=engine_config,
-        images=f"{RESULTS}/images/{{model}}/{{prompt_set}}",
+        images=input_folder,
         cache=f"{RESULTS}/cache/ocr/{{engine}}",
         code=code("read_images"),
     shell:
@@ -62,7 +50,7 @@ rule score_readings:
         ENVIRONMENT
     params:
         config=as_json(scoring=part("scoring"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)),
-        folder=f"{RESULTS}/scores",
+        folder=output_folder,
         code=code("score_readings"),
     shell:
         "python scripts/score_readings.py --config {params.config:q} --images {input.images}"

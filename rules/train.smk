@@ -1,31 +1,6 @@
 """Fine-tuning: one job per arm and seed."""
 
 
-def arm_config(wildcards):
-    """The arm's own training section and what else decides a run; the control does not depend on the CLIP."""
-    training = CONFIG.arm(wildcards.arm)
-    clip = part("clip") if training.aux.loss == "clip_region" else {}
-    return as_json(
-        model=part("model"),
-        clip=clip,
-        training=training.model_dump(mode="json", by_alias=True),
-        generation=part("generation", "steps"),
-    )
-
-
-def arm_models(wildcards):
-    """Files of the base transformer and, for arms that use it, of VAE and CLIP."""
-    files = folder_files(CONFIG.model.path, "transformer", "scheduler")
-    if CONFIG.arm(wildcards.arm).aux.loss != "none":
-        files += folder_files(CONFIG.model.path, "vae") + folder_files(CONFIG.clip.path)
-    return files
-
-
-def arm_threads(wildcards):
-    """CPU threads of one training."""
-    return CONFIG.arm(wildcards.arm).threads
-
-
 rule train_arm:
     """Fine-tune one arm with one seed; checkpoints live outside the output so that a killed run resumes."""
     input:
@@ -46,7 +21,7 @@ rule train_arm:
         gpu=GPU,
     params:
         config=arm_config,
-        folder=f"{RESULTS}/runs/{{arm}}/seed{{seed}}",
+        folder=output_folder,
         checkpoints=f"{RESULTS}/checkpoints",
         code=code("train_arm"),
     shell:

@@ -53,7 +53,7 @@ class ClipRecipe:
     vision_layers: int = 4
     text_layers: int = 3
     embed_dim: int = 128
-    steps: int = 900
+    steps: int = 700
     batch: int = 128
     learning_rate: float = 1e-3
 
@@ -82,8 +82,8 @@ class Recipe:
     clip: ClipRecipe = ClipRecipe()
     recognizers: dict[str, RecognizerRecipe] = field(
         default_factory=lambda: {
-            "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=1200),
-            "recognizer_conv": RecognizerRecipe(seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=900),
+            "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=800),
+            "recognizer_conv": RecognizerRecipe(seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=600),
         }
     )
 
