@@ -41,7 +41,7 @@ rule render_dataset:
         folder=output_folder,
         code=code("render_dataset"),
     shell:
-        "python scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts}"
+        "python scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts:q}"
         " --output-dir {params.folder} --workers {threads} 2>&1 | tee {log}"
 
 

@@ -22,7 +22,7 @@ rule generate_baseline:
         limit=prompt_limit,
         code=code("generate_images"),
     shell:
-        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts} {params.limit}"
+        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.limit}"
         " --model-name base --output-dir {params.folder} --threads {threads} 2>&1 | tee {log}"
 
 
@@ -49,7 +49,7 @@ rule generate_finetuned:
         limit=prompt_limit,
         code=code("generate_images"),
     shell:
-        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts} {params.limit}"
+        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.limit}"
         " --weights {input.weights} --model-name {wildcards.run} --output-dir {params.folder} --threads {threads}"
         " 2>&1 | tee {log}"
 
@@ -73,7 +73,7 @@ rule render_ceiling:
         limit=prompt_limit,
         code=code("render_ceiling"),
     shell:
-        "python scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts}"
+        "python scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts:q}"
         " {params.limit} --output-dir {params.folder} 2>&1 | tee {log}"
 
 

@@ -33,7 +33,7 @@ class TransformerRecipe:
     axes_dims: tuple[int, ...] = (8, 12, 12)
     text_dim: int = 128
     text_layers: int = 3  # Z-Image reads hidden_states[-2], so the last layer never contributes
-    steps: int = 3000
+    steps: int = 3800
     batch: int = 64
     learning_rate: float = 1.6e-3
     warmup: int = 120  # steps
@@ -53,7 +53,7 @@ class ClipRecipe:
     vision_layers: int = 4
     text_layers: int = 3
     embed_dim: int = 128
-    steps: int = 700
+    steps: int = 450
     batch: int = 128
     learning_rate: float = 1e-3
 
@@ -83,7 +83,7 @@ class Recipe:
     recognizers: dict[str, RecognizerRecipe] = field(
         default_factory=lambda: {
             "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=800),
-            "recognizer_conv": RecognizerRecipe(seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=600),
+            "recognizer_conv": RecognizerRecipe(seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=400),
         }
     )
 
