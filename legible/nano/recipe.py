@@ -75,8 +75,10 @@ class Recipe:
 
     seed: int = 20261121
     pool: int = 60000
-    fonts: Fonts = Fonts(train=TRAIN_FONTS, held_out=HELD_OUT_FONTS)
-    data: Data = Data(seed=7, kinds=Kinds(word=0.25, rare=0.15, nonword=0.45, digits=0.15))
+    fonts: Fonts = field(default_factory=lambda: Fonts(train=TRAIN_FONTS, held_out=HELD_OUT_FONTS))
+    data: Data = field(
+        default_factory=lambda: Data(seed=7, kinds=Kinds(word=0.25, rare=0.15, nonword=0.45, digits=0.15))
+    )
     vae: VaeRecipe = VaeRecipe()
     transformer: TransformerRecipe = TransformerRecipe()
     clip: ClipRecipe = ClipRecipe()

@@ -1,7 +1,7 @@
 """The nano tokenizer: whole words for what captions say, single characters for what is to be spelled.
 
-A byte-pair tokenizer merges frequent strings, which is one reason why large models misspell. Nano keeps the words of the
-caption templates whole (so that a caption fits into 32 tokens) and reads everything else character by character.
+A byte-pair tokenizer merges frequent strings, which is one reason why large models misspell. Nano keeps the words of
+the caption templates whole (so that a caption fits into 32 tokens) and reads everything else character by character.
 """
 
 import string

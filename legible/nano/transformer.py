@@ -75,8 +75,8 @@ def build_transformer(recipe: TransformerRecipe, channels: int) -> ZImageTransfo
 class RealRotaryProcessor:
     """Z-Image's attention with the rotary embedding in real arithmetic.
 
-    The same numbers as ZSingleStreamAttnProcessor up to rounding; but the compiler cannot fuse complex operations, and a
-    step takes a fifth longer with them. Used while nano trains, never afterwards.
+    The same numbers as ZSingleStreamAttnProcessor up to rounding; but the compiler cannot fuse complex operations, and
+    a step takes a fifth longer with them. Used while nano trains, never afterwards.
     """
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None):

@@ -11,15 +11,13 @@ class Model(nn.Module):
         widths = [1, channels, channels, 2 * channels, 2 * channels, 3 * channels]
         pools = [(2, 2), None, (2, 1), None, (2, 1)]
         layers = []
-        for inputs, outputs, pool in zip(widths[:-1], widths[1:], pools):
+        for inputs, outputs, pool in zip(widths[:-1], widths[1:], pools, strict=True):
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
             if pool:
                 layers.append(nn.MaxPool2d(pool))
         self.features = nn.Sequential(*layers)
         self.squeeze = nn.Linear(3 * channels * 4, 2 * hidden_size)
-        self.sequence = nn.LSTM(
-            2 * hidden_size, hidden_size, num_layers=2, bidirectional=True, batch_first=True
-        )
+        self.sequence = nn.LSTM(2 * hidden_size, hidden_size, num_layers=2, bidirectional=True, batch_first=True)
         # The shortcut around the LSTM lets the convolutions learn to read before the LSTM does.
         self.shortcut = nn.Linear(2 * hidden_size, num_class)
         self.prediction = nn.Linear(2 * hidden_size, num_class)
