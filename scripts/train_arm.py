@@ -11,6 +11,7 @@ from legible.io import atomic_path, sha256_file, sha256_json, write_json
 from legible.models import open_model
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import save_weights, select_parameters
+from legible.train.checkpoint import alone_in
 from legible.train.data import load_training_data
 from legible.train.loop import AuxLoss, train
 
@@ -62,7 +63,8 @@ def main() -> None:
     parameters = select_parameters(model.transformer, training, arguments.seed)
     grid = model.sigma_grid(config["generation"].steps)
     print(f"{label}: {len(data.latents)} samples, σ grid {[round(s, 4) for s in grid.tolist()]}", flush=True)
-    weights = train(model, parameters, data, training, grid, aux, arguments.seed, folder, key, label)
+    with alone_in(folder):
+        weights = train(model, parameters, data, training, grid, aux, arguments.seed, folder, key, label)
 
     partial = arguments.output_dir / ".weights-partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -19,7 +19,7 @@ from legible.config import Model
 from legible.errors import UserError
 from legible.models import open_model
 from legible.train.adapters import select_parameters
-from legible.train.checkpoint import load_checkpoint, save_checkpoint
+from legible.train.checkpoint import alone_in, load_checkpoint, save_checkpoint
 from legible.train.data import save_training_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,3 +143,22 @@ def test_the_seed_decides_the_lora_matrices_and_nothing_before_it(folders):
         drawn.append({n: p.clone() for n, p in select_parameters(model.transformer, training, seed).items()})
     assert equal(drawn[0], drawn[1])
     assert not equal(drawn[0], drawn[2])
+
+
+def test_a_second_process_waits_for_the_first_to_finish(tmp_path):
+    """What the orphan of a killed Snakemake and its successor do to each other without a lock: write the same log."""
+    code = (
+        "import sys, time, pathlib\n"
+        "from legible.train.checkpoint import alone_in\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "with alone_in(folder):\n"
+        "    (folder / 'held').touch()\n"
+        "    time.sleep(1.0)\n"
+        "    (folder / 'finished').touch()\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+    while not (tmp_path / "held").exists():
+        assert first.poll() is None
+    with alone_in(tmp_path):
+        assert (tmp_path / "finished").exists()
+    assert first.wait() == 0

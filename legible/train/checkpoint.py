@@ -1,6 +1,9 @@
 """Resumable training state: written atomically, read with `weights_only`, refused when it belongs to another run."""
 
-from collections.abc import Callable
+import fcntl
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,24 @@ def load_checkpoint(path: str | Path, key: str) -> dict[str, Any] | None:
     if found != key:
         raise UserError(f"{path}: the checkpoint belongs to another configuration; delete it to start this run again")
     return state
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Hold `folder` for this process; wait, and say so, while another one trains there.
+
+    A Snakemake that is killed leaves its jobs running: without the lock, the next run would train beside the orphan and
+    both would write the same log. Waiting costs nothing: the orphan's last checkpoint is where this run goes on.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another process trains this run; waiting for it to finish", file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def stateless_generator(*parts: int) -> torch.Generator:
