@@ -4,7 +4,6 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from legible.corpus.prompts import load_prompts
@@ -12,29 +11,16 @@ from legible.corpus.templates import vocabulary
 from legible.errors import run_cli
 from legible.io import sha256_json, write_json, write_text
 from legible.nano import clip, judge, recognizer, transformer, vae
-from legible.nano.pool import Pool, build_pool
+from legible.nano import pool as pools
 from legible.nano.recipe import Recipe, tiny
 from legible.nano.tokenizer import build_tokenizer
 from legible.provenance import code_fingerprint, environment
-from legible.render.fonts import find_fonts, select_fonts
-from legible.render.sign import draw_prompt
-
-HELD_OUT = "resources/prompts/held_out.jsonl"
-
-
-def held_out_pool(recipe: Recipe) -> Pool:
-    """The evaluation prompts, drawn: what retrieval, reading and the round trip are measured on."""
-    fonts = select_fonts(find_fonts(recipe.fonts), recipe.fonts.train, recipe.fonts.held_out)
-    prompts = load_prompts(HELD_OUT, None)
-    images = np.stack([draw_prompt(prompt, recipe.data, fonts).image for prompt in prompts])
-    texts = [" ".join(prompt.targets) for prompt in prompts]
-    return Pool(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), [p.prompt for p in prompts], texts)
 
 
 def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool) -> dict:
     """Train `part` into its folder below `output` and return what was measured."""
-    held_out = held_out_pool(recipe)
-    pool = build_pool(recipe, load_prompts(HELD_OUT, None), work)
+    held_out = pools.held_out_pool(recipe)
+    pool = pools.build_pool(recipe, load_prompts(pools.HELD_OUT, None), work)
     size = (recipe.data.height, recipe.data.width)
     if part == "vae":
         model = vae.train_vae(recipe.vae, pool, recipe.seed, key, work)
@@ -48,7 +34,7 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, co
             "psnr_db": float(10 * torch.log10(4 / (decoded.clamp(-1, 1) - pixels).square().mean())),
         }
     if part == "clip":
-        return clip.train_clip(recipe.clip, pool, held_out, recipe.seed, key, work, output / "clip")
+        return clip.train_clip(recipe.clip, pool, pools.retrieval_pool(recipe), recipe.seed, key, work, output / "clip")
     if part in recipe.recognizers:
         network = recipe.recognizers[part]
         source = Path(f"resources/nano/{part}/{part}.py")  # the architecture is source code, not a result
@@ -86,14 +72,14 @@ def main() -> None:
     plain = recipe.as_dict()
     relevant = {name: plain[name] for name in ("seed", "pool", "fonts", "data")}
     relevant |= {"part": plain.get(arguments.part, plain["recognizers"].get(arguments.part))}
-    began = time.monotonic()
+    began, code = time.monotonic(), code_fingerprint(__file__)
     key = sha256_json(relevant)
     measured = train_part(arguments.part, recipe, key, arguments.work, arguments.output, arguments.compile)
     folder = "zimage" if arguments.part in ("vae", "transformer") else arguments.part
     provenance = {
         "command": f"snakemake --cores all nano   # scripts/train_nano.py {arguments.part}",
         "recipe": relevant,
-        "code": code_fingerprint(__file__),
+        "code": code,
         "seconds_in_this_process": round(time.monotonic() - began),
         "measured": measured,
         **environment(),

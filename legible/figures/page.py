@@ -11,7 +11,7 @@ from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
 from legible.corpus.text import characters, normalize
-from legible.figures.style import INK, PALE, SMALL, WRONG
+from legible.figures.style import INK, PALE, SMALL, WRONG, drawable
 
 MISSING = "_"
 
@@ -108,9 +108,10 @@ class Page:
 
     def reading(self, x: float, y: float, read: Read, room: int) -> None:
         """A reading of at most `room` characters, centred at `x`, errors in another colour and weight, then its CER."""
-        marked = mark_errors(read.target, read.text, read.profile)
-        if len(marked) > room:
-            marked = [*marked[: max(1, room - 1)], ("…", "ignored")]
+        marked = [(drawable(piece), state) for piece, state in mark_errors(read.target, read.text, read.profile)]
+        if sum(len(piece) for piece, _ in marked) > room:
+            ends = np.cumsum([len(piece) for piece, _ in marked])
+            marked = [*marked[: max(1, int((ends < room).sum()))], ("…", "ignored")]
         runs: list[tuple[str, str]] = []
         for piece, state in marked:
             state = "wrong" if state == "missing" else state

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from legible.config import FigureStyle
 from legible.figures.inputs import BASE, with_control_first
@@ -31,6 +33,17 @@ def house_style() -> AbstractContextManager:
     # Looking up the backend would choose one, and start a window system where there is one.
     defaults = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if key != "backend"}
     return matplotlib.rc_context({**defaults, **SETTINGS})
+
+
+def drawable(text: str) -> str:
+    """`text` with every character that the figures' font lacks (say, Chinese) written as its code point, ⟨6F22⟩."""
+    return "".join(c if ord(c) in glyphs() else f"⟨{ord(c):X}⟩" for c in text)
+
+
+@cache
+def glyphs() -> frozenset[int]:
+    """Code points of the font that readings are set in."""
+    return frozenset(get_font(findfont(FontProperties(family="DejaVu Sans Mono"))).get_charmap())
 
 
 def new_figure(style: FigureStyle, height: float = 0.0) -> Figure:

@@ -33,8 +33,23 @@ class ZImage:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str], batch: int = 64) -> list[Tensor]:
-        """Caption embeddings, one [S, D] tensor a prompt (S = its own number of tokens)."""
+        """Caption embeddings, one [S, D] tensor a prompt (S = its own number of tokens).
+
+        Raises:
+            UserError: a prompt is longer than `max_sequence_length`; the pipeline would cut its end off silently.
+        """
         pipeline = self.pipeline()
+        for prompt in prompts:
+            message = [{"role": "user", "content": prompt}]
+            # As ZImagePipeline.encode_prompt writes it.
+            text = self.tokenizer.apply_chat_template(
+                message, tokenize=False, add_generation_prompt=True, enable_thinking=True
+            )
+            if (length := len(self.tokenizer(text).input_ids)) > self.max_sequence_length:
+                raise UserError(
+                    f"prompt {prompt[:60]!r}: {length} tokens with the chat template, but model.max_sequence_length is"
+                    f" {self.max_sequence_length}; raise it or shorten the prompt"
+                )
         embeddings: list[Tensor] = []
         for start in range(0, len(prompts), batch):
             # encode_prompt writes the chat template into the list it is given: hand it a copy.

@@ -14,7 +14,7 @@ from legible.nano.pool import Pool
 from legible.nano.recipe import ClipRecipe
 from legible.nano.tokenizer import build_tokenizer
 from legible.progress import progress
-from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
+from legible.train.checkpoint import load_parts, save_parts, shuffled_batches, stateless_generator
 from legible.train.log import RunLog
 
 ALPHABET = string.ascii_uppercase + string.digits
@@ -88,12 +88,9 @@ def train_clip(recipe: ClipRecipe, pool: Pool, held_out: Pool, seed: int, key: s
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1)
     batches = shuffled_batches(len(pool.images), recipe.batch, seed)
-    log, first = RunLog(work / "clip.jsonl"), 0
-    if state := load_checkpoint(work / "clip.ckpt", key):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first = log.rewind(state["step"])
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    log = RunLog(work / "clip.jsonl")
+    first = log.rewind(load_parts(work / "clip.ckpt", key, parts))
     model.train()
     for step in progress(range(first, recipe.steps), "clip", start=first, total=recipe.steps):
         picked = batches(step)
@@ -115,8 +112,7 @@ def train_clip(recipe: ClipRecipe, pool: Pool, held_out: Pool, seed: int, key: s
         schedule.step()
         log.write(step=step, loss=loss.item(), grad_norm=norm.item())
         if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(work / "clip.ckpt", key, state | {"schedule": schedule.state_dict(), "step": step + 1})
+            save_parts(work / "clip.ckpt", key, step + 1, parts)
     return save_and_measure(model.eval(), tokenizer, held_out, folder)
 
 

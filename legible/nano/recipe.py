@@ -33,11 +33,12 @@ class TransformerRecipe:
     axes_dims: tuple[int, ...] = (8, 12, 12)
     text_dim: int = 128
     text_layers: int = 3  # Z-Image reads hidden_states[-2], so the last layer never contributes
-    steps: int = 3800
+    steps: int = 7000
     batch: int = 64
     learning_rate: float = 1.6e-3
     warmup: int = 120  # steps
-    decay: int = 800  # last steps, in which the learning rate falls linearly to zero
+    decay: int = 800  # last steps of a cycle, in which the learning rate falls linearly to zero
+    restarts: tuple[int, ...] = (3800,)  # where one cycle ends and the rate returns to its peak
     sigma_mean: float = 0.4  # of the logit: spelling is decided at high σ, where the 8-step grid also spends its steps
     sigma_std: float = 1.1
     short_until: int = 900  # steps in which only signs of at most `short_length` characters are drawn
@@ -100,7 +101,9 @@ def tiny() -> Recipe:
     return Recipe(
         pool=64,
         vae=VaeRecipe(channels=(8, 8, 8), steps=6, batch=8),
-        transformer=TransformerRecipe(dim=32, layers=1, heads=2, axes_dims=(4, 6, 6), text_dim=16, steps=6, batch=8),
+        transformer=TransformerRecipe(
+            dim=32, layers=1, heads=2, axes_dims=(4, 6, 6), text_dim=16, steps=6, batch=8, restarts=()
+        ),
         clip=ClipRecipe(width=32, vision_layers=1, text_layers=1, embed_dim=16, steps=4, batch=8),
         recognizers={
             "recognizer_crnn": RecognizerRecipe(1, {"channels": 8, "hidden_size": 8}, steps=4, batch=8),

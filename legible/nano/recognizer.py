@@ -14,7 +14,7 @@ from legible.nano.clip import ALPHABET, degraded
 from legible.nano.pool import Pool
 from legible.nano.recipe import RecognizerRecipe
 from legible.progress import progress
-from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
+from legible.train.checkpoint import load_parts, save_parts, shuffled_batches, stateless_generator
 from legible.train.log import RunLog
 
 GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601, as Pillow and OpenCV convert
@@ -56,12 +56,9 @@ def train_recognizer(
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.15)
     batches = shuffled_batches(len(pool.images), recipe.batch, recipe.seed)
-    log, first = RunLog(work / f"{name}.jsonl"), 0
-    if state := load_checkpoint(work / f"{name}.ckpt", key):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first = log.rewind(state["step"])
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    log = RunLog(work / f"{name}.jsonl")
+    first = log.rewind(load_parts(work / f"{name}.ckpt", key, parts))
     for step in progress(range(first, recipe.steps), name, start=first, total=recipe.steps):
         picked = batches(step)
         texts = [pool.texts[i].replace(" ", "") for i in picked]
@@ -77,8 +74,7 @@ def train_recognizer(
         schedule.step()
         log.write(step=step, loss=loss.item(), grad_norm=norm.item())
         if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(work / f"{name}.ckpt", key, state | {"schedule": schedule.state_dict(), "step": step + 1})
+            save_parts(work / f"{name}.ckpt", key, step + 1, parts)
     settings = {"network_params": recipe.network_params, "imgH": 32, "lang_list": ["en"], "character_list": ALPHABET}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     save_file({k: v.contiguous() for k, v in model.eval().state_dict().items()}, folder / f"{name}.safetensors")

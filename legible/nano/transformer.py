@@ -14,7 +14,7 @@ from legible.losses.flow import noised, raw_target
 from legible.nano.pool import Pool
 from legible.nano.recipe import TransformerRecipe
 from legible.progress import progress
-from legible.train.checkpoint import load_checkpoint, save_checkpoint, stateless_generator
+from legible.train.checkpoint import load_parts, save_parts, stateless_generator
 from legible.train.log import RunLog
 
 CAPTION_TOKENS = 32
@@ -104,6 +104,12 @@ def compile_blocks(transformer: ZImageTransformer2DModel) -> None:
     transformer.compile_repeated_blocks(dynamic=False)
 
 
+def learning_rate(recipe: TransformerRecipe, step: int) -> float:
+    """Linear warm-up, then constant until the last `decay` steps of a cycle; each of `restarts` begins a new cycle."""
+    end = next(end for end in (*recipe.restarts, recipe.steps) if step < end)
+    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * min(1.0, (end - step) / recipe.decay)
+
+
 def templated(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> list[str]:
     """Captions in the chat template, as ZImagePipeline.encode_prompt writes them."""
     return [
@@ -153,15 +159,11 @@ def train_transformer(
     ids, masks = tokenize(tokenizer, pool.captions)
     short = torch.tensor([i for i, text in enumerate(pool.texts) if len(text) <= recipe.short_length])
     everything = torch.arange(len(pool.texts))
-    log, first = RunLog(work / "transformer.jsonl"), 0
-    if state := load_checkpoint(work / "transformer.ckpt", key):
-        models.load_state_dict(state["models"])
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = log.rewind(state["step"])
+    parts = {"models": models, "averaged": averaged, "optimizer": optimizer}
+    log = RunLog(work / "transformer.jsonl")
+    first = log.rewind(load_parts(work / "transformer.ckpt", key, parts))
     for step in progress(range(first, recipe.steps), "transformer", start=first, total=recipe.steps):
-        warm = min(1.0, (step + 1) / recipe.warmup)
-        rate = recipe.learning_rate * warm * min(1.0, (recipe.steps - step) / recipe.decay)
+        rate = learning_rate(recipe, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         generator = stateless_generator(seed, 3, step)
@@ -186,16 +188,10 @@ def train_transformer(
             for target, source in zip(averaged.parameters(), models.parameters(), strict=True):
                 target.lerp_(source, 1 - decay)
         log.write(step=step, loss=loss.item(), grad_norm=norm.item(), learning_rate=rate)
-        if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
-            state = {
-                "models": models.state_dict(),
-                "averaged": averaged.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step + 1,
-            }
-            save_checkpoint(work / "transformer.ckpt", key, state)
-        if (step + 1) % judge_every == 0:
+        if (step + 1) % judge_every == 0:  # before the checkpoint: a kill between the two repeats it, never drops it
             log.write(step=step, cer=judge(averaged[0], averaged[1]))
+        if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
+            save_parts(work / "transformer.ckpt", key, step + 1, parts)
     return averaged[0], averaged[1]
 
 

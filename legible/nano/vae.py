@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from legible.nano.pool import Pool
 from legible.nano.recipe import VaeRecipe
 from legible.progress import progress
-from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
+from legible.train.checkpoint import load_parts, save_parts, shuffled_batches, stateless_generator
 from legible.train.log import RunLog
 
 
@@ -39,12 +39,9 @@ def train_vae(recipe: VaeRecipe, pool: Pool, seed: int, key: str, work: Path) ->
     optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.08)
     batches = shuffled_batches(len(pool.images), recipe.batch, seed)
-    log, first = RunLog(work / "vae.jsonl"), 0
-    if state := load_checkpoint(work / "vae.ckpt", key):
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first = log.rewind(state["step"])
+    parts = {"model": vae, "optimizer": optimizer, "schedule": schedule}
+    log = RunLog(work / "vae.jsonl")
+    first = log.rewind(load_parts(work / "vae.ckpt", key, parts))
     for step in progress(range(first, recipe.steps), "vae", start=first, total=recipe.steps):
         pixels = pool.pixels(batches(step)).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(pixels).latent_dist
@@ -63,8 +60,7 @@ def train_vae(recipe: VaeRecipe, pool: Pool, seed: int, key: str, work: Path) ->
         schedule.step()
         log.write(step=step, loss=loss.item(), reconstruction=reconstruction.item(), grad_norm=norm.item())
         if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
-            state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-            save_checkpoint(work / "vae.ckpt", key, state | {"step": step + 1})
+            save_parts(work / "vae.ckpt", key, step + 1, parts)
     vae.eval()
     latents = encode_pool(vae, pool, count=min(4096, len(pool.images)))
     vae.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -56,6 +57,17 @@ COLUMNS = {
 }
 
 
+@dataclass(frozen=True)
+class Source:
+    """What the signs of one split are drawn from."""
+
+    data: Data
+    fonts: tuple[Font, ...]
+    lists: Lists
+    excluded: Excluded
+    boxes: bool
+
+
 def render_signs(
     data: Data,
     fonts: Sequence[Font],
@@ -80,7 +92,8 @@ def render_signs(
     if not fonts:
         raise UserError("fonts: no usable font")
     bounds = [(low, min(low + CHUNK, start + count)) for low in range(start, start + count, CHUNK)]
-    arguments = [(data, tuple(fonts), split, excluded, boxes, low, high) for low, high in bounds]
+    source = Source(data, tuple(fonts), lists, excluded, boxes)
+    arguments = [(source, low, high) for low, high in bounds]
     signs: list[Sign] = []
     rejections: Counter = Counter()
     label = f"render {split} signs (×{CHUNK})"
@@ -98,10 +111,9 @@ def render_signs(
 
 def render_chunk(arguments: tuple) -> tuple[list[Sign], Counter]:
     """Signs `low` … `high − 1`; one tuple of arguments, so that a pool can map it."""
-    data, fonts, split, excluded, boxes, low, high = arguments
-    lists = load_lists(data, split)
+    source, low, high = arguments
     rejections: Counter = Counter()
-    return [render_sign(data, fonts, lists, excluded, i, boxes, rejections) for i in range(low, high)], rejections
+    return [render_sign(source, i, rejections) for i in range(low, high)], rejections
 
 
 def sample_seed(seed: int, split: str, index: int) -> int:
@@ -109,28 +121,20 @@ def sample_seed(seed: int, split: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{split}/{index}".encode()).digest()[:16], "big")
 
 
-def render_sign(
-    data: Data,
-    fonts: Sequence[Font],
-    lists: Lists,
-    excluded: Excluded,
-    index: int,
-    boxes: bool,
-    rejections: Counter,
-) -> Sign:
+def render_sign(source: Source, index: int, rejections: Counter) -> Sign:
     """Draw proposals from sample `index`'s own stream until one is accepted; `rejections` counts the others."""
-    rng = np.random.default_rng(sample_seed(data.seed, lists.split, index))
+    rng = np.random.default_rng(sample_seed(source.data.seed, source.lists.split, index))
     mine: Counter = Counter()
     for _ in range(MAX_REJECTIONS):
-        proposal = propose(rng, data, fonts, lists, excluded, index, boxes)
+        proposal = propose(rng, source, index)
         if isinstance(proposal, Sign):
             rejections.update(mine)
             return proposal
         mine[proposal] += 1
     reason, share = main_reason(mine)
     raise UserError(
-        f"data: sample {index} of the {lists.split} split was rejected {MAX_REJECTIONS} times, above all for {reason}"
-        f" ({share:.0%} of the proposals that got so far); {REMEDY[reason]}"
+        f"data: sample {index} of the {source.lists.split} split was rejected {MAX_REJECTIONS} times,"
+        f" above all for {reason} ({share:.0%} of the proposals that got so far); {REMEDY[reason]}"
     )
 
 
@@ -148,24 +152,17 @@ def main_reason(rejections: Counter) -> tuple[str, float]:
     return max(shares.items(), key=lambda item: item[1])
 
 
-def propose(
-    rng: np.random.Generator,
-    data: Data,
-    fonts: Sequence[Font],
-    lists: Lists,
-    excluded: Excluded,
-    index: int,
-    boxes: bool,
-) -> Sign | str:
+def propose(rng: np.random.Generator, source: Source, index: int) -> Sign | str:
     """One proposal, or the reason why it is rejected: "contrast", "excluded" or "overflow"."""
+    data, lists = source.data, source.lists
     color, background = (COLORS[i] for i in rng.integers(0, len(COLORS), 2))
     if contrast_ratio(templates.PALETTE[color], templates.PALETTE[background]) < data.contrast:
         return "contrast"
     count = int(rng.integers(data.lines[0], data.lines[1] + 1))
     lines, kinds = zip(*(sample_line(rng, data, lists) for _ in range(count)), strict=True)
-    if any(excluded.hit(line) for line in lines):
+    if any(source.excluded.hit(line) for line in lines):
         return "excluded"
-    font = fonts[rng.integers(len(fonts))]
+    font = source.fonts[rng.integers(len(source.fonts))]
     size = int(rng.integers(data.font_size[0], data.font_size[1] + 1))
     jitter = tuple(rng.uniform(-1, 1, 2))
     caption = templates.caption(rng, lines, font.words, color, background)
@@ -181,7 +178,7 @@ def propose(
         split=lists.split,
         kinds=kinds,
         caption=caption,
-        boxes=boxes,
+        boxes=source.boxes,
     )
     return sign or "overflow"
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,6 +38,29 @@ def load_checkpoint(path: str | Path, key: str) -> dict[str, Any] | None:
     if found != key:
         raise UserError(f"{path}: the checkpoint belongs to another configuration; delete it to start this run again")
     return state
+
+
+class Stateful(Protocol):
+    """A module, an optimiser or a schedule."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+def save_parts(path: str | Path, key: str, step: int, parts: dict[str, Stateful]) -> None:
+    """Write the states of `parts` after `step` steps."""
+    save_checkpoint(path, key, {name: part.state_dict() for name, part in parts.items()} | {"step": step})
+
+
+def load_parts(path: str | Path, key: str, parts: dict[str, Stateful]) -> int:
+    """Put the states saved by `save_parts` back and return the number of steps done (0 without a checkpoint)."""
+    state = load_checkpoint(path, key)
+    if state is None:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["step"]
 
 
 @contextmanager
