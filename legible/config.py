@@ -97,6 +97,14 @@ class Clip(Section):
     revision: str | None = None
 
 
+class Reader(Section):
+    """The recogniser of the `ctc` loss, in EasyOCR's format. It must not be the only judge."""
+
+    network: str = Field("resources/nano/recognizer_conv", description="folder of a user network, or `standard`")
+    models: str | None = Field(None, description="folder of EasyOCR's downloaded networks (for `standard`)")
+    aspect: PositiveFloat = Field(2.0, description="width / height of the crops that it reads")
+
+
 class PromptSet(Section):
     """A file of prompts with the words that must be readable, one JSON object a line: id, prompt, targets."""
 
@@ -126,7 +134,7 @@ class SigmaSampling(Section):
 class Aux(Section):
     """The auxiliary loss: L_total = L_diffusion + lambda · L_aux."""
 
-    loss: Literal["none", "clip_region"] = Field("none", description="which loss; none is the control")
+    loss: Literal["none", "clip_region", "ctc"] = Field("none", description="which loss; none is the control")
     lambda_aux: NonNegative = Field(0.0, alias="lambda", description="weight λ of the auxiliary loss")
     every: Positive = Field(8, description="optimiser steps from one auxiliary loss to the next")
     sigma_window: tuple[Fraction, Fraction] = Field((0.0, 1.0), description="σ range in which it counts")
@@ -137,7 +145,7 @@ class Aux(Section):
         if self.sigma_window[0] >= self.sigma_window[1]:
             raise ValueError("sigma_window: the first number must be below the second")
         if self.loss == "none" and self.lambda_aux > 0:
-            raise ValueError("lambda above 0 needs a loss: set `loss: clip_region` or `lambda: 0`")
+            raise ValueError("lambda above 0 needs a loss: set `loss: clip_region`, `loss: ctc` or `lambda: 0`")
         return self
 
 
@@ -247,6 +255,7 @@ class Config(Section):
     data: Data = Data()
     model: Model = Model()
     clip: Clip = Clip()
+    reader: Reader = Reader()
     prompt_sets: dict[Name, PromptSet] = Field(
         {"held_out": PromptSet(path="resources/prompts/held_out.jsonl")}, min_length=1
     )
@@ -277,6 +286,10 @@ class Config(Section):
                 raise ValueError(f"{key}: every seed may be given once only, got {list(seeds)}")
         if self.ocr.rapidocr is None and self.ocr.easyocr is None:
             raise ValueError("ocr: at least one engine is needed")
+        judges = [engine.network if isinstance(engine, EasyOcr) else "" for engine in self.engines().values()]
+        for name in self.arms:
+            if self.arm(name).aux.loss == "ctc" and set(judges) == {self.reader.network}:
+                raise ValueError(f"arms.{name}: its own reader ({self.reader.network}) is the only judge; add rapidocr")
         return self
 
     def arm(self, name: str) -> Training:

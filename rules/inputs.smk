@@ -2,22 +2,23 @@
 
 
 def arm_config(wildcards):
-    """The arm's own training section and what else decides a run; the control does not depend on the CLIP."""
+    """The arm's own training section and what else decides a run; an arm depends on the models of its own loss only."""
     training = CONFIG.arm(wildcards.arm)
-    clip = part("clip") if training.aux.loss == "clip_region" else {}
     return as_json(
         model=part("model"),
-        clip=clip,
+        clip=part("clip") if training.aux.loss == "clip_region" else {},
+        reader=part("reader") if training.aux.loss == "ctc" else {},
         training=training.model_dump(mode="json", by_alias=True),
         generation=part("generation", "steps"),
     )
 
 
 def arm_models(wildcards):
-    """Files of the base transformer and, for arms that use it, of VAE and CLIP."""
+    """Files of the base transformer and, for arms with an auxiliary loss, of the VAE and of the loss's own model."""
     files = folder_files(CONFIG.model.path, "transformer", "scheduler")
-    if CONFIG.arm(wildcards.arm).aux.loss != "none":
-        files += folder_files(CONFIG.model.path, "vae") + folder_files(CONFIG.clip.path)
+    critics = {"clip_region": CONFIG.clip.path, "ctc": CONFIG.reader.network}
+    if (loss := CONFIG.arm(wildcards.arm).aux.loss) in critics:
+        files += folder_files(CONFIG.model.path, "vae") + folder_files(critics[loss])
     return files
 
 

@@ -23,10 +23,12 @@ rule train_arm:
         config=arm_config,
         folder=output_folder,
         checkpoints=f"{RESULTS}/checkpoints",
+        reader_cache=f"{RESULTS}/cache/ocr/reader",
         code=code("train_arm"),
     shell:
         "python scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm} --seed {wildcards.seed}"
-        " --cache {input.cache} --checkpoints {params.checkpoints} --output-dir {params.folder} 2>&1 | tee {log}"
+        " --cache {input.cache} --reader-cache {params.reader_cache} --checkpoints {params.checkpoints}"
+        " --output-dir {params.folder} 2>&1 | tee {log}"
 
 
 rule train:

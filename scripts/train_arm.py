@@ -24,11 +24,25 @@ def run_key(config: dict, seed: int, data_key: str) -> str:
     return sha256_json([plain, seed, data_key, weights, code_fingerprint(__file__)])
 
 
-def open_aux_loss(config: dict, training: Training, device) -> AuxLoss | None:
-    """The arm's auxiliary loss, its models opened and frozen; None for the control."""
+def open_aux_loss(config: dict, training: Training, device, texts: tuple[str, ...], cache: Path) -> AuxLoss | None:
+    """The arm's auxiliary loss, its models opened and frozen; None for the control.
+
+    Raises:
+        UserError: the models cannot be opened, or cannot judge one of the training `texts`.
+    """
     if training.aux.loss == "none" or training.aux.lambda_aux == 0:
         return None
-    # Imported here: it takes seconds, and the control does without.
+    # The losses are imported here: it takes seconds, and the control does without.
+    if training.aux.loss == "ctc":
+        from legible.losses.ctc import ctc_region_loss, encode_targets, open_reader
+
+        reader = open_reader(config["reader"], cache, device)
+        encode_targets(reader, texts)
+
+        def ctc(images, owners, boxes, texts):
+            return ctc_region_loss(reader, images, owners, boxes, texts, training.aux.margin)
+
+        return ctc
     from legible.losses.clip import clip_region_loss, open_clip_model
 
     clip = open_clip_model(config["clip"], device)
@@ -42,14 +56,19 @@ def open_aux_loss(config: dict, training: Training, device) -> AuxLoss | None:
 def main() -> None:
     """Parse, train, write weights, metrics and provenance."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="JSON with the sections model, clip, training, generation")
+    parser.add_argument(
+        "--config", required=True, help="JSON with the sections model, clip, reader, training, generation"
+    )
     parser.add_argument("--arm", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument(
+        "--reader-cache", type=Path, default=Path("results/cache/ocr/reader"), help="folder for the ctc loss's network"
+    )
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder that outlives a failed attempt")
     parser.add_argument("--output-dir", type=Path, required=True)
     arguments = parser.parse_args()
-    config = sections(arguments.config, "model", "clip", "training", "generation")
+    config = sections(arguments.config, "model", "clip", "reader", "training", "generation")
     training = config["training"]
     data = load_training_data(arguments.cache)
     key = run_key(config, arguments.seed, data.key)
@@ -58,7 +77,7 @@ def main() -> None:
 
     parts = ("transformer", "scheduler", "vae") if training.aux.lambda_aux > 0 else ("transformer", "scheduler")
     model = open_model(config["model"], parts, training.threads)
-    aux = open_aux_loss(config, training, model.device)
+    aux = open_aux_loss(config, training, model.device, data.texts, arguments.reader_cache)
     total = sum(parameter.numel() for parameter in model.transformer.parameters())
     parameters = select_parameters(model.transformer, training, arguments.seed)
     grid = model.sigma_grid(config["generation"].steps)

@@ -166,10 +166,11 @@ class Arm:
         self.cache = folder / "train.safetensors"
         save_training_data(self.cache, small_data(folders.zimage))
 
-    def arguments(self, clip: Path | None = None, **training) -> list[str]:
+    def arguments(self, clip: Path | None = None, reader: Path | None = None, **training) -> list[str]:
         config = {
             "model": {"path": str(self.folders.zimage)},
             "clip": {"path": str(clip or self.folders.clip)},
+            "reader": {"network": str(reader or self.folders.recognizer)},
             "generation": {"steps": 8},
             "training": settings(**training).model_dump(mode="json", by_alias=True),
         }

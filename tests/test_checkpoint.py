@@ -88,6 +88,7 @@ def command(folders, cache: Path, folder: Path) -> list[str]:
     config = {
         "model": {"path": str(folders.zimage)},
         "clip": {"path": str(folders.clip)},
+        "reader": {"network": str(folders.recognizer)},
         "generation": {"steps": 8},
         "training": settings(
             steps=60, checkpoint_every=5, ema=0.9, aux={"loss": "clip_region", "lambda": 0.2, "every": 4}

@@ -84,8 +84,11 @@ CONTROL = {"diffusion_only": {}}
         ({"training": {"steps": "many"}}, r"training\.steps: 'many' is a string, a number is needed$"),
         ({"training": {"aux": {"loss": "clip_region", "lambda": -0.1}}}, r"aux\.lambda: .*greater than or equal to 0"),
         ({"arms": CONTROL | {"x": {"aux": {"loss": "clip_region", "lambda": -1}}}}, r"arms\.x\.aux\.lambda: .*got -1"),
-        ({"training": {"aux": {"lambda": 0.2}}}, "lambda above 0 needs a loss: set `loss: clip_region` or `lambda: 0`"),
-        ({"training": {"aux": {"loss": "ctc"}}}, r"aux\.loss: .*'none' or 'clip_region'"),
+        (
+            {"training": {"aux": {"lambda": 0.2}}},
+            "lambda above 0 needs a loss: set `loss: clip_region`, `loss: ctc` or `lambda: 0`",
+        ),
+        ({"training": {"aux": {"loss": "ctcc"}}}, r"aux\.loss: .*'none', 'clip_region' or 'ctc'"),
         (
             {"training": {"aux": {"sigma_window": [0.5, 0.5]}}},
             "sigma_window: the first number must be below",

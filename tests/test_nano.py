@@ -331,7 +331,7 @@ def test_the_shipped_clip_tells_strings_apart(pool):
 def test_the_shipped_recognizers_read(pool, tmp_path, name):
     folder = shipped(f"{name}/{name}.safetensors")
     network = recognizer.open_network(folder)
-    assert recognizer.measure(network, Pool(pool.images[:32], pool.captions[:32], pool.texts[:32]))["cer"] < 0.1
+    assert recognizer.measure(network, Pool(pool.images[:32], pool.captions[:32], pool.texts[:32]), 2.0)["cer"] < 0.1
     engine = open_engine("easyocr", EasyOcr(network=str(folder)), tmp_path)
     read = [
         "".join(part.text for part in engine.read(image)) for image in judge.to_images(pool.pixels(torch.arange(16)))

@@ -169,7 +169,7 @@ def test_settings_that_do_not_fit_the_weights_are_refused(tmp_path):
 
 
 def test_easyocr_standard_networks_are_never_downloaded(tmp_path):
-    with pytest.raises(UserError, match=r"set ocr\.easyocr\.models"):
+    with pytest.raises(UserError, match=r"^ocr\.easyocr\.models: not set"):
         open_engine("easyocr", EasyOcr(network="standard"), tmp_path)
     (tmp_path / "models").mkdir()
     with pytest.raises(UserError, match=r"english_g2\.pth"):

@@ -97,7 +97,9 @@ def train_clip(recipe: ClipRecipe, pool: Pool, held_out: Pool, seed: int, key: s
         rng = np.random.default_rng([seed, 4, step])
         texts = [pool.texts[i] for i in picked]
         distractors = [one_edit_away(text, rng) for text in texts]
-        images = model.encode_image(degraded(pool.pixels(picked), stateless_generator(seed, 4, step)), normalize=True)
+        generator = stateless_generator(seed, 4, step)
+        regions = pool.regions(picked, recipe.margin * torch.rand(len(picked), generator=generator))
+        images = model.encode_image(degraded(regions, generator), normalize=True)
         strings = model.encode_text(tokenizer(texts + distractors), normalize=True)
         logits = model.logit_scale.exp().clamp(max=100.0) * images @ strings.T
         same = torch.tensor([[a == b for b in texts + distractors] for a in texts])
@@ -124,7 +126,8 @@ def save_and_measure(
     from safetensors.torch import save_file
 
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    images = model.encode_image(held_out.pixels(torch.arange(len(held_out.images))), normalize=True)
+    everything = torch.arange(len(held_out.images))
+    images = model.encode_image(held_out.regions(everything, torch.full((len(everything),), 2.0)), normalize=True)
     strings = model.encode_text(tokenizer(held_out.texts), normalize=True)
     right = images @ strings.T
     top1 = (right.argmax(1) == torch.arange(len(right))).float().mean().item()

@@ -8,6 +8,7 @@ import torch
 
 from legible.corpus.prompts import Excluded, load_prompts
 from legible.io import atomic_path, sha256_json
+from legible.losses.regions import crop_regions
 from legible.nano.recipe import Recipe
 from legible.render.dataset import render_signs
 from legible.render.fonts import find_fonts, select_fonts
@@ -27,6 +28,28 @@ class Pool:
     def pixels(self, indices: torch.Tensor) -> torch.Tensor:
         """Float images [B, 3, H, W] in −1 … 1."""
         return self.images[indices].float() / 127.5 - 1.0
+
+    def regions(self, indices: torch.Tensor, margins: torch.Tensor) -> torch.Tensor:
+        """The signs' text regions, cut out as a loss on text regions does it: float [B, 3, H, W] in −1 … 1.
+
+        Args:
+            indices: [B].
+            margins: [B], pixels added around the ink on every side.
+        """
+        images = self.images[indices]
+        boxes = ink_boxes(images).float() + margins[:, None] * torch.tensor([-1.0, -1.0, 1.0, 1.0])
+        return crop_regions(self.pixels(indices), torch.arange(len(images)), boxes, tuple(images.shape[-2:]))
+
+
+def ink_boxes(images: torch.Tensor) -> torch.Tensor:
+    """Boxes [B, 4] (x0, y0, x1, y1, half-open) of everything in uint8 [B, 3, H, W] that differs from the corner."""
+    ink = (images != images[:, :, :1, :1]).any(1)
+    edges = []
+    for axis in (1, 2):  # what is left after reducing rows: columns, and the other way round
+        line = ink.any(axis).int()
+        edges.append((line.argmax(1), line.shape[1] - line.flip(1).argmax(1)))
+    (x0, x1), (y0, y1) = edges
+    return torch.stack([x0, y0, x1, y1], 1)
 
 
 def build_pool(recipe: Recipe, prompts: tuple, work: Path, workers: int = 2) -> Pool:

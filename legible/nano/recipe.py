@@ -54,7 +54,8 @@ class ClipRecipe:
     vision_layers: int = 4
     text_layers: int = 3
     embed_dim: int = 128
-    steps: int = 450
+    margin: float = 8.0  # up to so many pixels are left around the ink when a region is cut out
+    steps: int = 2400
     batch: int = 128
     learning_rate: float = 1e-3
 
@@ -68,6 +69,7 @@ class RecognizerRecipe:
     steps: int
     batch: int = 64
     learning_rate: float = 2e-3
+    margin: float = 0.0  # as for the CLIP, for a reader of regions; 0: a reader of whole signs
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ class Recipe:
     recognizers: dict[str, RecognizerRecipe] = field(
         default_factory=lambda: {
             "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=800),
-            "recognizer_conv": RecognizerRecipe(seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=400),
+            "recognizer_conv": RecognizerRecipe(
+                seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=1200, margin=8.0
+            ),
         }
     )
 

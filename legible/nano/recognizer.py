@@ -62,7 +62,12 @@ def train_recognizer(
     for step in progress(range(first, recipe.steps), name, start=first, total=recipe.steps):
         picked = batches(step)
         texts = [pool.texts[i].replace(" ", "") for i in picked]
-        pixels = degraded(pool.pixels(picked), stateless_generator(recipe.seed, 5, step))
+        generator = stateless_generator(recipe.seed, 5, step)
+        if recipe.margin:
+            pixels = pool.regions(picked, recipe.margin * torch.rand(len(picked), generator=generator))
+        else:
+            pixels = pool.pixels(picked)
+        pixels = degraded(pixels, generator)
         scores = model((pixels * GREY).sum(1, keepdim=True)).log_softmax(2).transpose(0, 1)
         targets = torch.tensor([ALPHABET.index(c) + 1 for text in texts for c in text])
         lengths = torch.tensor([len(text) for text in texts])
@@ -78,15 +83,18 @@ def train_recognizer(
     settings = {"network_params": recipe.network_params, "imgH": 32, "lang_list": ["en"], "character_list": ALPHABET}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     save_file({k: v.contiguous() for k, v in model.eval().state_dict().items()}, folder / f"{name}.safetensors")
-    return measure(model, held_out)
+    return measure(model, held_out, 2.0 if recipe.margin else None)
 
 
 @torch.no_grad()
-def measure(model: nn.Module, held_out: Pool) -> dict:
-    """Micro CER and exact match of greedy reading on clean held-out signs."""
+def measure(model: nn.Module, held_out: Pool, margin: float | None) -> dict:
+    """Micro CER and exact match of greedy reading on clean held-out signs, or on their regions (with a margin)."""
     from rapidfuzz.distance import Levenshtein
 
-    pixels = held_out.pixels(torch.arange(len(held_out.images)))
+    everything = torch.arange(len(held_out.images))
+    pixels = held_out.pixels(everything)
+    if margin is not None:
+        pixels = held_out.regions(everything, torch.full((len(everything),), margin))
     readings = greedy(model((pixels * GREY).sum(1, keepdim=True)))
     targets = [text.replace(" ", "") for text in held_out.texts]
     errors = sum(Levenshtein.distance(a, b) for a, b in zip(readings, targets, strict=True))

@@ -24,7 +24,7 @@ from legible.io import atomic_path, sha256_file, write_text
 from legible.ocr import Engine, Reading, enlarged_bgr, to_reading
 
 SETTINGS = {"network_params": dict, "imgH": int, "lang_list": list, "character_list": str}
-NEEDED = "download EasyOCR's own networks once and set ocr.easyocr.models to their folder"
+NEEDED = "download EasyOCR's own networks once and set it to their folder"
 # Batches mix up boxes (EasyOCR #1038) and workers fork; greedy decoding has no dictionary that could correct spelling.
 DECODING = {"decoder": "greedy", "batch_size": 1, "workers": 0}
 
@@ -35,24 +35,7 @@ def open_engine(section: EasyOcr, cache_dir: Path) -> Engine:
     Raises:
         UserError: files of the network are missing, corrupt or do not fit together.
     """
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    storage = cache_dir
-    if section.network == "standard" or section.detect:
-        storage = downloaded(section)
-    if section.network == "standard":
-        network, height, label = "standard", easyocr.config.imgH, "standard english_g2"
-    else:
-        folder = Path(section.network)
-        network, height, digest = materialize(folder, cache_dir)
-        label = f"{folder.name} {digest}"
-        if section.detect:
-            # EasyOCR looks for detector and recogniser in one folder.
-            for weights in storage.glob("craft*.pth"):
-                link = cache_dir / f".{os.getpid()}-{weights.name}"
-                link.symlink_to(weights.resolve())
-                link.replace(cache_dir / weights.name)  # jobs of other models share this folder
-            storage = cache_dir
-    reader = build_reader(section, network, cache_dir, storage)
+    reader, height, label = load_network(section.network, section.models, cache_dir, section.detect, "ocr.easyocr")
 
     def read(image: Image.Image) -> list[Reading]:
         # The input height of whichever network was opened last is a global of EasyOCR.
@@ -69,13 +52,47 @@ def open_engine(section: EasyOcr, cache_dir: Path) -> Engine:
     return Engine("easyocr", f"{version('easyocr')} {label}", read)
 
 
-def downloaded(section: EasyOcr) -> Path:
+def load_network(
+    source: str, models: str | None, cache_dir: Path, detect: bool, section: str
+) -> tuple[easyocr_module.Reader, int, str]:
+    """EasyOCR's Reader of a network, the network's input height in pixels, and its name.
+
+    Args:
+        source: folder of a user network, or `standard`.
+        models: folder of EasyOCR's downloaded networks; needed for `standard` and for detection.
+        cache_dir: where user networks are written as EasyOCR reads them.
+        section: the configuration section that asks for it, for error messages.
+
+    Raises:
+        UserError: files are missing, corrupt or do not fit together.
+    """
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    storage = cache_dir
+    if source == "standard" or detect:
+        storage = downloaded(models, section)
+    if source == "standard":
+        network, height, label = "standard", easyocr.config.imgH, "standard english_g2"
+    else:
+        folder = Path(source)
+        network, height, digest = materialize(folder, cache_dir)
+        label = f"{folder.name} {digest}"
+        if detect:
+            # EasyOCR looks for detector and recogniser in one folder.
+            for weights in storage.glob("craft*.pth"):
+                link = cache_dir / f".{os.getpid()}-{weights.name}"
+                link.symlink_to(weights.resolve())
+                link.replace(cache_dir / weights.name)  # jobs of other models share this folder
+            storage = cache_dir
+    return build_reader(source, detect, network, cache_dir, storage, section), height, label
+
+
+def downloaded(models: str | None, section: str) -> Path:
     """The folder of EasyOCR's own networks."""
-    if section.models is None:
-        raise UserError(f"ocr.easyocr.models: not set; {NEEDED}")
-    if not Path(section.models).is_dir():
-        raise UserError(f"ocr.easyocr.models: {section.models} is no folder; {NEEDED}")
-    return Path(section.models)
+    if models is None:
+        raise UserError(f"{section}.models: not set; {NEEDED}")
+    if not Path(models).is_dir():
+        raise UserError(f"{section}.models: {models} is no folder; {NEEDED}")
+    return Path(models)
 
 
 def materialize(folder: Path, cache_dir: Path) -> tuple[str, int, str]:
@@ -127,7 +144,9 @@ def read_settings(path: Path) -> dict:
     return settings
 
 
-def build_reader(section: EasyOcr, network: str, networks: Path, storage: Path) -> easyocr_module.Reader:
+def build_reader(
+    source: str, detect: bool, network: str, networks: Path, storage: Path, section: str
+) -> easyocr_module.Reader:
     """EasyOCR's Reader; its errors about missing or unfitting files become UserErrors."""
     path = list(sys.path)
     importlib.invalidate_caches()  # the module may have been written this very second
@@ -135,7 +154,7 @@ def build_reader(section: EasyOcr, network: str, networks: Path, storage: Path) 
         return easyocr_module.Reader(
             ["en"],
             gpu=False,
-            detector=section.detect,
+            detector=detect,
             recog_network=network,
             user_network_directory=str(networks),
             model_storage_directory=str(storage),
@@ -144,10 +163,10 @@ def build_reader(section: EasyOcr, network: str, networks: Path, storage: Path) 
             verbose=False,
         )
     except FileNotFoundError as error:
-        raise UserError(f"ocr.easyocr.models: {error}; {NEEDED}") from error
+        raise UserError(f"{section}.models: {error}; {NEEDED}") from error
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{section.network}: code, settings and weights do not fit together ({reason})") from error
+        raise UserError(f"{source}: code, settings and weights do not fit together ({reason})") from error
     finally:
         sys.path[:] = path  # EasyOCR appends the folder of the networks and leaves it there
 
