@@ -167,7 +167,7 @@ def samples(results: Path, scores: pd.DataFrame, arms: Sequence[str], style: Fig
 
 
 def best_and_worst(results: Path, scores: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> Figure:
-    """The pictures in which the first arm with an auxiliary loss gains and loses most CER against the control.
+    """The pictures in which one arm gains and loses most CER against the control: the arm that changed most readings.
 
     Without such an arm the figure says so: the control alone is a valid experiment.
     """
@@ -176,8 +176,10 @@ def best_and_worst(results: Path, scores: pd.DataFrame, arms: Sequence[str], sty
         page = Page(style.width, 0.4, style.dpi)
         page.text(0.1, 0.1, f"There is no arm beside the control {CONTROL}: nothing to compare.", fontsize=9)
         return page.figure
-    arm, seed, names = others[0], first_seed(scores), columns_of(scores, arms)
-    delta = changes(scores, f"{arm}-seed{seed}", f"{CONTROL}-seed{seed}")
+    seed, names = first_seed(scores), columns_of(scores, arms)
+    by_arm = {arm: changes(scores, f"{arm}-seed{seed}", f"{CONTROL}-seed{seed}") for arm in others}
+    arm = max(others, key=lambda name: by_arm[name].abs().sum())
+    delta = by_arm[arm]
     gains, losses = pick_extremes(delta, style.examples)
     title = (
         f"Extremes, not typical cases: of {len(delta)} pictures (training seed {seed}), {(delta < 0).sum()} are read\n"

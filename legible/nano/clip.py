@@ -30,7 +30,7 @@ def write_clip_folder(folder: Path, recipe: ClipRecipe, size: tuple[int, int]) -
             "embed_dim": recipe.embed_dim,
             "vision_cfg": {
                 "image_size": list(size),
-                "patch_size": 8,
+                "patch_size": list(recipe.patch),
                 "width": recipe.width,
                 "head_width": 32,
                 "layers": recipe.vision_layers,

@@ -51,11 +51,12 @@ class ClipRecipe:
     """open_clip CLIP on rendered regions and their strings, with one-edit distractors as extra negatives."""
 
     width: int = 128
+    patch: tuple[int, int] = (8, 4)  # (height, width) in pixels: a letter is two or three patches wide
     vision_layers: int = 4
     text_layers: int = 3
     embed_dim: int = 128
     margin: float = 8.0  # up to so many pixels are left around the ink when a region is cut out
-    steps: int = 2400
+    steps: int = 2000
     batch: int = 128
     learning_rate: float = 1e-3
 
