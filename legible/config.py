@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from legible.errors import UserError
 
@@ -182,7 +182,7 @@ class Training(Section):
     sigma: SigmaSampling = SigmaSampling()
     aux: Aux = Aux()
     checkpoint_every: Positive = Field(40, description="optimiser steps from one resumable checkpoint to the next")
-    threads: Positive = Field(1, description="CPU threads of one training (fixed, so that results do not depend on it)")
+    threads: Positive = Field(2, description="CPU threads of one training (fixed, so that results do not depend on it)")
 
 
 class RapidOcr(Section):
@@ -265,14 +265,21 @@ class Config(Section):
         {
             "diffusion_only": {"aux": {"loss": "none", "lambda": 0.0}},
             "clip_region": {"aux": {"loss": "clip_region", "lambda": 0.2}},
+            "ctc": {"aux": {"loss": "ctc", "lambda": 1.0, "every": 1}},
         },
-        description="named overrides of `training`; `diffusion_only` (λ = 0) is the control and always there",
+        description="named overrides of `training` (null: left out); `diffusion_only` (λ = 0), the control, must stay",
     )
     seeds: tuple[Natural, ...] = Field((0, 1), description="training seeds per arm", min_length=1)
     gpu: bool | None = Field(None, description="jobs ask for a GPU; null = where this machine has one")
     ocr: Ocr = Ocr()
     scoring: Scoring = Scoring()
     figures: Figures = Figures()
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def without_null(cls, arms: Any) -> Any:
+        """Snakemake merges an overlay into config.yaml key by key: only null can take a default arm out."""
+        return {name: arm for name, arm in arms.items() if arm is not None} if isinstance(arms, dict) else arms
 
     @model_validator(mode="after")
     def consistent(self) -> "Config":

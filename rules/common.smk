@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from shlex import quote
 
 from legible.config import validate
 from legible.errors import UserError
@@ -40,9 +41,11 @@ wildcard_constraints:
 
 # The jobs run this checkout's library with this interpreter, unless conda brings its own. glibc would give large
 # tensors back to the system after every operation and fault them in again: keep them (4 % on nano, less noise).
-prefix = f"export PYTHONPATH={workflow.basedir} MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296; "
+# A prefix replaces Snakemake's own, without which `| tee` hides that a script failed.
+prefix = f"set -euo pipefail; export PYTHONPATH={quote(str(workflow.basedir))}; "
+prefix += "export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296; "
 if "CONDA" not in {method.name for method in workflow.deployment_settings.deployment_method}:
-    prefix = f'export PATH="{Path(sys.executable).parent}:$PATH"; {prefix}'
+    prefix += f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
 shell.prefix(prefix)
 
 

@@ -47,6 +47,26 @@ def test_every_key_has_a_default_and_the_default_is_valid():
     assert Config.model_validate(Config().model_dump(mode="json", by_alias=True)) == Config()
 
 
+def test_null_takes_a_default_arm_out():
+    arms = Config().model_dump(by_alias=True)["arms"]
+    assert set(validate({"arms": arms | {"clip_region": None}}, "x").arms) == set(arms) - {"clip_region"}
+    with pytest.raises(UserError, match="must be there"):
+        validate({"arms": arms | {"diffusion_only": None}}, "x")
+
+
+def test_an_arms_own_reader_cannot_be_the_only_judge():
+    config = {"ocr": {"rapidocr": None, "easyocr": {"network": Config().reader.network}}}
+    with pytest.raises(
+        UserError, match=r"arms\.ctc: its own reader \(resources/nano/recognizer_conv\) is the only judge"
+    ):
+        validate(config, "x")
+    assert validate({"ocr": {"easyocr": {"network": Config().reader.network}}}, "x").engines().keys() == {
+        "rapidocr",
+        "easyocr",
+    }
+    assert validate(config | {"arms": {"diffusion_only": {}}}, "x").arms.keys() == {"diffusion_only"}
+
+
 def test_the_control_is_the_default_arm_with_lambda_zero():
     default = Config()
     assert default.arm("diffusion_only").aux.lambda_aux == 0
@@ -106,7 +126,7 @@ CONTROL = {"diffusion_only": {}}
             "`diffusion_only` with lambda 0",
         ),
         ({"arms": CONTROL | {"Bad-Name": {}}}, "Bad-Name"),
-        ({"arms": {"diffusion_only": None}}, r"arms\.diffusion_only: .*dictionary"),
+        ({"arms": {"diffusion_only": None}}, "`diffusion_only` with lambda 0 must be there"),
         ({"experiment": "../elsewhere"}, r"experiment: .*pattern"),
         ({"data": {"length": [6, 2]}}, r"length: the first number must not exceed the second, got \[6, 2\]"),
         ({"data": {"kinds": {"word": 0, "rare": 0, "nonword": 0, "digits": 0}}}, "at least one kind needs a weight"),

@@ -292,6 +292,16 @@ def test_a_bad_configuration_stops_with_one_sentence(project, overlay, sentence)
     assert len(said.strip().splitlines()) <= 5
 
 
+def test_a_job_whose_script_fails_has_failed(project):
+    # The scripts' output goes through tee, whose own success must not count.
+    (project.folder / "empty.jsonl").write_text("")
+    overlay = {"experiment": "failing", "prompt_sets": {"short": {"path": "empty.jsonl"}}}
+    (project.folder / "failing.yaml").write_text(yaml.safe_dump(overlay))
+    said = project.snakemake("--configfile", "failing.yaml", "--", "baseline", check=False)
+    assert "error: empty.jsonl: " in said
+    assert "completed successfully" not in said
+
+
 def test_a_number_that_snakemake_turned_into_text_is_explained(project):
     said = project.snakemake("--dry-run", "--config", 'training={"steps": 3}', check=False)
     assert "training.steps: '3' is a string, a number is needed" in said

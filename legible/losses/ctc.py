@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from legible.config import Reader
 from legible.errors import UserError
 from legible.losses.regions import crop_regions
-from legible.ocr.easy import load_network
+from legible.recognizer import load_network
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow and OpenCV convert
 
