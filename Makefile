@@ -37,5 +37,7 @@ requirements:
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/requirements.txt
 
+# Drops all experiments; the checkpoints of nano's own training (hours of work) stay.
 clean:
-	rm -rf results/*/ .snakemake
+	find results -mindepth 1 -maxdepth 1 -type d ! -name nano_models -exec rm -rf {} +
+	rm -rf .snakemake
