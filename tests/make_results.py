@@ -143,6 +143,7 @@ def make_results(folder: Path, rates: dict[str, float] | None = None, extra: str
     spelling = write_scores(folder, rates or RATES, prompts)
     write_runs(folder)
     config = Config().model_dump(mode="json", by_alias=True)
+    config["arms"] = {arm: config["arms"][arm] for arm in ARMS}
     write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     if not pictures:
         return folder
