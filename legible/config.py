@@ -182,7 +182,7 @@ class Training(Section):
     sigma: SigmaSampling = SigmaSampling()
     aux: Aux = Aux()
     checkpoint_every: Positive = Field(40, description="optimiser steps from one resumable checkpoint to the next")
-    threads: Positive = Field(2, description="CPU threads of one training (fixed, so that results do not depend on it)")
+    threads: Positive = Field(1, description="CPU threads of one training (fixed, so that results do not depend on it)")
 
 
 class RapidOcr(Section):
