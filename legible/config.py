@@ -164,10 +164,10 @@ class Lora(Section):
 class Training(Section):
     """Fine-tuning; an arm overrides any of these keys."""
 
-    steps: Positive = Field(120, description="optimiser steps")
+    steps: Positive = Field(64, description="optimiser steps")
     batch_size: Positive = Field(32, description="samples per forward pass")
     accumulation: Positive = Field(1, description="forward passes per optimiser step")
-    learning_rate: PositiveFloat = 2.0e-4
+    learning_rate: PositiveFloat = 3.0e-4
     warmup: Natural = Field(10, description="steps of linear learning-rate warm-up")
     weight_decay: NonNegative = 0.0
     max_grad_norm: PositiveFloat = Field(1.0, description="gradient clipping")
@@ -181,7 +181,7 @@ class Training(Section):
     lora: Lora = Lora()
     sigma: SigmaSampling = SigmaSampling()
     aux: Aux = Aux()
-    checkpoint_every: Positive = Field(40, description="optimiser steps from one resumable checkpoint to the next")
+    checkpoint_every: Positive = Field(32, description="optimiser steps from one resumable checkpoint to the next")
     threads: Positive = Field(1, description="CPU threads of one training (fixed, so that results do not depend on it)")
 
 
