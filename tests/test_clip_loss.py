@@ -6,6 +6,7 @@ from dataclasses import replace
 import open_clip
 import pytest
 import torch
+from gradients import assert_gradient
 from PIL import Image
 
 from legible.config import Clip
@@ -69,20 +70,11 @@ def test_a_region_does_not_depend_on_the_other_regions(tiny_clip):
 
 def test_gradients_are_those_of_finite_differences(tiny_clip):
     clip = in_double(tiny_clip)
-    images = images_of(dtype=torch.float64).requires_grad_(True)
 
     def loss(pixels: torch.Tensor) -> torch.Tensor:
         return clip_region_loss(clip, pixels, OWNERS, BOXES.double(), TEXTS, 2.0).sum()
 
-    (gradient,) = torch.autograd.grad(loss(images), images)
-    generator = torch.Generator().manual_seed(9)
-    for _ in range(8):
-        direction = torch.randn(images.shape, generator=generator, dtype=torch.float64)
-        step = 1e-5 * direction
-        difference = (loss(images + step) - loss(images - step)).item() / 2e-5
-        slope = (gradient * direction).sum().item()
-        assert abs(slope) > 1e-4
-        assert abs(difference - slope) < 1e-6 * max(1.0, abs(slope))
+    assert_gradient(loss, images_of(dtype=torch.float64), 1e-5, 1e-4)
 
 
 def test_saturated_pixels_get_a_gradient(tiny_clip):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gradients import assert_gradient
 from PIL import Image
 from torch import nn
 
@@ -70,20 +71,11 @@ def test_the_loss_is_the_probability_of_all_paths_that_spell_the_target(text):
 
 def test_gradients_are_those_of_finite_differences(reader):
     reader.network.double()
-    images = images_of(dtype=torch.float64).requires_grad_(True)
 
     def loss(pixels: torch.Tensor) -> torch.Tensor:
         return ctc_region_loss(reader, pixels, OWNERS, BOXES.double(), TEXTS, 2.0).sum()
 
-    (gradient,) = torch.autograd.grad(loss(images), images)
-    generator = torch.Generator().manual_seed(9)
-    for _ in range(8):
-        direction = torch.randn(images.shape, generator=generator, dtype=torch.float64)
-        step = 1e-6 * direction
-        difference = (loss(images + step) - loss(images - step)).item() / 2e-6
-        slope = (gradient * direction).sum().item()
-        assert abs(slope) > 1e-5
-        assert abs(difference - slope) < 1e-4 * max(1e-2, abs(slope))
+    assert_gradient(loss, images_of(dtype=torch.float64), 1e-6, 1e-4)
 
 
 def test_a_region_does_not_depend_on_the_other_regions(reader):

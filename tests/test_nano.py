@@ -89,7 +89,8 @@ def test_the_measurements_are_what_they_say(built):
     assert measured["vae"]["render_cer"] < 0.05  # our own renders are readable, whatever the models can do
     assert measured["vae"]["round_trip_cer"] > 0.5  # six steps are not enough
     assert measured["transformer"]["held_out_cer"] > 0.5
-    assert measured["transformer"]["signs"] == measured["clip"]["candidates"] == prompts
+    assert measured["transformer"]["signs"] == prompts
+    assert measured["clip"]["candidates"] == 256
     assert 0 <= measured["clip"]["top1_among_strings"] < 0.2
     assert measured["recognizer_crnn"]["cer"] > 0.5
 
