@@ -6,7 +6,7 @@ rule plot_figure:
     input:
         figure_inputs,
     output:
-        png=report(f"{RESULTS}/figures/{{figure}}.png", caption="../resources/report/{figure}.rst", category="Figures"),
+        png=report(f"{RESULTS}/figures/{{figure}}.png", caption="../resources/report/figure.rst", category="Figures"),
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
     log:
         f"{RESULTS}/logs/plot_{{figure}}.log",
@@ -16,6 +16,7 @@ rule plot_figure:
         ENVIRONMENT
     params:
         style=figure_style,
+        caption=figure_caption,
         arms=",".join(ARMS),
         seeds=" ".join(str(seed) for seed in CONFIG.seeds),
         results=results_folder,

@@ -66,6 +66,11 @@ def figure_style(wildcards):
     return json.dumps(style, sort_keys=True)
 
 
+def figure_caption(wildcards):
+    """The caption for Snakemake's report, which cannot look for a file by wildcard."""
+    return Path(workflow.basedir, "resources", "report", f"{wildcards.figure}.rst").read_text(encoding="utf-8").strip()
+
+
 def figure_inputs(wildcards):
     """What one figure is drawn from."""
     metrics = expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds)

@@ -175,6 +175,15 @@ def test_a_second_run_has_nothing_to_do(project):
     assert "Nothing to be done" in project.snakemake("--dry-run", *TARGETS[1:])
 
 
+def test_snakemakes_own_report_holds_figures_and_captions(project):
+    project.snakemake("--report", "own.html")
+    page = (project.folder / "own.html").read_text()
+    for name in (*FIGURES, "summary", "report"):
+        caption = (ROOT / "resources" / "report" / f"{name}.rst").read_text(encoding="utf-8")
+        assert " ".join(caption.split()[:4]) in page, name
+    assert all(category in page for category in ("Figures", "Scores", "Report"))
+
+
 def test_every_job_tells_its_progress_in_its_log(project):
     logs = project.folder / RESULTS / "logs"
     said = (logs / "train_clip_region_seed0.log").read_text()
