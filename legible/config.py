@@ -4,14 +4,13 @@
 """
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from legible.errors import UserError
+from legible.errors import UserError, describe
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
@@ -319,27 +318,6 @@ def merge(base: dict, override: dict) -> dict:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge(merged[key], value) if both else value
     return merged
-
-
-def describe(error: ValidationError) -> str:
-    """The first problem of a pydantic error as `key: what is wrong and what is allowed`."""
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    value, kind = problem.get("input"), problem["type"]
-    if kind == "extra_forbidden":
-        return f"{key}: unknown key"
-    if kind in {"float_type", "int_type"} and isinstance(value, str):
-        hint = ""
-        with suppress(ValueError):
-            number = float(value)
-            # Snakemake's own --config makes text of every number inside a mapping.
-            hint = "; take its quotation marks away, or give it in a file (--configfile) instead of --config"
-            if "e" in value.lower() and "." not in value:
-                hint = f"; YAML 1.1 reads it as text, write {number:.1e} with a decimal point"
-        return f"{key}: '{value}' is a string, a number is needed{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if kind == "value_error" or isinstance(value, dict) else f", got {value!r}"
-    return f"{key}: {message}{shown}" if key else message
 
 
 def validate(raw: dict, source: str) -> Config:

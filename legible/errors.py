@@ -1,12 +1,36 @@
-"""The one exception that reaches a user as a sentence instead of a traceback."""
+"""What reaches a user: one sentence instead of a traceback."""
 
 import errno
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+
+from pydantic import ValidationError
 
 
 class UserError(Exception):
     """Bad input. The message is one sentence that names the file, key or line and says what is allowed."""
+
+
+def describe(error: ValidationError) -> str:
+    """The first problem of a pydantic error as `key: what is wrong and what is allowed`."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    value, kind = problem.get("input"), problem["type"]
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key"
+    if kind in {"float_type", "int_type"} and isinstance(value, str):
+        hint = ""
+        with suppress(ValueError):
+            number = float(value)
+            # Snakemake's own --config makes text of every number inside a mapping.
+            hint = "; take its quotation marks away, or give it in a file (--configfile) instead of --config"
+            if "e" in value.lower() and "." not in value:
+                hint = f"; YAML 1.1 reads it as text, write {number:.1e} with a decimal point"
+        return f"{key}: '{value}' is a string, a number is needed{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if kind == "value_error" or isinstance(value, dict) else f", got {value!r}"
+    return f"{key}: {message}{shown}" if key else message
 
 
 def run_cli(main: Callable[[], None]) -> None:
