@@ -325,3 +325,9 @@ def test_the_script_refuses_bad_arguments_in_one_sentence(results, tmp_path):
         assert (done.returncode, message in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
     assert "must end in .png" in plot(results, "cer_by_arm", tmp_path / "a.svg").stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_characters_without_a_glyph_are_shown_as_code_points():
+    from legible.figures.style import drawable
+
+    assert drawable("AB漢é→") == "AB⟨6F22⟩é→"

@@ -269,3 +269,12 @@ def test_pickled_weights_are_not_read(folders, tmp_path):
 def test_neither_full_weights_nor_lora(zimage, tmp_path):
     with pytest.raises(UserError, match="neither a `transformer` folder nor pytorch_lora_weights"):
         zimage.with_weights(tmp_path)
+
+
+def test_a_prompt_that_would_be_cut_is_refused(zimage):
+    from legible.errors import UserError
+
+    fits = 'a sign that says "OPEN" in bold white letters on dark green'
+    with pytest.raises(UserError, match=r"prompt 'a sign that says .*: \d+ tokens .* model\.max_sequence_length is 64"):
+        zimage.encode_prompts([fits, f'a sign that says "{"A" * 64}"'])
+    assert len(zimage.encode_prompts([fits])) == 1

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from legible.config import Reader
 from legible.errors import UserError
-from legible.losses.regions import crop_regions
+from legible.losses.regions import crop_regions, to_grey
 from legible.recognizer import load_network
-
-GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow and OpenCV convert
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,7 @@ def ctc_region_loss(
     Gradients reach `images` and no parameter of the reader.
     """
     crops = crop_regions(images, owners, boxes, reader.size, margin)
-    grey = (crops * crops.new_tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    scores = reader.network(grey, None).log_softmax(2).transpose(0, 1)
+    scores = reader.network(to_grey(crops), None).log_softmax(2).transpose(0, 1)
     targets = encode_targets(reader, texts)
     lengths = torch.tensor([len(target) for target in targets])
     flat = torch.tensor([index for target in targets for index in target])

@@ -4,6 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow and OpenCV convert
+
+
+def to_grey(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] as grey [B, 1, H, W], in the same value range."""
+    return (images * images.new_tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
 
 def grown_boxes(boxes: Tensor, margin: float, aspect: float) -> Tensor:
     """Boxes [R, 4] (x0, y0, x1, y1 in pixels) widened by `margin` and then, about their centre, to `aspect` = w / h.

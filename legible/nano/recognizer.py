@@ -10,14 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from legible.errors import UserError
+from legible.losses.regions import to_grey
 from legible.nano.clip import ALPHABET, degraded
 from legible.nano.pool import Pool
 from legible.nano.recipe import RecognizerRecipe
 from legible.progress import progress
 from legible.train.checkpoint import load_parts, save_parts, shuffled_batches, stateless_generator
 from legible.train.log import RunLog
-
-GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601, as Pillow and OpenCV convert
 
 
 def build_network(folder: Path, name: str, network_params: dict[str, int]) -> nn.Module:
@@ -68,7 +67,7 @@ def train_recognizer(
         else:
             pixels = pool.pixels(picked)
         pixels = degraded(pixels, generator)
-        scores = model((pixels * GREY).sum(1, keepdim=True)).log_softmax(2).transpose(0, 1)
+        scores = model(to_grey(pixels)).log_softmax(2).transpose(0, 1)
         targets = torch.tensor([ALPHABET.index(c) + 1 for text in texts for c in text])
         lengths = torch.tensor([len(text) for text in texts])
         loss = F.ctc_loss(scores, targets, torch.full((len(texts),), len(scores)), lengths, zero_infinity=True)
@@ -95,7 +94,7 @@ def measure(model: nn.Module, held_out: Pool, margin: float | None) -> dict:
     pixels = held_out.pixels(everything)
     if margin is not None:
         pixels = held_out.regions(everything, torch.full((len(everything),), margin))
-    readings = greedy(model((pixels * GREY).sum(1, keepdim=True)))
+    readings = greedy(model(to_grey(pixels)))
     targets = [text.replace(" ", "") for text in held_out.texts]
     errors = sum(Levenshtein.distance(a, b) for a, b in zip(readings, targets, strict=True))
     exact = sum(a == b for a, b in zip(readings, targets, strict=True)) / len(targets)
