@@ -43,7 +43,9 @@ def save_training_data(path: Path, data: TrainingData) -> None:
     """Write the cache as one safetensors file, atomically."""
     tensors = {name: getattr(data, name).contiguous() for name in ("latents", "captions", "offsets", "boxes", "owners")}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"key": data.key, "texts": json.dumps(data.texts, ensure_ascii=False)})
+        # One entry only: safetensors writes several in an order that changes from one process to the next.
+        about = json.dumps({"key": data.key, "texts": data.texts}, ensure_ascii=False)
+        save_file(tensors, temporary, metadata={"legible": about})
 
 
 def load_training_data(path: Path) -> TrainingData:
@@ -55,7 +57,7 @@ def load_training_data(path: Path) -> TrainingData:
     try:
         with safe_open(path, "pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
-            metadata = stored.metadata()
-        return TrainingData(key=metadata["key"], texts=tuple(json.loads(metadata["texts"])), **tensors)
-    except (SafetensorError, FileNotFoundError, KeyError, TypeError) as error:
+            about = json.loads(stored.metadata()["legible"])
+        return TrainingData(key=about["key"], texts=tuple(about["texts"]), **tensors)
+    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the cache is missing or damaged ({error}); delete it to compute it again") from error
