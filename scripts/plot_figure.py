@@ -8,8 +8,17 @@ from pydantic import ValidationError
 
 from legible.config import Figures, FigureStyle, describe
 from legible.errors import UserError, run_cli
-from legible.figures import pictures, scores, training
-from legible.figures.inputs import read_metrics, read_scores, read_seeds, read_summary
+from legible.figures import evidence, pictures, scores, training
+from legible.figures.inputs import (
+    WEIGHTS,
+    read_curve,
+    read_drift,
+    read_gradients,
+    read_metrics,
+    read_scores,
+    read_seeds,
+    read_summary,
+)
 from legible.figures.style import save_figure
 from legible.render.dataset import load_images, load_table
 
@@ -24,6 +33,14 @@ def draw(name: str, results: Path, arms: list[str], style: FigureStyle, seeds: l
         return scores.cer_by_length(read_summary(results, arms), arms, style)
     if name == "training_curves":
         return training.training_curves(read_metrics(results, arms, seeds), arms, style)
+    if name == "learning_curves":
+        return evidence.learning_curves(read_curve(results), arms, style)
+    if name == "drift_tradeoff":
+        return evidence.drift_tradeoff(read_summary(results, arms), read_drift(results), arms, style)
+    if name == "gradient_reach":
+        return evidence.gradient_reach(read_gradients(results), style)
+    if name == "adaptive_weights":
+        return evidence.adaptive_weights(read_metrics(results, arms, seeds, WEIGHTS), arms, style)
     if name == "samples":
         return pictures.samples(results, read_scores(results), arms, style)
     if name == "best_and_worst":
@@ -46,7 +63,12 @@ def main() -> None:
     parser.add_argument("--style", default="{}", help="the figure's section of the configuration, as JSON")
     parser.add_argument("--results", required=True, type=Path, help="results/{experiment}")
     parser.add_argument("--arms", required=True, help="trained arms, separated by commas; among them diffusion_only")
-    parser.add_argument("--seeds", nargs="+", type=int, help="training seeds of training_curves; default: all found")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        help="training seeds of training_curves and adaptive_weights; default: all found",
+    )
     parser.add_argument("--output", required=True, type=Path, help="PNG to write; a PDF is written beside it")
     args = parser.parse_args()
     if args.output.suffix != ".png":

@@ -2,9 +2,11 @@
 
 import math
 import string
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import yaml
 from PIL import Image
 
@@ -69,18 +71,22 @@ def misspell(word: str, rate: float, rng: np.random.Generator) -> str:
     return "".join(spelt)
 
 
+def trained_arms(rates: dict[str, float]) -> list[str]:
+    """The arms among the models, in order."""
+    return [arm for arm in rates if arm != "base" and not arm.startswith("ceiling")]
+
+
 def spell_all(rates: dict[str, float], prompts: list[Prompt]) -> dict[str, list[dict]]:
     """Model → manifest rows with the spelt word in `spelt`."""
-    models = {arm: arm for arm in rates if arm not in ARMS}
-    models |= {f"{arm}-seed{seed}": arm for arm in ARMS for seed in SEEDS}
+    arms = trained_arms(rates)
+    models = {arm: arm for arm in rates if arm not in arms}
+    models |= {f"{arm}-seed{seed}": arm for arm in arms for seed in SEEDS}
     spelling = {}
     for model, arm in models.items():
         rows = []
         for i, prompt in enumerate(prompts):
             for seed in (0,) if arm.startswith("ceiling") else (0, 1):
-                rng = np.random.default_rng(
-                    [i, seed, int(model[-1]) if model[-1].isdigit() else 9, list(rates).index(arm)]
-                )
+                rng = np.random.default_rng([i, seed, int(model[-1]) if arm in arms else 9, list(rates).index(arm)])
                 row = {"file": f"{prompt.id}_s{seed}.png", "prompt_id": prompt.id, "image_seed": seed}
                 row |= {"prompt": prompt.prompt, "targets": list(prompt.targets), "kind": prompt.kind, "model": model}
                 rows.append(row | {"spelt": misspell(prompt.targets[0], rates[arm], rng)})
@@ -117,34 +123,98 @@ def write_scores(folder: Path, rates: dict[str, float], prompts: list[Prompt]) -
     return spelling
 
 
-def write_runs(folder: Path) -> None:
-    """metrics.jsonl and run.json of every run."""
-    for arm in ARMS:
+def write_runs(folder: Path, config: Config) -> None:
+    """metrics.jsonl and run.json of every run; λ of the second arm grows, gradients are measured at every 8th step."""
+    for place, arm in enumerate(config.arms):
         for seed in SEEDS:
             rng, rows = np.random.default_rng(seed), []
             for step in range(80):
                 noise = float(rng.normal(0, 0.04))
-                aux = 0.4 * math.exp(-step / 60) + noise if arm == "clip_region" and (step + 1) % 8 == 0 else None
-                loss = 0.5 + 0.2 * math.exp(-step / 30) + noise + (0.004 if arm == "clip_region" else 0)
+                aux = 0.4 * math.exp(-step / 60) + noise if place and (step + 1) % 8 == 0 else None
+                loss = 0.5 + 0.2 * math.exp(-step / 30) + noise + (0.004 if place else 0)
                 row = {"step": step, "loss_total": loss + 0.2 * (aux or 0), "loss_diffusion": loss, "loss_aux": aux}
                 row |= {"sigma_mean": 0.5, "grad_norm": 1 + 10 * abs(noise), "learning_rate": 2e-4}
+                measured = place and (step + 1) % 8 == 0
+                row["lambda"] = (0.2 + 0.01 * step if place == 1 else 0.2) if place else 0.0
+                row["grad_norm_diffusion"] = 1 + abs(noise) if measured else None
+                row["grad_norm_aux"] = 0.5 * place + abs(noise) if measured else None
+                row["grad_cosine"] = noise + 0.02 * place if measured else None
                 rows.append(row | {"seconds": 0.5 * (step + 1), "time": 1.7e9 + step})
             run = folder / "runs" / arm / f"seed{seed}"
             write_jsonl(run / "metrics.jsonl", rows)
             provenance = {"machine": "Test CPU (2 logical cores), Linux", "cores": 2, "versions": {"torch": "2.15.0"}}
-            counts = {"parameters_total": 5_100_000, "parameters_trained": 4_900_000, "wall_seconds": 40.0}
-            counts |= {"peak_memory_bytes": 1_500_000_000, "steps": 80, "key": "ab" * 32, "training": {}}
+            counts = {"parameters_total": 5_100_000, "parameters_trained": 4_900_000, "wall_seconds": 40.0 + 4 * place}
+            counts |= {"peak_memory_bytes": 1_500_000_000, "steps": 80, "key": "ab" * 32}
+            counts["training"] = config.arm(arm).model_dump(mode="json", by_alias=True)
             write_json(run / "run.json", {"arm": arm, "seed": seed, **counts, **provenance})
 
 
-def make_results(folder: Path, rates: dict[str, float] | None = None, extra: str = "", pictures: bool = True) -> Path:
-    """The tree of results/{experiment} that figures and report read."""
-    prompts = make_prompts(extra)
-    spelling = write_scores(folder, rates or RATES, prompts)
-    write_runs(folder)
-    config = Config().model_dump(mode="json", by_alias=True)
-    config["arms"] = {arm: config["arms"][arm] for arm in ARMS}
-    write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+def write_drift(folder: Path, arms: Sequence[str]) -> None:
+    """scores/drift.csv: every arm drifts a little further than the one before it."""
+    rows = []
+    for metric, unit in {"rmse": 0.01, "dssim": 0.02, "clip_distance": 0.015, "kid": 0.003}.items():
+        control = 2 * unit
+        for place, arm in enumerate((*arms, "base_other_seed")):
+            value = 20 * unit if arm == "base_other_seed" else control + 0.3 * unit * place
+            delta = [value - control + step * unit for step in (0, -0.2, 0.2)] if place else [math.nan] * 3
+            row = {
+                "arm": arm,
+                "metric": metric,
+                "value": value,
+                "ci_low": value - unit / 2,
+                "ci_high": value + unit / 2,
+            }
+            row |= dict(zip(("delta_vs_control", "delta_low", "delta_high"), delta, strict=True))
+            rows.append(row | {"n_prompts": 20, "n_images": 40, "n_training_seeds": len(SEEDS)})
+    pd.DataFrame(rows).to_csv(folder / "scores" / "drift.csv", index=False)
+
+
+def write_curve(folder: Path, arms: Sequence[str], rates: dict[str, float]) -> None:
+    """scores/curve.csv: from the base model's rate to the arm's own; a step of a later arm takes longer."""
+    rows = []
+    for place, arm in enumerate(arms):
+        for seed in SEEDS:
+            for step in range(0, 81, 20):
+                for i, engine in enumerate(ENGINES):
+                    value = rates[arm] + (rates["base"] - rates[arm]) * math.exp(-step / 25) + 0.01 * seed + 0.02 * i
+                    row = {"arm": arm, "training_seed": seed, "step": step, "seconds": step * (0.5 + 0.05 * place)}
+                    row |= {"engine": engine, "prompt_set": "held_out", "value": value, "n_images": 30}
+                    rows.append(row)
+    table, keys = pd.DataFrame(rows), ["training_seed", "step", "engine"]
+    control = table[table["arm"] == "diffusion_only"].set_index(keys)["value"]
+    table["delta_vs_control"] = table["value"] - control.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
+    table.to_csv(folder / "scores" / "curve.csv", index=False)
+
+
+def write_gradients(folder: Path) -> None:
+    """gradients.csv: the second loss does not reach high noise."""
+    rows = []
+    for sigma in (1.0, 0.95, 0.9, 0.83, 0.75, 0.64, 0.5, 0.3):
+        for loss, reach in {"ctc": 1.0, "clip_region": 1 - sigma}.items():
+            row = {"loss": loss, "sigma": sigma, "grad_norm_diffusion": 0.5, "grad_norm_aux": 2 * reach}
+            rows.append(row | {"cosine": 0.1 * reach - 0.02, "loss_aux": 0.5})
+    pd.DataFrame(rows).to_csv(folder / "gradients.csv", index=False)
+
+
+def make_results(
+    folder: Path,
+    rates: dict[str, float] | None = None,
+    extra: str = "",
+    pictures: bool = True,
+    evidence: bool = True,
+) -> Path:
+    """The tree of results/{experiment} that figures and report read; `evidence`: with drift, curve and gradients."""
+    prompts, rates = make_prompts(extra), rates or RATES
+    spelling, arms = write_scores(folder, rates, prompts), trained_arms(rates)
+    raw = Config().model_dump(mode="json", by_alias=True)
+    ctc = {"aux": {"loss": "ctc", "lambda": 1.0, "every": 1}}
+    raw["arms"] = {arm: raw["arms"].get(arm, ctc) for arm in arms}
+    write_text(folder / "config.yaml", yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    write_runs(folder, Config.model_validate(raw))
+    if evidence:
+        write_drift(folder, arms)
+        write_curve(folder, arms, rates)
+        write_gradients(folder)
     if not pictures:
         return folder
     data, fonts = Data(), select_fonts(find_fonts(Fonts()), ("DejaVu Sans Bold", "DejaVu Serif Bold"))

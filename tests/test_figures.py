@@ -16,7 +16,7 @@ from PIL import Image
 
 from legible.config import Figures, FigureStyle
 from legible.errors import UserError
-from legible.figures import inputs, pictures, scores, training
+from legible.figures import evidence, inputs, pictures, scores, training
 from legible.figures.choose import changes, columns_of, pick_evenly, pick_extremes
 from legible.figures.page import break_name, mark_errors, resized
 from legible.figures.style import arm_colors, house_style, save_figure
@@ -39,12 +39,20 @@ def draw(name: str, results: Path, style: FigureStyle, arms=ARMS):
         return getattr(pictures, name)(results, inputs.read_scores(results), arms, style)
     if name == "training_curves":
         return training.training_curves(inputs.read_metrics(results, arms), arms, style)
+    if name == "learning_curves":
+        return evidence.learning_curves(inputs.read_curve(results), arms, style)
+    if name == "gradient_reach":
+        return evidence.gradient_reach(inputs.read_gradients(results), style)
+    if name == "adaptive_weights":
+        return evidence.adaptive_weights(inputs.read_metrics(results, arms, None, inputs.WEIGHTS), arms, style)
     if name == "dataset":
         path = results / "data" / "train.parquet"
         return pictures.dataset(load_table(path), load_images(path), load_images(path, "mask"), style)
     summary = inputs.read_summary(results, arms)
     if name == "cer_by_length":
         return scores.cer_by_length(summary, arms, style)
+    if name == "drift_tradeoff":
+        return evidence.drift_tradeoff(summary, inputs.read_drift(results), arms, style)
     return getattr(scores, name)(summary, inputs.read_seeds(results), arms, style)
 
 

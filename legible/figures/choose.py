@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from legible.errors import UserError
-from legible.figures.inputs import BASE, CEILINGS, CONTROL, with_control_first
+from legible.figures.inputs import BASE, CEILINGS, CONTROL, auxiliary_arms, with_control_first
 
 KEY = ["prompt_set", "prompt_id", "image_seed"]
+MOST = 3  # arms beside base and control in a figure that has room for a few
 
 
 def first_seed(scores: pd.DataFrame) -> int:
@@ -16,10 +17,31 @@ def first_seed(scores: pd.DataFrame) -> int:
     return int(scores["training_seed"].min())
 
 
-def columns_of(scores: pd.DataFrame, arms: Sequence[str]) -> dict[str, str]:
-    """Model (folder name) → heading of its column: our render, the base, the control, then the other arms."""
+def shown_arms(scores: pd.DataFrame, arms: Sequence[str], always: Sequence[str] = ()) -> list[str]:
+    """The control and the other arms in order; of more than `MOST`, those with the fewest errors, and `always`.
+
+    Errors count per character, as in the micro CER, over all pictures, engines and training seeds.
+    """
+    others = auxiliary_arms(with_control_first(arms))
+    if len(others) <= MOST:
+        return [CONTROL, *others]
+    length = scores["target"].str.len()
+    sums = pd.DataFrame({"wrong": scores["cer"] * length, "length": length}).groupby(arm_of(scores["model"])).sum()
+    error = sums["wrong"] / sums["length"]
+    ranked = sorted(others, key=lambda arm: (arm not in always, error.get(arm, np.inf), arm))
+    return [CONTROL, *(arm for arm in others if arm in ranked[:MOST])]
+
+
+def arm_of(models: pd.Series) -> pd.Series:
+    """Arms of models: the folder name without its training seed."""
+    return models.str.replace(r"-seed\d+$", "", regex=True)
+
+
+def columns_of(scores: pd.DataFrame, arms: Sequence[str], always: Sequence[str] = ()) -> dict[str, str]:
+    """Model (folder name) → heading of its column: our render, the base, then the arms of `shown_arms`."""
     seed = first_seed(scores)
-    trained = {f"{arm}-seed{seed}": f"{arm}\n(control)" if arm == CONTROL else arm for arm in with_control_first(arms)}
+    shown = shown_arms(scores, arms, always)
+    trained = {f"{arm}-seed{seed}": f"{arm}\n(control)" if arm == CONTROL else arm for arm in shown}
     return {CEILINGS[0]: "our own\nrender", BASE: BASE, **trained}
 
 

@@ -19,6 +19,7 @@ ARM_LABELS = {
     CONTROL: f"{CONTROL} (control, λ = 0)",
     "ceiling_render": "our own renders",
     "ceiling_vae": "our renders after the VAE",
+    "base_other_seed": "base, other noise (the scale)",
 }
 
 SUMMARY = (
@@ -31,6 +32,12 @@ SCORES = (
     *("file", "target", "reading", "cer"),
 )
 METRICS = ("step", "loss_diffusion", "loss_aux", "grad_norm")
+WEIGHTS = ("step", "lambda", "grad_norm_diffusion", "grad_norm_aux", "grad_cosine")
+DRIFT = ("arm", "metric", "value", "ci_low", "ci_high", "delta_vs_control", "delta_low", "delta_high")
+CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
+GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")
+# The pseudo-arm of drift.csv: how far apart unrelated pictures of the base model are.
+SCALE = "base_other_seed"
 
 
 def engine_label(engine: str) -> str:
@@ -38,9 +45,14 @@ def engine_label(engine: str) -> str:
     return ENGINE_LABELS.get(engine, engine)
 
 
+def is_placebo(arm: str) -> bool:
+    """Whether an arm was trained towards other samples' texts: what it gains is not what the loss says."""
+    return arm.endswith("_shuffled")
+
+
 def arm_label(arm: str) -> str:
     """An arm as figures and tables call it."""
-    return ARM_LABELS.get(arm, arm)
+    return ARM_LABELS.get(arm, f"{arm} (placebo)" if is_placebo(arm) else arm)
 
 
 def auxiliary_arms(arms: Sequence[str]) -> list[str]:
@@ -77,13 +89,13 @@ def check_columns(frame: pd.DataFrame, columns: Sequence[str], path: Path, stage
     return frame
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A table of the score stage with at least `columns`."""
+def read_csv(path: Path, columns: Sequence[str], stage: str = "score") -> pd.DataFrame:
+    """A table that `stage` makes, with at least `columns`."""
     try:
-        frame = pd.read_csv(require(path, "score"))
+        frame = pd.read_csv(require(path, stage))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a CSV table; delete it and run the score stage again") from error
-    return check_columns(frame, columns, path, "score")
+        raise UserError(f"{path}: not a CSV table; delete it and run the {stage} stage again") from error
+    return check_columns(frame, columns, path, stage)
 
 
 def read_summary(results: Path, arms: Sequence[str]) -> pd.DataFrame:
@@ -98,6 +110,21 @@ def read_summary(results: Path, arms: Sequence[str]) -> pd.DataFrame:
 def read_seeds(results: Path) -> pd.DataFrame:
     """scores/seeds.csv."""
     return read_csv(results / "scores" / "seeds.csv", SEEDS)
+
+
+def read_drift(results: Path) -> pd.DataFrame:
+    """scores/drift.csv: how far the pictures of text-free prompts moved away from the base model's."""
+    return read_csv(results / "scores" / "drift.csv", DRIFT, "drift")
+
+
+def read_curve(results: Path) -> pd.DataFrame:
+    """scores/curve.csv: micro CER at some steps of every training."""
+    return read_csv(results / "scores" / "curve.csv", CURVE, "curve")
+
+
+def read_gradients(results: Path) -> pd.DataFrame:
+    """gradients.csv: norms and cosine of both gradients, per loss and noise level, on the base model."""
+    return read_csv(results / "gradients.csv", GRADIENTS, "gradients")
 
 
 def read_scores(results: Path) -> pd.DataFrame:
@@ -144,11 +171,11 @@ def run_folders(results: Path, arms: Sequence[str], seeds: Sequence[int] | None)
 
 
 def read_metrics(
-    results: Path, arms: Sequence[str], seeds: Sequence[int] | None = None
+    results: Path, arms: Sequence[str], seeds: Sequence[int] | None = None, columns: Sequence[str] = METRICS
 ) -> dict[tuple[str, int], pd.DataFrame]:
-    """(arm, training seed) → metrics.jsonl, one row per optimiser step."""
+    """(arm, training seed) → metrics.jsonl, one row per optimiser step, with at least `columns`."""
     folders = run_folders(results, arms, seeds)
-    return {run: read_rows(folder / "metrics.jsonl", METRICS, "train") for run, folder in folders.items()}
+    return {run: read_rows(folder / "metrics.jsonl", columns, "train") for run, folder in folders.items()}
 
 
 def read_runs(results: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], dict]:

@@ -161,9 +161,15 @@ def samples(results: Path, scores: pd.DataFrame, arms: Sequence[str], style: Fig
     names = columns_of(scores, arms)
     title = (
         f"The same prompts and noise for every model: {len(keys)} prompts evenly from the list, not chosen by result.\n"
-        f"Image seed {keys[0][2]}, training seed {first_seed(scores)}"
+        f"Image seed {keys[0][2]}, training seed {first_seed(scores)}{note_of_choice(names, arms)}"
     )
     return picture_grid(load_rows(results, scores, keys, list(names)), list(names.values()), title, style)
+
+
+def note_of_choice(names: Sequence[str], arms: Sequence[str]) -> str:
+    """Words for the title where the columns do not hold all arms."""
+    shown = len(names) - 3  # beside the render, the base model and the control
+    return f"; the {shown} of {len(arms) - 1} arms with the fewest errors" if shown < len(arms) - 1 else ""
 
 
 def best_and_worst(results: Path, scores: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> Figure:
@@ -176,10 +182,10 @@ def best_and_worst(results: Path, scores: pd.DataFrame, arms: Sequence[str], sty
         page = Page(style.width, 0.4, style.dpi)
         page.text(0.1, 0.1, f"There is no arm beside the control {CONTROL}: nothing to compare.", fontsize=9)
         return page.figure
-    seed, names = first_seed(scores), columns_of(scores, arms)
+    seed = first_seed(scores)
     by_arm = {arm: changes(scores, f"{arm}-seed{seed}", f"{CONTROL}-seed{seed}") for arm in others}
     arm = max(others, key=lambda name: by_arm[name].abs().sum())
-    delta = by_arm[arm]
+    delta, names = by_arm[arm], columns_of(scores, arms, (arm,))
     gains, losses = pick_extremes(delta, style.examples)
     title = (
         f"Extremes, not typical cases: of {len(delta)} pictures (training seed {seed}), {(delta < 0).sum()} are read\n"

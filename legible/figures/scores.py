@@ -10,7 +10,17 @@ from matplotlib.ticker import MaxNLocator
 
 from legible.config import FigureStyle
 from legible.figures.inputs import BASE, CEILINGS, CONTROL, arm_label, auxiliary_arms, engine_label, with_control_first
-from legible.figures.style import INK, PALE, SMALL, arm_colors, house_style, light_grid, new_figure
+from legible.figures.style import (
+    INK,
+    MARKERS,
+    PALE,
+    SMALL,
+    arm_colors,
+    arm_rounds,
+    house_style,
+    light_grid,
+    new_figure,
+)
 
 METRIC = "cer_micro"
 LEGEND = "bar: bootstrap interval over prompts; rings: single training seeds"
@@ -22,6 +32,12 @@ def select(frame: pd.DataFrame, **wanted: str) -> pd.DataFrame:
     for column, value in wanted.items():
         chosen &= frame[column] == value
     return frame[chosen]
+
+
+def best_arms(summary: pd.DataFrame, arms: Sequence[str], count: int) -> list[str]:
+    """The `count` arms beside the control with the lowest micro CER, mean over engines and prompt sets, best first."""
+    error = select(summary, stratum="all", metric=METRIC).groupby("arm")["value"].mean()
+    return sorted(auxiliary_arms(arms), key=lambda arm: (error[arm], arm))[:count]
 
 
 def panel_keys(summary: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -51,7 +67,7 @@ def cer_by_arm(summary: pd.DataFrame, seeds: pd.DataFrame, arms: Sequence[str], 
         arms: trained arms.
         style: size and colours.
     """
-    order, colors = [BASE, *with_control_first(arms)], arm_colors(arms, style)
+    order, colors, rounds = [BASE, *with_control_first(arms)], arm_colors(arms, style), arm_rounds(arms, style)
     sets, engines = panel_keys(summary)
     overall = select(summary, stratum="all", metric=METRIC)
     figure = new_figure(style, len(sets) * (1.2 + 0.45 * len(order)))
@@ -62,7 +78,15 @@ def cer_by_arm(summary: pd.DataFrame, seeds: pd.DataFrame, arms: Sequence[str], 
         own = select(overall, prompt_set=prompt_set, engine=engine).set_index("arm")
         for y, arm in enumerate(order):
             value, low, high = own.loc[arm, ["value", "ci_low", "ci_high"]]
-            axes.errorbar(value, y, xerr=whiskers(value, low, high), fmt="o", color=colors[arm], capsize=3, ms=6)
+            axes.errorbar(
+                value,
+                y,
+                xerr=whiskers(value, low, high),
+                fmt=MARKERS[rounds[arm] % 7],
+                color=colors[arm],
+                capsize=3,
+                ms=6,
+            )
             axes.annotate(f"{value:.3f}", (value, y), (0, 7), textcoords="offset points", ha="center", fontsize=SMALL)
             runs = select(seeds, stratum="all", metric=METRIC, prompt_set=prompt_set, engine=engine, arm=arm)
             if arm != BASE and len(runs):
@@ -154,8 +178,13 @@ def signed(value: float) -> str:
 
 @house_style()
 def cer_by_length(summary: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> Figure:
-    """Micro CER by the length of the target, one line per arm; one panel per engine, prompt sets below one another."""
-    order, colors = [BASE, *with_control_first(arms)], arm_colors(arms, style)
+    """Micro CER by the length of the target, one line per arm; one panel per engine, prompt sets below one another.
+
+    Of more than three arms beside the control the two with the lowest CER are shown: more lines cannot be told apart.
+    """
+    colors, others = arm_colors(arms, style), auxiliary_arms(with_control_first(arms))
+    best = others if len(others) <= 3 else best_arms(summary, arms, 2)
+    order = [BASE, CONTROL, *(arm for arm in others if arm in best)]
     sets, engines = panel_keys(summary)
     rows = summary[(summary["metric"] == METRIC) & summary["stratum"].str.startswith("length=")]
     rows = rows.assign(length=rows["stratum"].str.removeprefix("length=").astype(int))
@@ -173,8 +202,8 @@ def cer_by_length(summary: pd.DataFrame, arms: Sequence[str], style: FigureStyle
                 x, own["value"], yerr=np.array(lengths)[:, :, 0].T, fmt="o^sDvPX"[place % 7] + "-", color=colors[arm],
                 ms=4.5, capsize=2, linewidth=1, label=arm_label(arm),
             )  # fmt: skip
-        best = select(rows, prompt_set=prompt_set, engine=engine, arm=CEILINGS[0]).sort_values("length")
-        axes.plot(best["length"], best["value"], ":", color=PALE, linewidth=1.2, label=arm_label(CEILINGS[0]))
+        ceiling = select(rows, prompt_set=prompt_set, engine=engine, arm=CEILINGS[0]).sort_values("length")
+        axes.plot(ceiling["length"], ceiling["value"], ":", color=PALE, linewidth=1.2, label=arm_label(CEILINGS[0]))
         counts = select(rows, prompt_set=prompt_set, engine=engine, arm=CONTROL).sort_values("length")
         ticks = [f"{n}\n({p})" for n, p in zip(counts["length"], counts["n_prompts"], strict=True)]
         axes.set_xticks(counts["length"], ticks)
@@ -184,5 +213,9 @@ def cer_by_length(summary: pd.DataFrame, arms: Sequence[str], style: FigureStyle
     figure.supxlabel("characters of the target (number of prompts)", fontsize=9)
     labelled = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
     labels = [arm_label(arm) for arm in (*order, CEILINGS[0])]
-    figure.legend([labelled[label] for label in labels], labels, loc="outside upper center", ncols=min(4, len(labels)))
+    title = f"Base model, control, and the {len(best)} of {len(others)} arms with the lowest error rate"
+    figure.legend(
+        [labelled[label] for label in labels], labels, loc="outside upper center", ncols=min(4, len(labels)),
+        title=title if len(best) < len(others) else None,
+    )  # fmt: skip
     return figure
