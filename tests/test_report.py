@@ -65,7 +65,7 @@ def results(tmp_path_factory) -> Path:
     return add_figures(make_results(tmp_path_factory.mktemp("results"), extra=ATTACK))
 
 
-def build(results: Path) -> str:
+def build(results: Path, figures=tuple(Figures.model_fields), drift: bool = True) -> str:
     config = load(results / "config.yaml")
     return report.build(
         results,
@@ -75,6 +75,8 @@ def build(results: Path) -> str:
         inputs.read_seeds(results),
         inputs.read_scores(results),
         inputs.read_runs(results, ARMS, SEEDS),
+        figures,
+        inputs.read_drift(results) if drift else None,
     )
 
 
@@ -216,9 +218,57 @@ def test_prompts_are_text_and_never_markup(page):
 
 
 def test_every_figure_has_its_place_and_its_caption():
-    assert {name for name, _ in report.FIGURES} == set(Figures.model_fields)
-    for name in (*Figures.model_fields, "workflow", "report", "summary"):
+    assert {name for name, _ in report.FIGURES} >= set(Figures.model_fields)
+    for name in (*dict(report.FIGURES), "workflow", "report", "summary"):
         assert len((report.RESOURCES / f"{name}.rst").read_text(encoding="utf-8")) > 100
+
+
+def test_only_the_figures_asked_for_are_shown_in_the_reports_order(results):
+    page = build(results, ("samples", "delta_to_control"))
+    assert re.findall(r'<h2 id="(samples|delta_to_control|cer_by_arm)"', page) == ["delta_to_control", "samples"]
+    assert len(Page(page).addresses) == 2
+    with pytest.raises(UserError, match="--figures: pie: unknown figure"):
+        build(results, ("pie",))
+
+
+def test_by_default_the_drawn_figures_are_shown(results):
+    path = results / "figures" / "samples.png"
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        assert set(report.drawn_figures(results)) == set(Figures.model_fields) - {"samples"}
+    finally:
+        path.write_bytes(content)
+
+
+def test_drift_stands_beside_the_gain(results, page):
+    rows = Page(page).tables["guard"]
+    assert rows[0] == ["Pictures of", *report.guard_columns(["rapidocr", "easyocr"])]
+    found = {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[1:]}
+    drift, summary = inputs.read_drift(results), inputs.read_summary(results, ARMS)
+    moved = drift[(drift["arm"] == "clip_region") & (drift["metric"] == "dssim")].iloc[0]
+    numbers = [float(x) for x in re.findall(r"[+-]?\d+\.\d+", found["clip_region"]["DSSIM ↓"].replace("−", "-"))]
+    assert numbers == pytest.approx(
+        [moved[c] for c in ("value", "delta_vs_control", "delta_low", "delta_high")], abs=5e-4
+    )
+    extra = summary[(summary["stratum"] == "all") & (summary["metric"] == "extra_text_rate")]
+    extra = extra[(extra["arm"] == "clip_region") & (extra["engine"] == "rapidocr")].iloc[0]
+    assert found["clip_region"]["extra text ↓, RapidOCR"].startswith(f"{extra.value:.3f} (")
+    assert found["base (not fine-tuned)"]["KID ↓"] == "–"
+    scale = drift[(drift["arm"] == "base_other_seed") & (drift["metric"] == "dssim")].iloc[0]
+    assert found["base, other noise (the scale)"]["DSSIM ↓"].startswith(f"{scale.value:.3f}")
+    without = build(results, drift=False)
+    assert "Reward hacking?" in page
+    assert "Reward hacking?" not in without
+    assert "Only legibility is measured" in without
+    assert "Only legibility is measured" not in page
+
+
+def test_the_tests_show_both_p_values(results, page):
+    rows = Page(page).tables["tests"]
+    summary = inputs.read_summary(results, ARMS)
+    exact = summary[(summary["stratum"] == "all") & (summary["metric"] == "exact") & (summary["arm"] == "clip_region")]
+    assert [row[3:] for row in rows[1:]] == [[f"{r.p_value:.3g}", f"{r.p_holm:.3g}"] for r in exact.itertuples()]
 
 
 def test_limits_follow_the_configuration(results):
@@ -234,9 +284,9 @@ def test_limits_follow_the_configuration(results):
     assert "fewer than three" not in text
 
 
-def run(results: Path, output: Path) -> subprocess.CompletedProcess:
+def run(results: Path, output: Path, figures=tuple(Figures.model_fields)) -> subprocess.CompletedProcess:
     command = [sys.executable, "scripts/build_report.py", "--results", str(results), "--output", str(output)]
-    command += ["--config", str(results / "config.yaml")]
+    command += ["--config", str(results / "config.yaml"), "--figures", *figures]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})
 
 

@@ -14,6 +14,7 @@ from legible.figures.inputs import (
     BASE,
     CEILINGS,
     CONTROL,
+    SCALE,
     arm_label,
     auxiliary_arms,
     check_columns,
@@ -37,12 +38,20 @@ COLUMNS = {
 FIGURES = (
     ("delta_to_control", "Difference to the control"),
     ("cer_by_arm", "Character error rate"),
+    ("drift_tradeoff", "What it costs the pictures"),
+    ("learning_curves", "In equal steps and in equal time"),
     ("samples", "The same prompts, side by side"),
     ("best_and_worst", "Where it helps and hurts most"),
     ("cer_by_length", "Short and long words"),
+    ("gradient_reach", "How far each loss reaches"),
+    ("adaptive_weights", "How strong each loss was"),
     ("training_curves", "How training went"),
     ("dataset", "What it was trained on"),
 )
+
+
+# Column of drift.csv → what it is called; all are distances to the base model's pictures.
+DRIFTS = {"dssim": "DSSIM ↓", "clip_distance": "CLIP distance ↓", "kid": "KID ↓"}
 
 
 def interval(value: float, low: float, high: float) -> str:
@@ -65,6 +74,38 @@ def summary_rows(summary: pd.DataFrame, arms: Sequence[str], prompt_set: str) ->
         for arm in found
         for engine in sorted(rows["engine"].unique())
     ]
+
+
+def with_delta(value: float, delta: float, low: float, high: float) -> str:
+    """A value and its difference to the control with its interval; the value alone where there is no difference."""
+    bounds = "" if pd.isna(low) or pd.isna(high) else f" [{signed(low)}, {signed(high)}]"
+    return f"{value:.3f}" + ("" if pd.isna(delta) else f" ({signed(delta)}{bounds})")
+
+
+def guard_rows(summary: pd.DataFrame, drift: pd.DataFrame, arms: Sequence[str], prompt_set: str) -> list[dict]:
+    """What a gain may have been bought with: per model its CER, text that nobody asked for, and the drift of pictures.
+
+    Returns:
+        Rows with `arm` and `cells`: CER and extra-text rate per engine, then the drifts in `DRIFTS`.
+    """
+    columns = ["value", "delta_vs_control", "delta_low", "delta_high"]
+    rows = summary[(summary["stratum"] == "all") & (summary["prompt_set"] == prompt_set)]
+    read = {key: tuple(row) for key, row in rows.set_index(["arm", "engine", "metric"])[columns].iterrows()}
+    moved = {key: tuple(row) for key, row in drift.set_index(["arm", "metric"])[columns].iterrows()}
+    engines = sorted(rows["engine"].unique())
+    found = []
+    for arm in (BASE, *with_control_first(arms), SCALE):
+        cells = [read.get((arm, engine, metric)) for metric in ("cer_micro", "extra_text_rate") for engine in engines]
+        cells += [moved.get((arm, metric)) for metric in DRIFTS]
+        if any(cells):
+            found.append({"arm": arm_label(arm), "cells": [with_delta(*cell) if cell else "–" for cell in cells]})
+    return found
+
+
+def guard_columns(engines: Sequence[str]) -> list[str]:
+    """Headings of the cells of `guard_rows`."""
+    names = [engine_label(engine) for engine in sorted(engines)]
+    return [f"{what} ↓, {name}" for what in ("CER", "extra text") for name in names] + list(DRIFTS.values())
 
 
 def cost_rows(runs: Mapping[tuple[str, int], dict]) -> list[dict]:
@@ -95,8 +136,8 @@ def cost_rows(runs: Mapping[tuple[str, int], dict]) -> list[dict]:
     return rows
 
 
-def limits(config: Config, runs: Mapping[tuple[str, int], dict]) -> list[str]:
-    """What these numbers do not say, as far as the configuration tells."""
+def limits(config: Config, runs: Mapping[tuple[str, int], dict], drift: bool = False) -> list[str]:
+    """What these numbers do not say, as far as the configuration tells; `drift`: whether that was measured."""
     found = []
     total = max(run["parameters_total"] for run in runs.values())
     data = config.data
@@ -124,9 +165,8 @@ def limits(config: Config, runs: Mapping[tuple[str, int], dict]) -> list[str]:
         f"{seeds} training seed{'s' if seeds > 1 else ''} per arm: the intervals are about other prompts, not about "
         f"other training runs{'; fewer than three seeds say little about these' if seeds < 3 else ''}."
     )
-    if len(config.arms) > 2:
-        found.append("Several arms are compared with one control; the intervals are not corrected for their number.")
-    found.append("Only legibility is measured. Nothing here says whether the pictures changed in other respects.")
+    if not drift:
+        found.append("Only legibility is measured. Nothing here says whether the pictures changed in other respects.")
     found.append("Error rates depend on engines, normalisation and picture size: do not compare them across reports.")
     return found
 
@@ -159,6 +199,11 @@ def figure_entry(results: Path, name: str, title: str) -> dict:
     return {"name": name, "title": title, "uri": uri, "caption": " ".join(caption.split())}
 
 
+def drawn_figures(results: Path) -> list[str]:
+    """Names of the figures that were drawn for this experiment, in the report's order."""
+    return [name for name, _ in FIGURES if (results / "figures" / f"{name}.png").is_file()]
+
+
 def build(
     results: Path,
     config: Config,
@@ -167,6 +212,8 @@ def build(
     seeds: pd.DataFrame,
     scores: pd.DataFrame,
     runs: Mapping[tuple[str, int], dict],
+    figures: Sequence[str],
+    drift: pd.DataFrame | None = None,
 ) -> str:
     """The report as one self-contained HTML page.
 
@@ -178,12 +225,16 @@ def build(
         seeds: rows of seeds.csv.
         scores: rows of scores.parquet, for the versions of engines and normalisation.
         runs: (arm, training seed) → run.json.
+        figures: names of the figures to show, whatever their order.
+        drift: rows of drift.csv, where the experiment has it.
 
     Raises:
-        UserError: a figure, its caption or a number is missing.
+        UserError: a figure, its caption or a number is missing, or a figure is unknown.
     """
     arms = with_control_first(list(config.arms))
-    check_columns(summary, ["arm", "p_value"], results / "scores" / "summary.csv", "score")
+    if unknown := sorted(set(figures) - {name for name, _ in FIGURES}):
+        raise UserError(f"--figures: {unknown[0]}: unknown figure; allowed are {', '.join(dict(FIGURES))}")
+    check_columns(summary, ["arm", "p_value", "p_holm"], results / "scores" / "summary.csv", "score")
     answers = []
     for prompt_set in sorted(summary["prompt_set"].unique()):
         verdicts = [judge(summary, seeds, arm, prompt_set) for arm in auxiliary_arms(arms)]
@@ -196,6 +247,7 @@ def build(
                 "engine": engine_label(row.engine),
                 "delta": f"{signed(row.delta_vs_control)} [{signed(row.delta_low)}, {signed(row.delta_high)}]",
                 "p": "–" if pd.isna(row.p_value) else f"{row.p_value:.3g}",
+                "p_holm": "–" if pd.isna(row.p_holm) else f"{row.p_holm:.3g}",
             }
             for row in exact.itertuples()
         ]
@@ -212,6 +264,7 @@ def build(
                 "seeds": int(size["n_training_seeds"]),
                 "rows": summary_rows(summary, arms, prompt_set),
                 "tests": tests,
+                "guard": [] if drift is None else guard_rows(summary, drift, arms, prompt_set),
             }
         )
     first = next(iter(runs.values()))
@@ -229,15 +282,16 @@ def build(
         results=f"results/{config.experiment}",
         answers=answers,
         columns=list(COLUMNS.values()),
+        guard_columns=guard_columns(summary["engine"].unique()),
         confidence=f"{config.scoring.confidence:.0%}",
         resamples=config.scoring.resamples,
         models=[model for model in columns_of(scores, arms) if model not in CEILINGS],
         judges=[engine_label(engine) for engine in sorted(scores["engine"].unique())],
         samples=sample_rows(results, scores, arms, config.figures.samples.examples),
-        figures=[figure_entry(results, name, title) for name, title in FIGURES],
+        figures=[figure_entry(results, name, title) for name, title in FIGURES if name in figures],
         costs=cost_rows(runs),
         machines=sorted({run["machine"] for run in runs.values()}),
-        limits=limits(config, runs),
+        limits=limits(config, runs, drift is not None),
         versions=versions,
         engines=engines,
         run_keys=[(arm, seed, run.get("key", "–")) for (arm, seed), run in runs.items()],
