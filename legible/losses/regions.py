@@ -67,3 +67,57 @@ def crop_regions(images: Tensor, owners: Tensor, boxes: Tensor, size: tuple[int,
         crops.append(sampled)
         rows.append(chosen)
     return torch.cat(crops)[torch.cat(rows).argsort()]
+
+
+def latent_windows(
+    latents: Tensor,
+    owners: Tensor,
+    boxes: Tensor,
+    factor: int,
+    margin: float,
+    context: int = 2,
+    aspect: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Windows of latents around text regions, so that only what a loss looks at must be decoded.
+
+    Args:
+        latents: [B, C, h, w]; gradients pass to them.
+        owners: [R], the image of each region.
+        boxes: [R, 4] as x0, y0, x1, y1 in pixels, half-open.
+        factor: pixels a latent cell, in both directions.
+        margin: pixels added around a region.
+        context: further cells on every side. A decoder looks beyond its cell, and so does the filter of
+            `crop_regions`.
+        aspect: width / height of the crops that will be taken; a region grows to it as in `crop_regions`, so that all
+            of the crop lies in the window. None: the region and its margin only.
+
+    Returns:
+        Windows [R, C, h', w'] of one size, the largest that a region needs and at most the whole latent, moved inside
+        the image where they would stick out; and the boxes [R, 4] in pixels of their window.
+    """
+    if not len(boxes):
+        return latents[owners.to(latents.device)], boxes
+    grown = torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1)
+    if aspect is not None:
+        grown = grown_boxes(boxes, margin, aspect)
+    first = (grown[:, :2] / factor).floor().long() - context  # as x, y
+    needed = (grown[:, 2:] / factor).ceil().long() + context - first
+    whole = torch.tensor([latents.shape[-1], latents.shape[-2]], device=boxes.device)
+    size = torch.minimum(needed.amax(0), whole)
+    # A region that needs less than the largest one stays in the middle of its window.
+    start = torch.minimum((first - (size - needed) // 2).clamp(min=0), whole - size)
+    (wide, high), places = size.tolist(), start.tolist()
+    windows = [
+        latents[owner, :, y : y + high, x : x + wide] for owner, (x, y) in zip(owners.tolist(), places, strict=True)
+    ]
+    return torch.stack(windows), boxes - factor * start.repeat(1, 2).to(boxes)
+
+
+def soft_limit(images: Tensor, knee: float = 0.9) -> Tensor:
+    """Values limited smoothly to (−1, 1): unchanged within ± knee (0 … 1), bent towards ± 1 by a tanh beyond it.
+
+    Unlike a clamp it leaves an overshooting pixel a gradient: at |x| = 1.2 and the usual knee still about 0.01.
+    """
+    room = 1.0 - knee
+    excess = (images.abs() - knee).clamp(min=0.0)
+    return torch.where(images.abs() <= knee, images, images.sign() * (knee + room * torch.tanh(excess / room)))
