@@ -1,23 +1,28 @@
-"""Draw the held-out prompt set of the nano experiment: short strings on small signs, none of them to be trained on.
+"""Draw a prompt set of short strings on small signs, none of them to be trained on; by default the held-out set.
 
-The same seed writes the same file. Every target fits on its sign, no target occurs inside another one, and no target
-takes more than a few words of the word lists out of the training text.
+The same arguments write the same file (tests/test_prompts.py and test_dataset.py hold those of the shipped sets). Every
+target fits on its sign, no target occurs inside another one or one of `--exclude`, and no target takes more than a few
+words of the word lists out of the training text.
 """
 
 import argparse
 import json
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 
-from legible.config import Data, Fonts, sections
-from legible.corpus.prompts import Prompt
+from legible.config import Data, sections
+from legible.corpus.prompts import ID, Prompt, load_prompts
 from legible.corpus.templates import PALETTE, caption
 from legible.corpus.words import DIGITS, LETTERS, read_words
-from legible.errors import UserError, run_cli
+from legible.errors import UserError, describe, run_cli
 from legible.io import write_jsonl
 from legible.render.fonts import Font, find_fonts, select_fonts
 from legible.render.sign import contrast_ratio, draw_sign
 
+Plan = dict[Literal["word", "rare", "nonword", "digits"], dict[PositiveInt, PositiveInt]]
 # Targets by kind and length: 20 of two characters, 35 of each length from three to six. No common word of two letters:
 # it would take every word that contains it out of the training text.
 PLAN = {
@@ -34,6 +39,8 @@ def draw_target(rng: np.random.Generator, kind: str, length: int, taken: list[st
     """A string of this kind and length that neither holds nor is held by one of `taken`."""
     listed = read_words("common") + read_words("rare")
     pool = [w for w in read_words("common" if kind == "word" else "rare") if len(w) == length]
+    if kind in ("word", "rare") and not pool:
+        raise UserError(f"--plan: {kind}: no listed word has {length} letters")
     for _ in range(TRIES):
         if kind in ("word", "rare"):
             target = pool[rng.integers(len(pool))]
@@ -61,23 +68,35 @@ def draft(rng: np.random.Generator, target: str, kind: str, data: Data, font: Fo
     return Prompt("draft", text, (target,), kind, font.name, color, background)
 
 
+def read_plan(text: str) -> Plan:
+    """The numbers of targets by kind and length, from JSON."""
+    try:
+        return TypeAdapter(Plan).validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"--plan: {describe(error)}") from error
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="JSON (inline or a file) with the sections fonts and data")
+    parser.add_argument("--plan", help='numbers of targets by kind and length as JSON, like {"word": {"4": 11}}')
+    parser.add_argument("--prefix", default="held_out", help="what the ids begin with")
+    parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="prompt sets whose targets are taken")
     parser.add_argument("--seed", type=int, default=2024)
     parser.add_argument("--output", default="resources/prompts/held_out.jsonl")
     args = parser.parse_args()
 
+    if not ID.fullmatch(args.prefix):
+        raise UserError(f"--prefix: '{args.prefix}' must consist of letters, digits, '_' and '-'")
+    plan = PLAN if args.plan is None else read_plan(args.plan)
     config = sections(args.config, "fonts", "data")
     data, font_config = config["data"], config["fonts"]
-    assert isinstance(data, Data)
-    assert isinstance(font_config, Fonts)
     fonts = select_fonts(find_fonts(font_config), font_config.train, font_config.held_out)
     rng = np.random.default_rng(args.seed)
-    slots = [(kind, length) for kind, by_length in PLAN.items() for length, n in by_length.items() for _ in range(n)]
+    slots = [(kind, length) for kind, by_length in plan.items() for length, n in by_length.items() for _ in range(n)]
     # Short targets first: the long ones can then avoid them.
     slots.sort(key=lambda slot: slot[1])
-    taken: list[str] = []
+    taken = [target for path in args.exclude for prompt in load_prompts(path) for target in prompt.targets]
     prompts: list[Prompt] = []
     for number, (kind, length) in enumerate(slots):
         prompt = None
@@ -91,7 +110,7 @@ def main() -> None:
     rows = []
     for number, i in enumerate(order):
         p = prompts[i]
-        row = {"id": f"held_out-{number:03d}", "prompt": p.prompt, "targets": list(p.targets), "kind": p.kind}
+        row = {"id": f"{args.prefix}-{number:03d}", "prompt": p.prompt, "targets": list(p.targets), "kind": p.kind}
         rows.append({**row, "font": p.font, "color": p.color, "background": p.background})
     write_jsonl(args.output, rows)
     print(json.dumps({"prompts": len(rows), "output": args.output}))

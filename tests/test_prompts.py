@@ -1,6 +1,9 @@
 """Prompt sets: one sentence for everything that can be wrong with them, and the shipped one keeps its promises."""
 
 import json
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -8,13 +11,22 @@ import pytest
 
 from legible.config import Data, Fonts
 from legible.corpus.prompts import Excluded, Prompt, load_prompts
-from legible.corpus.templates import PALETTE, quoted_strings
+from legible.corpus.templates import PALETTE, quoted_strings, vocabulary
 from legible.corpus.words import read_words
 from legible.errors import UserError
+from legible.nano.recipe import HELD_OUT_FONTS, TRAIN_FONTS
 from legible.render.fonts import find_fonts
 from legible.render.sign import contrast_ratio, draw_prompt
 
-HELD_OUT = Path(__file__).parents[1] / "resources" / "prompts" / "held_out.jsonl"
+ROOT = Path(__file__).parents[1]
+HELD_OUT, SHIFT, NO_TEXT = (ROOT / "resources" / "prompts" / f"{n}.jsonl" for n in ("held_out", "shift", "no_text"))
+SHIFT_FONTS = ["DejaVu Serif", "DejaVu Serif Italic", "DejaVu Sans Bold Oblique", "STIXGeneral", "cmb10"]
+SHIFT_PLAN = {
+    "word": {4: 7, 5: 9, 6: 11, 7: 17},
+    "rare": {4: 3, 5: 4, 6: 5, 7: 8},
+    "nonword": {4: 6, 5: 8, 6: 9, 7: 13},
+    "digits": {4: 4, 5: 4, 6: 5, 7: 7},
+}
 GOOD = {"id": "a-1", "prompt": 'a sign that says "GO"', "targets": ["GO"]}
 
 
@@ -63,6 +75,17 @@ def test_bad_prompt_files(tmp_path, rows, message):
     assert "\n" not in str(caught.value)
 
 
+def test_prompts_without_text_have_no_target(tmp_path):
+    row = {"id": "a", "prompt": "a sign on white", "targets": []}
+    (prompt,) = load_prompts(write(tmp_path, row), text=False)
+    assert (prompt.prompt, prompt.targets) == ("a sign on white", ())
+    for targets in (["GO"], None, "", [""]):
+        with pytest.raises(UserError, match="line 2: a prompt with a target; without text `targets` must be an empty"):
+            load_prompts(write(tmp_path, row, row | {"id": "b", "targets": targets}), text=False)
+    with pytest.raises(UserError, match="line 1: a prompt without a target"):
+        load_prompts(write(tmp_path, row))
+
+
 def test_a_missing_or_binary_prompt_file(tmp_path):
     with pytest.raises(UserError, match="no such prompt file"):
         load_prompts(tmp_path / "nowhere.jsonl")
@@ -105,11 +128,76 @@ def test_no_shipped_target_occurs_in_another_and_two_letter_targets_occur_in_no_
     assert not [t for t in targets if len(t) == 2 and any(t in word for word in words)]
 
 
-def test_every_shipped_prompt_can_be_drawn_as_it_says():
+@pytest.mark.parametrize("path", [HELD_OUT, SHIFT])
+def test_every_shipped_prompt_can_be_drawn_as_it_says(path):
     fonts = [font for font in find_fonts(Fonts()) if font.usable]
-    for prompt in load_prompts(HELD_OUT):
+    for prompt in load_prompts(path):
         assert quoted_strings(prompt.prompt) == list(prompt.targets)
         assert prompt.prompt.endswith(f" {prompt.color} letters on {prompt.background}")
         assert contrast_ratio(PALETTE[prompt.color], PALETTE[prompt.background]) >= 4.5
         sign = draw_prompt(prompt, Data(), fonts)
         assert (sign.lines, sign.font) == (prompt.targets, prompt.font)
+
+
+def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, f"scripts/{script}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_shift_set_is_what_the_script_writes(tmp_path):
+    config = {"fonts": {"train": SHIFT_FONTS}, "data": {"length": [4, 7]}}
+    path = tmp_path / "shift.jsonl"
+    arguments = ["--config", json.dumps(config), "--plan", json.dumps(SHIFT_PLAN), "--prefix", "shift"]
+    done = run("make_prompts.py", *arguments, "--exclude", HELD_OUT, "--output", path)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == SHIFT.read_bytes()
+
+
+def test_the_shift_set_is_longer_in_fonts_that_the_base_has_never_seen():
+    prompts = load_prompts(SHIFT)
+    assert len(prompts) == 120
+    planned = {(kind, length): n for kind, by_length in SHIFT_PLAN.items() for length, n in by_length.items()}
+    assert Counter((p.kind, len(p.targets[0])) for p in prompts) == planned
+    assert Counter(p.font for p in prompts) == dict.fromkeys(SHIFT_FONTS, 24)
+    assert not set(SHIFT_FONTS) & {*TRAIN_FONTS, *HELD_OUT_FONTS}
+    known = set(vocabulary())
+    assert all(set(p.prompt.replace(f'"{p.targets[0]}"', "").split()) <= known for p in prompts)
+
+
+def test_no_target_of_the_shift_set_occurs_in_another_one_of_either_set():
+    targets = [p.targets[0] for p in load_prompts(SHIFT)]
+    every = targets + [p.targets[0] for p in load_prompts(HELD_OUT)]
+    assert not [(a, b) for a in targets for b in every if a is not b and (a in b or b in a)]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ("{", "--plan: Invalid JSON"),
+        ('{"wrd": {"4": 1}}', "--plan: wrd.*'word', 'rare', 'nonword' or 'digits'"),
+        ('{"word": {"4": 0}}', "--plan: word.4: Input should be greater than 0, got 0"),
+        ('{"word": {"19": 1}}', "--plan: word: no listed word has 19 letters"),
+    ],
+)
+def test_a_bad_plan_is_named(tmp_path, plan, message):
+    path = tmp_path / "prompts.jsonl"
+    done = run("make_prompts.py", "--config", '{"fonts": {}, "data": {}}', "--plan", plan, "--output", path)
+    assert done.returncode == 2
+    assert re.search(message, done.stderr.splitlines()[-1])
+    assert not path.exists()
+
+
+def test_the_prompts_without_text_are_distinct_and_of_words_that_the_model_knows(tmp_path):
+    done = run("make_no_text_prompts.py", "--output", tmp_path / "no_text.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "no_text.jsonl").read_bytes() == NO_TEXT.read_bytes()
+    prompts = load_prompts(NO_TEXT, text=False)
+    assert len({p.prompt for p in prompts}) == len(prompts) == 64
+    assert len({p.background for p in prompts}) > 8
+    for prompt in prompts:
+        assert set(prompt.prompt.split()) <= set(vocabulary())
+        assert prompt.prompt.endswith(f" on {prompt.background}")
+        assert prompt.color is None or f" {prompt.color} " in prompt.prompt
+        assert quoted_strings(prompt.prompt) == []
+    done = run("make_no_text_prompts.py", "--count", "0", "--output", tmp_path / "none.jsonl")
+    assert (done.returncode, "--count: 1 to" in done.stderr) == (2, True)

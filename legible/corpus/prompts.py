@@ -15,7 +15,7 @@ ID = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt and the strings that must be readable in its image.
+    """One prompt and the strings that must be readable in its image (none where it asks for no text).
 
     `font` ("family style"), `color` and `background` (palette names) say what the prompt asks for, where it does.
     """
@@ -29,8 +29,11 @@ class Prompt:
     background: str | None = None
 
 
-def load_prompts(path: str | Path, limit: int | None = None) -> tuple[Prompt, ...]:
+def load_prompts(path: str | Path, limit: int | None = None, *, text: bool = True) -> tuple[Prompt, ...]:
     """Read a prompt set, at most `limit` prompts, in file order.
+
+    Args:
+        text: every prompt asks for text and has targets; without, none of them may: `targets` is an empty list.
 
     Raises:
         UserError: no such file, no prompt in it, a line that is no valid prompt, or an id that occurs twice.
@@ -41,7 +44,7 @@ def load_prompts(path: str | Path, limit: int | None = None) -> tuple[Prompt, ..
         raise UserError(f"{path}: no such prompt file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text") from error
-    prompts = [parse_prompt(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    prompts = [parse_prompt(line, f"{path}, line {n}", text) for n, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise UserError(f"{path}: no prompt in it; one JSON object a line is needed, with id, prompt and targets")
     seen: set[str] = set()
@@ -53,8 +56,8 @@ def load_prompts(path: str | Path, limit: int | None = None) -> tuple[Prompt, ..
     return tuple(prompts[:limit])
 
 
-def parse_prompt(line: str, where: str) -> Prompt:
-    """One line of a prompt file; `where` (file and line) begins every error."""
+def parse_prompt(line: str, where: str, text: bool = True) -> Prompt:
+    """One line of a prompt file, with or without text; `where` (file and line) begins every error."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -64,7 +67,10 @@ def parse_prompt(line: str, where: str) -> Prompt:
     if unknown := sorted(set(row) - set(KEYS)):
         raise UserError(f"{where}: unknown key '{unknown[0]}'; allowed are {', '.join(KEYS)}")
     targets = row.get("targets")
-    if not isinstance(targets, list) or not targets or not all(isinstance(t, str) and t.strip() for t in targets):
+    if not text and targets != []:
+        raise UserError(f"{where}: a prompt with a target; without text `targets` must be an empty list")
+    listed = isinstance(targets, list) and bool(targets) and all(isinstance(t, str) and t.strip() for t in targets)
+    if text and not listed:
         raise UserError(f"{where}: a prompt without a target; `targets` must be a list of non-empty strings")
     # An id becomes part of a file name.
     if not isinstance(row.get("id"), str) or not ID.fullmatch(row["id"]):
