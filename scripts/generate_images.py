@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="JSON with the sections model, generation, data")
     parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--no-text", action="store_true", help="the prompts ask for no text: none may have a target")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--weights", type=Path, help="fine-tuned weights; without: the base model")
     parser.add_argument("--model-name", required=True, help="how the manifest calls the model")
@@ -35,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = sections(arguments.config, "model", "generation", "data")
     generation, data = config["generation"], config["data"]
-    prompts = load_prompts(arguments.prompts, arguments.limit)
+    prompts = load_prompts(arguments.prompts, arguments.limit, text=not arguments.no_text)
     model = open_model(
         config["model"], ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"), arguments.threads
     )
@@ -65,6 +66,7 @@ def main() -> None:
                     "prompt": prompt.prompt,
                     "targets": list(prompt.targets),
                     "kind": prompt.kind,
+                    "font": prompt.font,
                     "model": arguments.model_name,
                     "sha256": sha256_file(arguments.output_dir / file),
                 }

@@ -4,11 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from legible.config import EasyOcr, RapidOcr, raw_sections, sections
 from legible.errors import UserError, run_cli
-from legible.io import read_jsonl, sha256_file, write_jsonl
+from legible.io import read_jsonl, write_jsonl
+from legible.metrics.files import open_image
 from legible.ocr import Reading, open_engine
 from legible.progress import progress
 
@@ -21,20 +20,6 @@ def engine_section(name: str, text: str) -> RapidOcr | EasyOcr:
     if section is None:
         raise UserError(f"ocr.{name}: no section for this engine")
     return section
-
-
-def open_image(path: Path, digest: str | None) -> Image.Image:
-    """The decoded image, checked against the hash in its manifest."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such image, although its manifest lists it; generate it again") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({error}); generate it again") from error
-    if digest is not None and sha256_file(path) != digest:
-        raise UserError(f"{path}: its content is not what its manifest recorded (SHA-256); generate it again")
-    return image
 
 
 def as_row(reading: Reading) -> dict:

@@ -37,7 +37,8 @@ def main() -> None:
         with atomic_path(target) as path:
             Image.fromarray(sign.image).save(path, format="PNG")
         row = {"file": target.name, "prompt_id": prompt.id, "image_seed": 0, "prompt": prompt.prompt}
-        row |= {"targets": list(prompt.targets), "kind": prompt.kind, "model": "ceiling_render"}
+        row |= {"targets": list(prompt.targets), "kind": prompt.kind, "font": prompt.font}
+        row["model"] = "ceiling_render"
         rows.append({**row, "sha256": sha256_file(target), "boxes": [list(box) for box in sign.line_boxes]})
     write_jsonl(folder / "manifest.jsonl", rows)
     print(f"{len(rows)} images in {folder}")

@@ -12,9 +12,10 @@ import pytest
 from legible.config import Scoring
 from legible.errors import UserError
 from legible.io import write_jsonl
-from legible.metrics.scores import DTYPES, parse_model, score_images
+from legible.metrics.characters import character_errors
+from legible.metrics.scores import DTYPES, kind_of_characters, parse_model, score_images
 from legible.metrics.statistics import exact_mcnemar
-from legible.metrics.summary import METRICS, by_training_seed, summarise
+from legible.metrics.summary import METRICS, by_training_seed, summarise, with_holm
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORING = Scoring(resamples=300)
@@ -34,6 +35,7 @@ def image(prompt: int, seed: int, targets: list[str] | None = None) -> dict:
         "image_seed": seed,
         "targets": targets or [TARGETS[prompt]],
         "kind": KINDS[prompt],
+        "font": "cmss10" if prompt == 1 else None,
     }
 
 
@@ -162,7 +164,11 @@ def test_the_summary_by_hand(scores):
     assert arm["value"] == pytest.approx(1 / 18)
     assert arm["delta_vs_control"] == pytest.approx(-1.5 / 18)
     assert arm["delta_low"] <= arm["delta_vs_control"] <= arm["delta_high"]
+    assert arm["relative_delta"] == pytest.approx(-1.5 / 2.5)
+    assert np.isnan(control[["relative_delta", "relative_low", "relative_high"]].astype(float)).all()
     assert pick(summary, "base", "cer_micro")["delta_vs_control"] == pytest.approx((5 - 2.5) / 18)
+    assert pick(summary, "base", "cer_micro")["relative_delta"] == pytest.approx(1.0)
+    assert np.isnan(pick(summary, "clip_region", "no_detection_rate")["relative_delta"])
     assert pick(summary, "base", "cer_micro")["n_training_seeds"] == 0
     ceiling = pick(summary, "ceiling_render", "cer_micro")
     assert (ceiling["value"], ceiling["n_images"]) == (0, 6)
@@ -179,15 +185,32 @@ def test_the_summary_tests_prompts_and_corrects_over_strata(scores):
     tested = summary[summary["p_value"].notna()]
     assert set(tested["metric"]) == {"exact"}
     assert set(tested["arm"]) == {"base", "clip_region"}
+    # OPEN, AB and XY improved, EXIT fell; the family is one auxiliary arm × two engines.
     overall = pick(summary, "clip_region", "exact")
-    # OPEN, AB and XY improved, EXIT fell.
-    assert overall["p_value"] == overall["p_holm"] == exact_mcnemar(3, 1)
+    assert (overall["p_value"], overall["p_holm"]) == (exact_mcnemar(3, 1), min(1, 2 * exact_mcnemar(3, 1)))
+    base = pick(summary, "base", "exact")
+    assert base["p_holm"] == base["p_value"] == exact_mcnemar(0, 1)
     assert (tested["p_holm"] >= tested["p_value"]).all()
+
+
+def test_holm_is_over_the_auxiliary_arms_and_engines_of_a_prompt_set_and_over_the_strata_of_an_arm():
+    def row(stratum: str, arm: str, engine: str, p_value: float, prompt_set: str = "held_out") -> dict:
+        names = {"stratum": stratum, "arm": arm, "engine": engine, "prompt_set": prompt_set, "metric": "exact"}
+        return names | {"p_value": p_value, "n_prompts": 1, "n_images": 1, "n_training_seeds": 1}
+
+    rows = [row("all", "base", "a", 0.5), row("all", "ctc", "a", 0.01), row("all", "ctc", "b", 0.04)]
+    rows += [row("all", "clip", "a", 0.02), row("all", "clip", "b", float("nan")), row("all", "ctc", "a", 0.3, "other")]
+    rows += [row("length=2", "ctc", "a", 0.01), row("font=any", "ctc", "a", 0.03), row("length=2", "clip", "a", 0.2)]
+    rows += [row("length=2", "base", "a", 0.02), row("font=any", "base", "a", 0.02)]
+    adjusted = with_holm(pd.DataFrame(rows))["p_holm"].tolist()
+    expected = [0.5, 0.03, 0.04, 0.04, float("nan"), 0.3, 0.02, 0.03, 0.2, 0.04, 0.04]
+    assert adjusted == pytest.approx(expected, nan_ok=True)
 
 
 def test_the_summary_is_complete_repeatable_and_equal_for_equal_engines(scores):
     summary = summarise(scores, SCORING)
     strata = ["all", "length=2", "length=4", "kind=digits", "kind=nonword", "kind=word"]
+    strata += ["font=any", "font=cmss10", "characters=digits", "characters=letters"]
     assert list(dict.fromkeys(summary["stratum"])) == strata
     assert list(dict.fromkeys(summary["arm"])) == ["base", "diffusion_only", "clip_region", "ceiling_render"]
     assert len(summary) == len(strata) * 4 * 2 * len(METRICS)
@@ -243,10 +266,69 @@ def test_readings_must_fit_their_images():
         score_images({("base", "held_out"): [row]}, {key: readings[key][:1]}, SCORING)
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("open", "letters"),
+        ("the e\u0301nd", "letters"),
+        ("24 7", "digits"),
+        ("a1", "mixed"),
+        ("a-b", "mixed"),
+        ("€5", "mixed"),
+    ],
+)
+def test_the_kind_of_a_targets_characters(text, kind):
+    assert kind_of_characters(text) == kind
+
+
+def test_the_font_is_the_manifests_or_any():
+    def font_of(row: dict) -> str:
+        manifests, readings = {("base", "s"): [row]}, {("rapidocr", "base", "s"): [read(row, piece("OPEN"))]}
+        return score_images(manifests, readings, SCORING)["font"].item()
+
+    row = image(0, 0)
+    assert font_of(row | {"font": "cmr10"}) == "cmr10"
+    assert font_of(row | {"font": None}) == font_of({k: v for k, v in row.items() if k != "font"}) == "any"
+
+
+def test_which_characters_go_wrong_and_what_stands_there_instead():
+    def one(target: str, text: str, number: int) -> tuple[dict, dict]:
+        row = image(number, 0, [target])
+        return row, read(row, *([piece(text)] if text else []))
+
+    pairs = [one("OPEN", "0PN", 0), one("OO", "0Q", 1), one("O", "Q", 2), one("NO ON", "NO ONX", 3), one("12", "", 4)]
+    images, read_rows = zip(*pairs, strict=True)
+    scores = score_images({("base", "s"): images}, {("rapidocr", "base", "s"): read_rows}, SCORING)
+    table = character_errors(scores, "lenient")
+    assert set(table[["arm", "engine", "prompt_set"]].itertuples(index=False, name=None)) == {("base", "rapidocr", "s")}
+    found = table.set_index("character")[["asked", "wrong", "substitute", "substituted"]]
+    # O: 1 + 2 + 1 + 2 times; read as 0 twice and as q twice, of which 0 comes first.
+    assert found.T.to_dict("list") == {
+        "1": [1, 1, "", 0],
+        "2": [1, 1, "", 0],
+        "e": [1, 1, "", 0],
+        "n": [3, 0, "", 0],
+        "o": [6, 4, "0", 2],
+        "p": [1, 0, "", 0],
+    }
+    assert table.set_index("character")["error_rate"]["o"] == pytest.approx(4 / 6)
+
+
+def test_the_edits_of_the_characters_are_those_of_the_scores(scores):
+    table = character_errors(scores, "lenient")
+    both = scores.groupby(["arm", "engine"])[["substitutions", "deletions", "reference_length"]].sum()
+    sums = table.groupby(["arm", "engine"])[["wrong", "asked"]].sum()
+    assert (sums["wrong"] == both["substitutions"] + both["deletions"]).all()
+    assert (sums["asked"] == both["reference_length"]).all()  # no target has a space
+
+
 def test_models_must_have_been_asked_for_the_same():
     manifests, readings = experiment({"base": TARGETS, "diffusion_only-seed0": TARGETS}, ("rapidocr",))
     manifests["base", "held_out"][0] = manifests["base", "held_out"][0] | {"targets": ["CLOSED"]}
     with pytest.raises(UserError, match="p0: models were asked for different targets"):
+        score_images(manifests, readings, SCORING)
+    manifests["base", "held_out"][0] |= {"targets": TARGETS[:1], "font": "cmr10"}
+    with pytest.raises(UserError, match="p0: models were asked for different targets or fonts"):
         score_images(manifests, readings, SCORING)
 
 
@@ -271,7 +353,9 @@ def test_the_script_writes_scores_summary_and_seeds(tmp_path, scores):
     assert written["training_seed"].isna().sum() == 2 * (12 + 6)
     summary = pd.read_csv(tmp_path / "scores" / "summary.csv")
     assert pick(summary, "clip_region", "cer_micro")["delta_vs_control"] == pytest.approx(-1.5 / 18, abs=1e-6)
-    assert len(pd.read_csv(tmp_path / "scores" / "seeds.csv")) == 6 * 6 * 2 * len(METRICS)
+    assert len(pd.read_csv(tmp_path / "scores" / "seeds.csv")) == 10 * 6 * 2 * len(METRICS)
+    characters = pd.read_csv(tmp_path / "scores" / "characters.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(characters, character_errors(scores, "lenient"), check_dtype=False, rtol=1e-5)
     assert "clip_region" in done.stdout
 
 

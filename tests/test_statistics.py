@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from legible.metrics.statistics import cluster_bootstrap, exact_mcnemar, holm, paired_bootstrap_delta, resample
+from legible.metrics.statistics import (
+    cluster_bootstrap,
+    exact_mcnemar,
+    holm,
+    paired_bootstrap_delta,
+    paired_bootstrap_relative,
+    resample,
+)
 
 
 def test_resamples_are_draws_with_replacement():
@@ -71,6 +78,37 @@ def test_the_delta_of_an_arm_to_itself_is_zero():
     values, ones = np.arange(10.0), np.ones(10)
     delta = paired_bootstrap_delta(values, ones, values, ones, resample(10, 100, np.random.default_rng(0)), 0.95)
     assert (delta.value, delta.low, delta.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_relative_difference_by_hand():
+    # Ratios 3/8 and 6/8; the resamples see 1/4 : 2/4 and 2/4 : 4/4.
+    arm, control, characters = np.array([1.0, 2.0]), np.array([2.0, 4.0]), np.array([4.0, 4.0])
+    weights = np.array([[2.0, 0.0], [0.0, 2.0]])
+    relative = paired_bootstrap_relative(arm, characters, control, characters, weights, 0.95)
+    assert (relative.value, relative.low, relative.high) == pytest.approx((-0.5, -0.5, -0.5))
+    # Resamples 1/2 − 1 and 6/4 − 1; their central half.
+    relative = paired_bootstrap_relative(np.array([1.0, 6.0]), characters, control, characters, weights, 0.5)
+    assert (relative.value, relative.low, relative.high) == pytest.approx((7 / 6 - 1, -0.25, 0.25))
+
+
+def test_a_relative_difference_does_not_depend_on_the_scale():
+    rng = np.random.default_rng(6)
+    arm, control, ones = rng.random(50), rng.random(50) + 0.5, np.ones(50)
+    weights = resample(50, 500, rng)
+    small = paired_bootstrap_relative(arm, ones, control, ones, weights, 0.9)
+    large = paired_bootstrap_relative(8 * arm, ones, 8 * control, ones, weights, 0.9)
+    assert (small.value, small.low, small.high) == pytest.approx((large.value, large.low, large.high))
+    assert small.low < small.value < small.high
+    assert small.value == pytest.approx(arm.mean() / control.mean() - 1)
+
+
+def test_there_is_no_relative_difference_to_zero_and_no_interval_where_a_resample_has_none():
+    ones, weights = np.ones(2), np.array([[2.0, 0.0], [1.0, 1.0]])
+    nothing = paired_bootstrap_relative(ones, ones, np.zeros(2), ones, weights, 0.95)
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
+    rare = paired_bootstrap_relative(ones, ones, np.array([0.0, 1.0]), ones, weights, 0.95)
+    assert rare.value == 1.0
+    assert np.isnan([rare.low, rare.high]).all()
 
 
 def test_a_single_prompt_has_no_interval():

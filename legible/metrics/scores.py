@@ -1,6 +1,7 @@
 """Scores: one row per image and engine. Which text was asked for, what was read, and how far apart they are."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -13,6 +14,7 @@ from legible.ocr import in_reading_order, to_reading
 from legible.progress import progress
 
 BASE, CONTROL, CEILINGS = "base", "diffusion_only", ("ceiling_render", "ceiling_vae")
+ANY_FONT = "any"  # of a prompt that names none
 TRAINED = re.compile(r"([a-z][a-z0-9_]*)-seed(\d+)")
 DTYPES = {
     "model": "str",
@@ -28,6 +30,8 @@ DTYPES = {
     "target": "str",
     "reading": "str",
     "kind": "str",
+    "font": "str",
+    "characters": "str",
     "length": "int64",
     "substitutions": "int64",
     "deletions": "int64",
@@ -58,7 +62,8 @@ def score_images(
     """Compare what every engine read in every image with what its prompt asked for.
 
     Args:
-        manifests: (model, prompt set) → rows with file, prompt_id, image_seed, targets and kind.
+        manifests: (model, prompt set) → rows with file, prompt_id, image_seed, targets and kind; with `font` where the
+            prompt asks for one.
         readings: (engine, model, prompt set) → rows of scripts/read_images.py for the same files.
         scoring: normalisation profile and cap of the CER.
 
@@ -156,6 +161,8 @@ def score_image(image: dict, read: dict, scoring: Scoring, where: str) -> dict:
         "target": target,
         "reading": reading,
         "kind": image["kind"],
+        "font": image.get("font") or ANY_FONT,
+        "characters": kind_of_characters(reference),
         "length": len(characters(reference.replace(" ", ""))),
         "substitutions": edits.substitutions,
         "deletions": edits.deletions,
@@ -178,12 +185,20 @@ def score_image(image: dict, read: dict, scoring: Scoring, where: str) -> dict:
     }
 
 
+def kind_of_characters(text: str) -> str:
+    """`letters` (accents are parts of letters), `digits`, or `mixed` for both or anything else; spaces do not count."""
+    categories = {unicodedata.category(c)[0] for c in text if not c.isspace()}
+    return "letters" if categories <= {"L", "M"} else "digits" if categories == {"N"} else "mixed"
+
+
 def check_same_prompts(scores: pd.DataFrame) -> None:
-    """A prompt asks every model for the same text; otherwise some images are older than their prompt set."""
-    asked = scores.groupby(["prompt_set", "prompt_id"], sort=False)[["target", "kind"]].nunique().max(axis=1)
+    """A prompt asks every model for the same; otherwise some images are older than their prompt set."""
+    asked = scores.groupby(["prompt_set", "prompt_id"], sort=False)[["target", "kind", "font"]].nunique().max(axis=1)
     if (asked > 1).any():
         prompt_set, prompt_id = asked[asked > 1].index[0]
-        raise UserError(f"{prompt_set}: {prompt_id}: models were asked for different targets; generate them all again")
+        raise UserError(
+            f"{prompt_set}: {prompt_id}: models were asked for different targets or fonts; generate them all again"
+        )
 
 
 def check_complete(scores: pd.DataFrame, arms: Sequence[str], seeds: Sequence[int]) -> None:

@@ -60,6 +60,32 @@ def paired_bootstrap_delta(
     return interval(value, arm - control, len(numerators), confidence)
 
 
+def paired_bootstrap_relative(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    control_numerators: np.ndarray,
+    control_denominators: np.ndarray,
+    weights: np.ndarray,
+    confidence: float,
+) -> Estimate:
+    """(Arm − control) / control of the same ratios, on the same prompts and the same resamples: −0.2 is a fifth less.
+
+    All arrays [P] in the same order of prompts, `weights` [R, P]. Everything is NaN where the control is 0, and the
+    bounds are where it is 0 in any of the resamples: leaving these out would hide how uncertain so rare an event is.
+    """
+    check(numerators, denominators, weights)
+    check(control_numerators, control_denominators, weights)
+    nan, control_value = float("nan"), float(control_numerators.sum() / control_denominators.sum())
+    if control_value == 0:
+        return Estimate(nan, nan, nan)
+    value = float(numerators.sum() / denominators.sum()) / control_value - 1
+    control = (weights @ control_numerators) / (weights @ control_denominators)
+    if not control.all():
+        return Estimate(value, nan, nan)
+    arm = (weights @ numerators) / (weights @ denominators)
+    return interval(value, arm / control - 1, len(numerators), confidence)
+
+
 def check(numerators: np.ndarray, denominators: np.ndarray, weights: np.ndarray) -> None:
     """Raise a ValueError unless the arrays are [P], [P] and [R, P] and the denominators positive."""
     if not numerators.shape == denominators.shape == weights.shape[1:] or not len(numerators):

@@ -15,6 +15,7 @@ from legible.metrics.statistics import (
     exact_mcnemar,
     holm,
     paired_bootstrap_delta,
+    paired_bootstrap_relative,
     resample,
 )
 
@@ -39,9 +40,9 @@ def summarise(scores: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
 
     Image seeds and training seeds are averaged within a prompt; intervals resample prompts. Columns: `value` with
     `ci_low`, `ci_high`; `delta_vs_control` (arm − `diffusion_only`, same prompts, same resamples) with `delta_low`,
-    `delta_high`, NaN for the control and the ceilings; `n_prompts`, `n_images`, `n_training_seeds`; and on the metric
-    `exact` the exact McNemar `p_value` of the delta (numbers of prompts that improved and fell), with `p_holm`
-    corrected over the strata of an arm (the stratum `all` is the primary comparison and stands for itself).
+    `delta_high`, and `relative_delta` (that difference / control) with `relative_low`, `relative_high`, all NaN for the
+    control and the ceilings; `n_prompts`, `n_images`, `n_training_seeds`; and on the metric `exact` the exact McNemar
+    `p_value` of the delta (numbers of prompts that improved and fell), with `p_holm` (see `with_holm`).
 
     Raises:
         UserError: an image is missing in one of the arms, or an arm or the control altogether.
@@ -108,9 +109,9 @@ def with_distance(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def strata(scores: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """All images, then those of each target length, then those of each kind of target."""
+    """All images, then those of each target length, kind of target, font asked for, and letters, digits or mixed."""
     yield ALL, scores
-    for column in ("length", "kind"):
+    for column in ("length", "kind", "font", "characters"):
         for value, part in scores.groupby(column, sort=True):
             yield f"{column}={value}", part
 
@@ -149,9 +150,11 @@ def measure(
     """Value, difference and p-value columns of one metric of one arm; `prompts` and `control` [P] in the same order."""
     own, nan = columns(metric, prompts), float("nan")
     value = cluster_bootstrap(*own, weights, confidence)
-    delta, p_value = Estimate(nan, nan, nan), nan
+    delta = relative = Estimate(nan, nan, nan)
+    p_value = nan
     if compare:
         delta = paired_bootstrap_delta(*own, *columns(metric, control), weights, confidence)
+        relative = paired_bootstrap_relative(*own, *columns(metric, control), weights, confidence)
     if compare and metric == "exact":
         change = prompts["exact"].to_numpy() - control["exact"].to_numpy()
         p_value = exact_mcnemar(int((change > 0).sum()), int((change < 0).sum()))
@@ -162,6 +165,9 @@ def measure(
         "delta_vs_control": delta.value,
         "delta_low": delta.low,
         "delta_high": delta.high,
+        "relative_delta": relative.value,
+        "relative_low": relative.low,
+        "relative_high": relative.high,
         "p_value": p_value,
     }
 
@@ -173,10 +179,17 @@ def generator(seed: int, prompt_set: str, stratum: str) -> np.random.Generator:
 
 
 def with_holm(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary with `p_holm` behind `p_value`, its counts last."""
+    """The summary with its counts and, last, `p_holm` behind `p_value`.
+
+    In the stratum `all` a family is every auxiliary arm × engine of a prompt set: the claims that are made. The base is
+    no claim and keeps its own p-value there. In the other strata a family is the strata of one arm and engine.
+    """
     summary["p_holm"] = summary["p_value"]
-    tested = summary[summary["p_value"].notna() & (summary["stratum"] != ALL)]
-    for _, family in tested.groupby(["arm", "engine", "prompt_set"]):
+    tested = summary[summary["p_value"].notna()]
+    overall = tested["stratum"] == ALL
+    families = [family for _, family in tested[overall & (tested["arm"] != BASE)].groupby("prompt_set")]
+    families += [family for _, family in tested[~overall].groupby(["arm", "engine", "prompt_set"])]
+    for family in families:
         summary.loc[family.index, "p_holm"] = holm(family["p_value"].tolist())
     counts = ["n_prompts", "n_images", "n_training_seeds"]
     measured = [column for column in summary.columns if column not in (*counts, "p_value", "p_holm")]
