@@ -45,7 +45,7 @@ def learning_curves(curve: pd.DataFrame, arms: Sequence[str], style: FigureStyle
     """
     order = [arm for arm in with_control_first(arms) if arm in set(curve["arm"])]
     if CONTROL not in order:
-        raise UserError(f"scores/curve.csv: the arm {CONTROL} is not in it; run the curve stage again")
+        raise UserError(f"scores/curve.csv: the arm {CONTROL} is not in it; run the score stage again")
     colors, rounds = arm_colors(arms, style), arm_rounds(arms, style)
     sets, engines = panel_keys(curve)
     rows = [(prompt_set, engine) for prompt_set in sets for engine in engines]
@@ -114,7 +114,7 @@ def drift_tradeoff(
     measured = drift[drift["metric"] == metric].set_index("arm")
     order, colors, rounds = [BASE, *with_control_first(arms)], arm_colors(arms, style), arm_rounds(arms, style)
     if missing := [arm for arm in order[1:] if arm not in measured.index]:
-        raise UserError(f"scores/drift.csv: {missing[0]} has no {metric}; run the drift stage again")
+        raise UserError(f"scores/drift.csv: {missing[0]} has no {metric}; run the score stage again")
     sets, engines = panel_keys(summary)
     panels = [(prompt_set, engine) for prompt_set in sets for engine in engines]
     overall = select(summary, stratum="all", metric=METRIC)

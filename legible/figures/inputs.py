@@ -114,17 +114,17 @@ def read_seeds(results: Path) -> pd.DataFrame:
 
 def read_drift(results: Path) -> pd.DataFrame:
     """scores/drift.csv: how far the pictures of text-free prompts moved away from the base model's."""
-    return read_csv(results / "scores" / "drift.csv", DRIFT, "drift")
+    return read_csv(results / "scores" / "drift.csv", DRIFT)
 
 
 def read_curve(results: Path) -> pd.DataFrame:
     """scores/curve.csv: micro CER at some steps of every training."""
-    return read_csv(results / "scores" / "curve.csv", CURVE, "curve")
+    return read_csv(results / "scores" / "curve.csv", CURVE)
 
 
 def read_gradients(results: Path) -> pd.DataFrame:
     """gradients.csv: norms and cosine of both gradients, per loss and noise level, on the base model."""
-    return read_csv(results / "gradients.csv", GRADIENTS, "gradients")
+    return read_csv(results / "gradients.csv", GRADIENTS, "measure_gradients")
 
 
 def read_scores(results: Path) -> pd.DataFrame:
