@@ -1,0 +1,65 @@
+"""What an arm is, in words, from its configuration and never from its name."""
+
+from collections.abc import Mapping
+
+# Loss (training.aux.loss) → what it asks of the decoded picture.
+LOSSES = {
+    "clip_region": "cosine distance in CLIP between the crop of a text region and the string that should stand there",
+    "clip_contrastive": "CLIP must prefer the right string for a region to strings one edit away",
+    "recognizer_feature": "a region's features in a frozen text recogniser must be those of the clean picture's region",
+    "ctc": "likelihood of the target string under a frozen text recogniser",
+    "glyph_mask": "the diffusion loss once more, on the glyphs' pixels alone; nothing is decoded, no model judges",
+    "char_segmentation": "a small frozen network must find each character in its place, in the latent itself",
+}
+NEVER_NAMED = ("aux", "threads", "checkpoint_every", "snapshots")  # they change no result, or have words of their own
+
+
+def describe_arm(training: Mapping, control: Mapping) -> str:
+    """An arm's auxiliary loss, and where its training differs from the control's beside that.
+
+    Args:
+        training: the `training` section of the arm's run.json.
+        control: the same of the control.
+    """
+    parts = [describe_aux(training.get("aux", {}))]
+    for key in sorted({*training, *control} - set(NEVER_NAMED)):
+        if training.get(key) != control.get(key):
+            parts.append(f"{key} = {training.get(key)} (control: {control.get(key)})")
+    return "; ".join(parts)
+
+
+def describe_aux(aux: Mapping) -> str:
+    """An auxiliary loss as configured: which, how strong, how often, at which noise levels, towards which text."""
+    loss, weight = aux.get("loss", "none"), float(aux.get("lambda", 0.0))
+    if loss == "none" or weight == 0:
+        return "no auxiliary loss"
+    name = loss if isinstance(loss, str) else " + ".join(f"{share:g} · {part}" for part, share in loss.items())
+    every = int(aux.get("every", 8))
+    parts = [name, describe_lambda(aux, weight), "at every step" if every == 1 else f"every {every} steps"]
+    low, high = aux.get("sigma_window", (0.0, 1.0))
+    if (low, high) != (0.0, 1.0):
+        parts.append(f"at noise levels {low:g} ≤ σ ≤ {high:g} only")
+    if aux.get("sigma_sampling", "shared") == "window":
+        parts.append("σ of its steps drawn evenly from there")
+    if aux.get("sigma_weight", "none") == "signal":
+        parts.append("weighted by (1−σ)²/((1−σ)²+σ²)")
+    if aux.get("region", "image") == "crop":
+        parts.append("decoding the text regions only")
+    if aux.get("soft_range", False):
+        parts.append("pixels limited softly")
+    if aux.get("targets", "own") == "shuffled":
+        parts.append("towards another sample's text")
+    return ", ".join(parts)
+
+
+def describe_lambda(aux: Mapping, weight: float) -> str:
+    """How strong the loss is over the training."""
+    balance = aux.get("balance", "constant")
+    if balance in ("linear", "cosine"):
+        return f"λ from {weight:g} to {float(aux.get('lambda_end', 0.0)):g} ({balance})"
+    if balance == "gradient_norm":
+        ratio = float(aux.get("target_ratio", 0.5))
+        return f"λ from {weight:g} on such that its gradient is {ratio:g} of the diffusion loss's"
+    if balance == "uncertainty":
+        return f"λ from {weight:g} on by learnt uncertainty"
+    return f"λ = {weight:g}"

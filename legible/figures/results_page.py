@@ -1,0 +1,348 @@
+"""docs/RESULTS.md: what one or more experiments say, computed from their numbers and no bolder than they are."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from legible.config import load
+from legible.figures.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions, percent
+from legible.figures.describe import LOSSES, describe_arm
+from legible.figures.inputs import (
+    ARM_LABELS,
+    BASE,
+    CEILINGS,
+    CONTROL,
+    auxiliary_arms,
+    check_columns,
+    engine_label,
+    is_placebo,
+    read_curve,
+    read_drift,
+    read_runs,
+    read_seeds,
+    read_summary,
+    require,
+    with_control_first,
+)
+from legible.figures.report import FIGURES, interval
+from legible.figures.verdict import explain, explain_ceilings, explain_control, headline, judge, listed, signed
+
+RELATIVE = ("relative_delta", "relative_low", "relative_high", "p_holm")
+# The figures of this page; the report holds the others as well.
+SHOWN = (
+    *("delta_to_control", "drift_tradeoff", "learning_curves", "cer_by_length", "samples", "best_and_worst"),
+    *("gradient_reach", "adaptive_weights"),
+)
+NOTICE = "<!-- Written by scripts/write_results.py from the numbers: change those, not this file. -->"
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One regime: its results, read; `drift` and `curve` are None where they were not measured."""
+
+    results: Path
+    name: str
+    title: str
+    arms: list[str]
+    confidence: float
+    summary: pd.DataFrame
+    seeds: pd.DataFrame
+    drift: pd.DataFrame | None
+    curve: pd.DataFrame | None
+    runs: dict[tuple[str, int], dict]
+    figures: tuple[str, ...]
+
+
+def read_experiment(results: Path, title: str = "") -> Experiment:
+    """Everything the page says about results/{experiment}; `title` empty: the experiment's name.
+
+    Raises:
+        UserError: the configuration, the scores or a run is missing or damaged.
+    """
+    config = load(results / "config.yaml")
+    arms, table = with_control_first(list(config.arms)), results / "scores" / "summary.csv"
+    summary = check_columns(read_summary(results, arms), RELATIVE, table, "score")
+    return Experiment(
+        results=results,
+        name=results.resolve().name,
+        title=title or results.resolve().name,
+        arms=arms,
+        confidence=config.scoring.confidence,
+        summary=summary,
+        seeds=read_seeds(results),
+        drift=read_drift(results) if (results / "scores" / "drift.csv").is_file() else None,
+        curve=read_curve(results) if (results / "scores" / "curve.csv").is_file() else None,
+        runs=read_runs(results, arms, config.seeds),
+        figures=tuple(name for name in SHOWN if (results / "figures" / f"{name}.png").is_file()),
+    )
+
+
+def figure_copies(experiments: Sequence[Experiment]) -> dict[str, Path]:
+    """Name of the copy beside the page → the figure, for all experiments."""
+    return {
+        f"{experiment.name}-{name}.png": require(experiment.results / "figures" / f"{name}.png", "figures")
+        for experiment in experiments
+        for name in experiment.figures
+    }
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; what would end a cell or become markup is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def named(arm: str) -> str:
+    """An arm in the page's tables."""
+    if is_placebo(arm):
+        return f"`{arm}`, placebo (shuffled targets)"
+    return ARM_LABELS.get(arm, f"`{arm}`")
+
+
+def pick(summary: pd.DataFrame, prompt_set: str, metric: str, stratum: str = "all") -> pd.DataFrame:
+    """The rows of one metric on one prompt set, by arm and engine."""
+    rows = summary[(summary["stratum"] == stratum) & (summary["metric"] == metric)]
+    return rows[rows["prompt_set"] == prompt_set].set_index(["arm", "engine"]).sort_index()
+
+
+def difference(row: pd.Series) -> str:
+    """The difference to the control with its interval; a dash where there is none."""
+    if pd.isna(row["delta_vs_control"]):
+        return "–"
+    bounds = f" [{signed(row['delta_low'])}, {signed(row['delta_high'])}]"
+    return signed(row["delta_vs_control"]) + ("" if pd.isna(row["delta_low"]) else bounds)
+
+
+def relative(row: pd.Series) -> str:
+    """The relative change to the control with its interval; a dash where there is none."""
+    if pd.isna(row["relative_delta"]):
+        return "–"
+    bounds = f" [{percent(row['relative_low'])}, {percent(row['relative_high'])}]"
+    return percent(row["relative_delta"]) + ("" if pd.isna(row["relative_low"]) else bounds)
+
+
+def p_text(value: float) -> str:
+    """A p-value, two digits."""
+    return "–" if pd.isna(value) else "<0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def mean_error(summary: pd.DataFrame, prompt_set: str) -> dict[str, float]:
+    """Arm → micro CER, mean over the engines."""
+    return pick(summary, prompt_set, "cer_micro")["value"].groupby(level="arm").mean().to_dict()
+
+
+def seconds_per_step(runs: Mapping[tuple[str, int], dict], arm: str) -> float:
+    """Wall seconds of one optimiser step, mean over training seeds; NaN for what was not trained."""
+    own = [run["wall_seconds"] / max(run["steps"], 1) for (name, _), run in runs.items() if name == arm]
+    return sum(own) / len(own) if own else float("nan")
+
+
+def result_rows(experiment: Experiment, prompt_set: str) -> list[list[str]]:
+    """The rows of a regime's table: base, control, the arms from the lowest CER on, the ceilings."""
+    summary, error = experiment.summary, mean_error(experiment.summary, prompt_set)
+    cer, exact, extra = (pick(summary, prompt_set, metric) for metric in ("cer_micro", "exact", "extra_text_rate"))
+    engines = sorted(cer.index.get_level_values("engine").unique())
+    runs = experiment.seeds[(experiment.seeds["stratum"] == "all") & (experiment.seeds["metric"] == "cer_micro")]
+    runs = runs[runs["prompt_set"] == prompt_set]
+    drift = None if experiment.drift is None else experiment.drift[experiment.drift["metric"] == "dssim"]
+    drift = None if drift is None else drift.set_index("arm")
+    pace = seconds_per_step(experiment.runs, CONTROL)
+    ranked = sorted(auxiliary_arms(experiment.arms), key=lambda arm: (error[arm], arm))
+    rows = []
+    for arm in (BASE, CONTROL, *ranked, *(name for name in CEILINGS if name in error)):
+        own = [(cer.loc[(arm, engine)], exact.loc[(arm, engine)], extra.loc[(arm, engine)]) for engine in engines]
+        deltas = []
+        for engine in engines:
+            mine = runs[(runs["engine"] == engine) & (runs["arm"] == arm)]["delta_vs_control"].dropna()
+            deltas.append(", ".join(map(signed, mine)) or "–")
+        share = seconds_per_step(experiment.runs, arm) / pace
+        cells = [
+            [engine_label(engine) for engine in engines],
+            [interval(c["value"], c["ci_low"], c["ci_high"]) for c, _, _ in own],
+            [difference(c) for c, _, _ in own],
+            [relative(c) for c, _, _ in own],
+            [p_text(e["p_holm"]) for _, e, _ in own],
+            [f"{x['value']:.3f}" for _, _, x in own],
+            deltas,
+            [difference(drift.loc[arm]) if drift is not None and arm in drift.index else "–"],
+            ["–" if pd.isna(share) else f"{share:.2f}"],
+        ]
+        rows.append([named(arm), *("<br>".join(cell) for cell in cells)])
+    return rows
+
+
+RESULT_COLUMNS = (
+    *("Pictures of", "Judge", "CER ↓", "minus control", "relative", "p (Holm), exact match", "extra text ↓"),
+    *("minus control, per seed", "DSSIM drift minus control ↓", "s per step ÷ control's"),
+)
+
+
+def strata_order(stratum: str) -> tuple[str, float, str]:
+    """Strata by kind, then numbers by size, then names."""
+    column, _, value = stratum.partition("=")
+    return column, float(value) if value.isdecimal() else 0.0, value
+
+
+def strata_rows(experiment: Experiment, prompt_set: str, arm: str) -> list[list[str]]:
+    """Per stratum: prompts, then CER of the control and of `arm`, their difference and relative change, per judge."""
+    rows = []
+    for stratum in sorted(set(experiment.summary["stratum"]) - {"all"}, key=strata_order):
+        own = pick(experiment.summary, prompt_set, "cer_micro", stratum)
+        engines = sorted(own.index.get_level_values("engine").unique())
+        if (arm, engines[0] if engines else "") not in own.index:
+            continue
+        pairs = [(own.loc[(CONTROL, engine)], own.loc[(arm, engine)]) for engine in engines]
+        cells = [
+            [engine_label(engine) for engine in engines],
+            [interval(*c[["value", "ci_low", "ci_high"]]) for c, _ in pairs],
+            [interval(*a[["value", "ci_low", "ci_high"]]) for _, a in pairs],
+            [difference(a) for _, a in pairs],
+            [relative(a) for _, a in pairs],
+        ]
+        rows.append([stratum, str(int(pairs[0][1]["n_prompts"])), *("<br>".join(cell) for cell in cells)])
+    return rows
+
+
+def aim_of(experiment: Experiment, prompt_set: str) -> dict[str, tuple[Condition, ...]]:
+    """Arm → the four conditions of the aim, for every arm that can reach it."""
+    tables = (experiment.summary, experiment.seeds, experiment.drift, experiment.curve, experiment.runs)
+    return {arm: conditions(*tables, arm, prompt_set) for arm in candidates(experiment.arms)}
+
+
+def views_of(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str, str]]:
+    """Every regime and prompt set, with the name that the page gives it."""
+    found = []
+    for experiment in experiments:
+        sets = sorted(experiment.summary["prompt_set"].unique())
+        for name in sets:
+            found.append((experiment, name, experiment.title + (f", prompts {name}" if len(sets) > 1 else "")))
+    return found
+
+
+def answer(experiments: Sequence[Experiment]) -> list[str]:
+    """The answer to the aim, first in a sentence, then the best arm of every regime against the four conditions."""
+    views, reached, sentences, rows = views_of(experiments), [], [], []
+    for experiment, prompt_set, name in views:
+        found = aim_of(experiment, prompt_set)
+        if not found:
+            sentences.append(f"- {name}: there is no arm beside the control, so nothing can be said.")
+            continue
+        best = closest(found, mean_error(experiment.summary, prompt_set))
+        states = [condition.state for condition in found[best]]
+        all_met = [arm for arm, four in found.items() if all(condition.state == MET for condition in four)]
+        if all_met:
+            reached.append(name)
+            sentences.append(f"- {name}: **met** by {listed([f'`{arm}`' for arm in all_met])}.")
+        else:
+            lacking = [f"{title}: {state}" for title, state in zip(CONDITIONS, states, strict=True) if state != MET]
+            met = len(states) - len(lacking)
+            sentences.append(f"- {name}: **not met**; `{best}` comes closest ({met} of 4; {'; '.join(lacking)}).")
+        cells = [f"**{condition.state}**: {condition.words}".replace("; ", "<br>") for condition in found[best]]
+        rows.append([name, f"`{best}`", *cells])
+    main, others = views[0][2], len(views) - 1
+    verdict = f"**Yes**: in the main regime, {main}, at least one arm meets all four conditions of the aim."
+    if main not in reached:
+        verdict = f"**No**: in the main regime, {main}, no arm meets all four conditions of the aim."
+    if others:
+        verdict += f" Of the other regimes, {len(set(reached) - {main})} of {others} have such an arm."
+    note = (
+        "Shown is the arm that meets most conditions, of several the one with the lowest CER: it is chosen on the "
+        "prompts that it is reported on, and intervals are not corrected for the number of arms, p (Holm) is. "
+        '"Not shown" means that the interval allows both. Equal wall time: CER at the last evaluated step within the '
+        "control's training time, as the learning curve measured it; seconds depend on the machine."
+    )
+    parts = [verdict, "\n".join(sentences), f"The aim: {AIM}"]
+    return [*parts, table(["Regime", "Arm", *CONDITIONS], rows), note] if rows else parts
+
+
+def arm_lines(experiment: Experiment, prompt_set: str) -> list[str]:
+    """One line per arm: its verdict with the numbers; a placebo's gain is named as what it is."""
+    lines, error = [], mean_error(experiment.summary, prompt_set)
+    for arm in sorted(auxiliary_arms(experiment.arms), key=lambda name: (error[name], name)):
+        verdict = judge(experiment.summary, experiment.seeds, arm, prompt_set)
+        line = "- " + explain(verdict, experiment.confidence)
+        if is_placebo(arm):
+            gain = "so part of what its loss gains elsewhere is not about the right text either"
+            line += f" It is a placebo (shuffled targets){f', {gain}' if verdict.outcome == 'better' else ''}."
+        lines.append(line)
+    return lines
+
+
+def section(experiment: Experiment, prompt_set: str, name: str) -> list[str]:
+    """One regime on one prompt set: answer, table, verdicts and strata."""
+    summary, arms = experiment.summary, auxiliary_arms(experiment.arms)
+    size = pick(summary, prompt_set, "cer_micro").loc[CONTROL].iloc[0]
+    verdicts = [judge(summary, experiment.seeds, arm, prompt_set) for arm in arms]
+    counts = (
+        f"{int(size['n_prompts'])} prompts, {int(size['n_images'])} pictures per trained arm, "
+        f"training seeds: {int(size['n_training_seeds'])}; brackets are {experiment.confidence:.0%} bootstrap "
+        "intervals over prompts, ↓ lower is better."
+    )
+    more = [explain_control(summary, experiment.seeds, prompt_set), explain_ceilings(summary, prompt_set)]
+    parts = [f"## {name}", headline(verdicts), counts]
+    parts += [table(RESULT_COLUMNS, result_rows(experiment, prompt_set))]
+    parts += ["\n".join([*arm_lines(experiment, prompt_set), *(f"- {line}" for line in more if line)])]
+    found = aim_of(experiment, prompt_set)
+    if found:
+        best = closest(found, mean_error(summary, prompt_set))
+        header = ["Stratum", "Prompts", "Judge", "control", f"`{best}`", "minus control", "relative"]
+        parts += [f"### Where it helps: `{best}`", table(header, strata_rows(experiment, prompt_set, best))]
+    return parts
+
+
+def legend(experiment: Experiment) -> str:
+    """What every arm is, from the configuration that its runs recorded."""
+    sections = {arm: run.get("training", {}) for (arm, _), run in experiment.runs.items()}
+    rows = [[named(arm), describe_arm(sections[arm], sections[CONTROL])] for arm in experiment.arms]
+    return table(["Arm", "Training"], rows)
+
+
+def losses_used(experiments: Sequence[Experiment]) -> list[str]:
+    """The losses of all arms with what they ask for, one list entry each."""
+    used = set()
+    for run in (run for experiment in experiments for run in experiment.runs.values()):
+        loss = run.get("training", {}).get("aux", {}).get("loss", "none")
+        used |= {loss} if isinstance(loss, str) else set(loss)
+    return [f"- `{loss}`: {LOSSES.get(loss, 'no description')}" for loss in sorted(used - {"none"})]
+
+
+def origin(experiments: Sequence[Experiment], command: str) -> list[str]:
+    """Command, machines and library versions behind the page."""
+    runs = [run for experiment in experiments for run in experiment.runs.values()]
+    versions: dict[str, set[str]] = {}
+    for run in runs:
+        for name, version in run.get("versions", {}).items():
+            versions.setdefault(name, set()).add(str(version))
+    parts = ["## Where this comes from"]
+    parts += [f"```bash\n{command}\n```"] if command else []
+    machines = sorted({run.get("machine", "unknown machine") for run in runs})
+    parts.append(f"Trained on {listed(machines)}. Definitions of all numbers: `docs/METRICS.md`.")
+    if versions:
+        rows = [[name, ", ".join(sorted(found))] for name, found in sorted(versions.items())]
+        parts.append(table(["Library", "Version"], rows))
+    return parts
+
+
+def build(experiments: Sequence[Experiment], command: str = "", pictures: str = "results") -> str:
+    """The page as Markdown; the same numbers give the same bytes.
+
+    Args:
+        experiments: the regimes, the main one first.
+        command: what makes all of this.
+        pictures: folder of the figures' copies, as seen from the page.
+    """
+    titles = dict(FIGURES)
+    parts = [f"# Results\n\n{NOTICE}", *answer(experiments)]
+    for experiment in experiments:
+        for own, prompt_set, name in views_of([experiment]):
+            parts += section(own, prompt_set, name)
+        for name in experiment.figures:
+            where = os.path.join(pictures, f"{experiment.name}-{name}.png")
+            parts += [f"### {titles[name]}", f"![{experiment.title}: {titles[name]}]({where})"]
+        parts += [f"### The arms of: {experiment.title}", legend(experiment)]
+    if losses := losses_used(experiments):
+        parts += ["## The losses", "\n".join(losses)]
+    return "\n\n".join([*parts, *origin(experiments, command)]) + "\n"
