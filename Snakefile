@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version
 
-min_version("9.11")
+min_version("9.27")
 
 
 configfile: "config.yaml"
@@ -10,12 +10,27 @@ configfile: "config.yaml"
 
 include: "rules/common.smk"
 include: "rules/inputs.smk"
+include: "rules/result_inputs.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/generate.smk"
 include: "rules/score.smk"
 include: "rules/figures.smk"
 include: "rules/nano.smk"
+
+
+# A regime is this whole workflow once more, with its own configuration and its own folder under results/.
+for name, settings in REGIMES.items():
+    regime = f"{name}_"
+
+    module:
+        name: regime
+        snakefile:
+            "Snakefile"
+        config:
+            settings.model_dump(mode="json", by_alias=True)
+
+    use rule * from regime exclude train_nano_part, install_nano, nano as regime*
 
 
 report: "resources/report/workflow.rst"
@@ -39,3 +54,5 @@ rule all:
     input:
         f"{RESULTS}/report.html",
         rules.figures.input,
+        [f"results/{settings.experiment}/report.html" for settings in REGIMES.values()],
+        CONFIG.results_page or [],

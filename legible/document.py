@@ -41,7 +41,7 @@ def lines(model: BaseModel, indent: int = 0) -> list[str]:
                 written.append("")
             about = comment or f"  # {(type(value).__doc__ or '').strip().splitlines()[0]}"
             written += [f"{space}{key}:{about}", *lines(value, indent + 1)]
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and value:
             written += ["", f"{space}{key}:{comment}"]
             for inner, entry in value.items():
                 plain = entry.model_dump(mode="json", by_alias=True) if isinstance(entry, BaseModel) else entry

@@ -19,9 +19,26 @@ ARMS = sorted(CONFIG.arms, key=list(CONFIG.arms).index)
 RUNS = [f"{arm}-seed{seed}" for arm in ARMS for seed in CONFIG.seeds]
 CEILINGS = ["ceiling_render", "ceiling_vae"]
 MODELS = ["base", *RUNS]
+SNAPSHOTS = [
+    f"{arm}-seed{seed}-step{step}"
+    for arm in ARMS
+    for seed in CONFIG.seeds
+    for step in sorted(CONFIG.arm(arm).snapshots)
+]
 ENGINES = sorted(CONFIG.engines())
 PROMPT_SETS = sorted(CONFIG.prompt_sets)
-FIGURES = sorted(type(CONFIG.figures).model_fields)
+DRIFT = "no_text"  # the prompt set on which image drift is measured
+LOSSES = sorted({loss for arm in ARMS for loss in CONFIG.arm(arm).aux.weights})
+# Figures of measurements that not every experiment takes.
+OPTIONAL = {
+    "learning_curves": bool(SNAPSHOTS),
+    "drift_tradeoff": CONFIG.drift is not None,
+    "gradient_reach": bool(CONFIG.gradients and LOSSES),
+    "adaptive_weights": any(CONFIG.arm(arm).aux.balance != "constant" for arm in ARMS),
+}
+FIGURES = sorted(name for name in type(CONFIG.figures).model_fields if OPTIONAL.get(name, True))
+SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
+REGIMES = {name: CONFIG.regime(name) for name in CONFIG.regimes}
 ENVIRONMENT = "../envs/legible.yaml"
 NANO = "results/nano_models"
 NANO_PARTS = ["clip", "recognizer_conv", "recognizer_crnn", "transformer", "vae"]
@@ -32,10 +49,10 @@ GPU = int(CONFIG.gpu if CONFIG.gpu is not None else has_gpu())
 wildcard_constraints:
     arm="|".join(ARMS),
     seed=r"\d+",
-    model="|".join([*MODELS, *CEILINGS]),
-    run="|".join(RUNS),
+    model="|".join([*SNAPSHOTS, *MODELS, *CEILINGS]),
+    run="|".join([*SNAPSHOTS, *RUNS]),
     engine="|".join(ENGINES),
-    prompt_set="|".join(PROMPT_SETS),
+    prompt_set="|".join([DRIFT, *PROMPT_SETS]),
     figure="|".join(FIGURES),
 
 

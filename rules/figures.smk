@@ -48,6 +48,7 @@ rule build_report:
         summary=rules.score_readings.output,
         figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
         runs=expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json", arm=ARMS, seed=CONFIG.seeds),
+        drift=f"{RESULTS}/scores/drift.csv" if CONFIG.drift else [],
         images=expand(f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl", prompt_set=PROMPT_SETS),
         captions=expand("resources/report/{figure}.rst", figure=FIGURES),
         template="resources/report/report.html.j2",
@@ -61,10 +62,32 @@ rule build_report:
         ENVIRONMENT
     params:
         results=results_folder,
+        figures=FIGURES,
         code=code("build_report"),
     shell:
-        "python scripts/build_report.py --results {params.results} --config {input.config} --output {output}"
+        "python scripts/build_report.py --results {params.results} --config {input.config} --figures {params.figures}"
+        " --output {output}"
         " 2>&1 | tee {log}"
+
+
+rule write_results:
+    """Tables and figures of this experiment and of its regimes as one page, with the machine and the command."""
+    input:
+        result_files,
+    output:
+        CONFIG.results_page or f"{RESULTS}/RESULTS.md",
+    log:
+        f"{RESULTS}/logs/write_results.log",
+    conda:
+        ENVIRONMENT
+    params:
+        folders=result_folders,
+        titles=json.dumps({config.experiment: config.title for config in [CONFIG, *REGIMES.values()]}),
+        command=CONFIG.command,
+        code=code("write_results"),
+    shell:
+        "python scripts/write_results.py --results {params.folders} --titles-json {params.titles:q}"
+        " --command {params.command:q} --output {output} 2>&1 | tee {log}"
 
 
 rule figures:

@@ -19,19 +19,18 @@ rule generate_baseline:
     params:
         config=as_json(model=part("model"), generation=part("generation"), data=part("data", "height", "width")),
         folder=output_folder,
-        limit=prompt_limit,
+        options=prompt_options,
         code=code("generate_images"),
     shell:
-        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.limit}"
+        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options}"
         " --model-name base --output-dir {params.folder} --threads {threads} 2>&1 | tee {log}"
 
 
 rule generate_finetuned:
-    """Images of one fine-tuned model: same prompts, noise and settings as the base."""
+    """Images of one fine-tuned model (or a snapshot of it): same prompts, noise and settings as the base."""
     input:
         prompts=prompt_file,
         run=run_record,
-        weights=run_weights,
         model=folder_files(CONFIG.model.path, "transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
     output:
         f"{RESULTS}/images/{{run}}/{{prompt_set}}/manifest.jsonl",
@@ -46,11 +45,12 @@ rule generate_finetuned:
     params:
         config=as_json(model=part("model"), generation=part("generation"), data=part("data", "height", "width")),
         folder=output_folder,
-        limit=prompt_limit,
+        weights=run_weights,
+        options=prompt_options,
         code=code("generate_images"),
     shell:
-        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.limit}"
-        " --weights {input.weights} --model-name {wildcards.run} --output-dir {params.folder} --threads {threads}"
+        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options}"
+        " --weights {params.weights} --model-name {wildcards.run} --output-dir {params.folder} --threads {threads}"
         " 2>&1 | tee {log}"
 
 
@@ -70,11 +70,11 @@ rule render_ceiling:
     params:
         config=as_json(fonts=part("fonts"), data=part("data")),
         folder=output_folder,
-        limit=prompt_limit,
+        options=prompt_options,
         code=code("render_ceiling"),
     shell:
         "python scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts:q}"
-        " {params.limit} --output-dir {params.folder} 2>&1 | tee {log}"
+        " {params.options} --output-dir {params.folder} 2>&1 | tee {log}"
 
 
 rule round_trip_ceiling:

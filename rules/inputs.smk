@@ -1,25 +1,45 @@
-"""Named input functions: which files and which part of the configuration a job of a rule needs."""
+"""Named input functions of data, training and generation: which files and which part of the configuration a job needs."""
 
 
 def arm_config(wildcards):
     """The arm's own training section and what else decides a run; an arm depends on the models of its own loss only."""
     training = CONFIG.arm(wildcards.arm)
+    losses = set(training.aux.weights)
     return as_json(
         model=part("model"),
-        clip=part("clip") if training.aux.loss == "clip_region" else {},
-        reader=part("reader") if training.aux.loss == "ctc" else {},
+        clip=part("clip") if losses & {"clip_region", "clip_contrastive"} else {},
+        reader=part("reader") if losses & {"ctc", "recognizer_feature"} else {},
         training=training.model_dump(mode="json", by_alias=True),
         generation=part("generation", "steps"),
     )
 
 
 def arm_models(wildcards):
-    """Files of the base transformer and, for arms with an auxiliary loss, of the VAE and of the loss's own model."""
+    """Files of the base transformer and, for arms with an auxiliary loss, of what their losses look with."""
+    return loss_models(CONFIG.arm(wildcards.arm).aux.weights)
+
+
+def loss_models(losses):
+    """Files of the base transformer, and of the VAE and the models that `losses` need."""
     files = folder_files(CONFIG.model.path, "transformer", "scheduler")
-    critics = {"clip_region": CONFIG.clip.path, "ctc": CONFIG.reader.network}
-    if (loss := CONFIG.arm(wildcards.arm).aux.loss) in critics:
-        files += folder_files(CONFIG.model.path, "vae") + folder_files(critics[loss])
-    return files
+    critics = {
+        CONFIG.clip.path: {"clip_region", "clip_contrastive"},
+        CONFIG.reader.network: {"ctc", "recognizer_feature"},
+    }
+    for path, users in critics.items():
+        if users & set(losses):
+            files += folder_files(CONFIG.model.path, "vae") + folder_files(path)
+    return sorted(set(files))
+
+
+def arm_segmenter(wildcards):
+    """The latent segmenter, for arms whose loss needs one."""
+    return [SEGMENTER] if "char_segmentation" in CONFIG.arm(wildcards.arm).aux.weights else []
+
+
+def segmenter_option(wildcards, input):
+    """`--segmenter FILE`, or nothing."""
+    return f"--segmenter {input.segmenter}" if input.segmenter else ""
 
 
 def arm_threads(wildcards):
@@ -28,8 +48,8 @@ def arm_threads(wildcards):
 
 
 def run_folder(wildcards):
-    """Folder of a fine-tuned model."""
-    arm, seed = wildcards.run.rsplit("-seed", 1)
+    """Folder of the run that a fine-tuned model, or a snapshot of it, comes from."""
+    arm, seed = wildcards.run.split("-step")[0].rsplit("-seed", 1)
     return f"{RESULTS}/runs/{arm}/seed{seed}"
 
 
@@ -39,52 +59,14 @@ def run_record(wildcards):
 
 
 def run_weights(wildcards):
-    """Weights of a fine-tuned model."""
-    return str(Path(run_folder(wildcards)) / "weights")
+    """Weights of a fine-tuned model, or of a snapshot of it (its folder; the run is the input)."""
+    step = wildcards.run.partition("-step")[2]
+    return str(Path(run_folder(wildcards), f"snapshots/step{step}" if step else "weights"))
 
 
 def input_folder(wildcards, input):
     """The folder of the job's images: their manifest names the files in it."""
     return str(Path(input.images).parent)
-
-
-def engine_config(wildcards):
-    """The engine's own section."""
-    section = CONFIG.engines()[wildcards.engine].model_dump(mode="json", by_alias=True)
-    return json.dumps(section, sort_keys=True)
-
-
-def engine_files(wildcards):
-    """Files of a user network, so that a changed network reads again."""
-    section = CONFIG.engines()[wildcards.engine]
-    return folder_files(getattr(section, "network", ""))
-
-
-def figure_style(wildcards):
-    """The style of one figure: changing it redraws this figure only."""
-    style = getattr(CONFIG.figures, wildcards.figure).model_dump(mode="json")
-    return json.dumps(style, sort_keys=True)
-
-
-def figure_caption(wildcards):
-    """The caption for Snakemake's report, which cannot look for a file by wildcard."""
-    return Path(workflow.basedir, "resources", "report", f"{wildcards.figure}.rst").read_text(encoding="utf-8").strip()
-
-
-def figure_inputs(wildcards):
-    """What one figure is drawn from."""
-    metrics = expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds)
-    scores = [f"{RESULTS}/scores/{name}" for name in ("scores.parquet", "summary.csv", "seeds.csv")]
-    images = expand(
-        f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl", model=[*MODELS, *CEILINGS], prompt_set=PROMPT_SETS
-    )
-    sources = {
-        "training_curves": metrics,
-        "dataset": [f"{RESULTS}/data/train.parquet"],
-        "samples": scores + images,
-        "best_and_worst": scores + images,
-    }
-    return sources.get(wildcards.figure, scores)
 
 
 def nano_needs(wildcards):
@@ -94,20 +76,16 @@ def nano_needs(wildcards):
 
 def prompt_file(wildcards):
     """The file of a prompt set."""
-    return CONFIG.prompt_sets[wildcards.prompt_set].path
+    return CONFIG.drift.prompts if wildcards.prompt_set == DRIFT else CONFIG.prompt_sets[wildcards.prompt_set].path
 
 
-def prompt_limit(wildcards):
-    """`--limit N` of a prompt set, or nothing."""
-    limit = CONFIG.prompt_sets[wildcards.prompt_set].limit
-    return f"--limit {limit}" if limit else ""
+def prompt_options(wildcards):
+    """`--limit N` of a prompt set, and that it holds prompts without text, where this is so."""
+    drift = wildcards.prompt_set == DRIFT
+    limit = (CONFIG.drift if drift else CONFIG.prompt_sets[wildcards.prompt_set]).limit
+    return " ".join([*(["--no-text"] if drift else []), *([f"--limit {limit}"] if limit else [])])
 
 
 def output_folder(wildcards, output):
     """The folder of the first output: the scripts write several files into it."""
     return str(Path(output[0]).parent)
-
-
-def results_folder(wildcards):
-    """The experiment's folder, for scripts that read many of its files."""
-    return RESULTS

@@ -42,6 +42,7 @@ rule score_readings:
         scores=f"{RESULTS}/scores/scores.parquet",
         summary=report(f"{RESULTS}/scores/summary.csv", caption="../resources/report/summary.rst", category="Scores"),
         seeds=f"{RESULTS}/scores/seeds.csv",
+        characters=f"{RESULTS}/scores/characters.csv",
     log:
         f"{RESULTS}/logs/score_readings.log",
     benchmark:
@@ -57,7 +58,54 @@ rule score_readings:
         " --readings {input.readings} --output-dir {params.folder} 2>&1 | tee {log}"
 
 
+rule score_drift:
+    """How far the pictures moved from the base model's on prompts without text."""
+    input:
+        images=drift_images,
+        clip=folder_files(CONFIG.clip.path),
+    output:
+        f"{RESULTS}/scores/drift.csv",
+    log:
+        f"{RESULTS}/logs/score_drift.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/score_drift.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=as_json(
+            scoring=part("scoring"), clip=part("clip"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)
+        ),
+        code=code("score_drift"),
+    shell:
+        "python scripts/score_drift.py --config {params.config:q} --images {input.images} --output {output}"
+        " 2>&1 | tee {log}"
+
+
+rule score_curve:
+    """CER against steps and seconds, from snapshots of the runs."""
+    input:
+        images=curve_images,
+        readings=curve_readings,
+        runs=curve_runs,
+    output:
+        f"{RESULTS}/scores/curve.csv",
+    log:
+        f"{RESULTS}/logs/score_curve.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/score_curve.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=as_json(scoring=part("scoring"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)),
+        code=code("score_curve"),
+    shell:
+        "python scripts/score_curve.py --config {params.config:q} --images {input.images} --readings {input.readings}"
+        " --runs {input.runs} --output {output} 2>&1 | tee {log}"
+
+
 rule score:
     """Target: readings, scores and statistics."""
     input:
         rules.score_readings.output,
+        rules.score_drift.output if CONFIG.drift else [],
+        rules.score_curve.output if SNAPSHOTS else [],

@@ -1,13 +1,69 @@
 """Fine-tuning: one job per arm and seed."""
 
 
+rule train_segmenter:
+    """The latent segmenter of the char_segmentation loss, from the dataset's own glyph masks."""
+    input:
+        cache=rules.encode_dataset.output,
+    output:
+        SEGMENTER,
+    log:
+        f"{RESULTS}/logs/train_segmenter.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_segmenter.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=as_json(segmenter=part("segmenter")),
+        code=code("train_segmenter"),
+    shell:
+        "python scripts/train_segmenter.py --config {params.config:q} --cache {input.cache} --output {output}"
+        " --threads {threads} 2>&1 | tee {log}"
+
+
+rule measure_gradients:
+    """How far each loss's gradient reaches at each noise level, on the base model."""
+    input:
+        cache=rules.encode_dataset.output,
+        models=loss_models(LOSSES),
+        segmenter=SEGMENTER if "char_segmentation" in LOSSES else [],
+    output:
+        f"{RESULTS}/gradients.csv",
+    log:
+        f"{RESULTS}/logs/measure_gradients.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_gradients.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=GPU,
+    params:
+        config=as_json(
+            model=part("model"),
+            clip=part("clip"),
+            reader=part("reader"),
+            training=part("training"),
+            generation=part("generation", "steps"),
+            gradients=CONFIG.gradients,
+        ),
+        losses=LOSSES,
+        segmenter=segmenter_option,
+        reader_cache=f"{RESULTS}/cache/ocr/reader",
+        code=code("measure_gradients"),
+    shell:
+        "python scripts/measure_gradients.py --config {params.config:q} --losses {params.losses} --cache {input.cache}"
+        " {params.segmenter} --reader-cache {params.reader_cache} --output {output} 2>&1 | tee {log}"
+
+
 rule train_arm:
     """Fine-tune one arm with one seed; checkpoints live outside the output so that a killed run resumes."""
     input:
         cache=rules.encode_dataset.output,
         models=arm_models,
+        segmenter=arm_segmenter,
     output:
         weights=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/weights"),
+        snapshots=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/snapshots"),
         metrics=f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl",
         run=f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json",
     log:
@@ -22,12 +78,14 @@ rule train_arm:
     params:
         config=arm_config,
         folder=output_folder,
+        segmenter=segmenter_option,
         checkpoints=f"{RESULTS}/checkpoints",
         reader_cache=f"{RESULTS}/cache/ocr/reader",
         code=code("train_arm"),
     shell:
         "python scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm} --seed {wildcards.seed}"
-        " --cache {input.cache} --reader-cache {params.reader_cache} --checkpoints {params.checkpoints}"
+        " --cache {input.cache} {params.segmenter} --reader-cache {params.reader_cache}"
+        " --checkpoints {params.checkpoints}"
         " --output-dir {params.folder} 2>&1 | tee {log}"
 
 

@@ -4,16 +4,18 @@ import argparse
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from legible.config import sections
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json
+from legible.losses.mask import character_map, latent_masks
 from legible.models import open_model
 from legible.progress import progress
 from legible.provenance import code_fingerprint
 from legible.render.dataset import load_images, load_table
-from legible.train.data import TrainingData, load_training_data, save_training_data
+from legible.train.data import TrainingData, alphabet_of, load_training_data, save_training_data
 
 
 def content_key(dataset: Path, config: dict) -> str:
@@ -33,7 +35,8 @@ def encode(dataset: Path, config: dict, key: str, threads: int) -> TrainingData:
     """Encode every sign of `dataset`."""
     table, images = load_table(dataset), torch.from_numpy(load_images(dataset))
     model = open_model(config["model"], ("vae", "text_encoder", "tokenizer", "scheduler"), threads)
-    model.latent_shape(images.shape[1], images.shape[2])
+    _, height, width = model.latent_shape(images.shape[1], images.shape[2])
+    ink = load_images(dataset, "mask")
     latents = []
     for start in progress(range(0, len(images), 64), "encode images", unit="batch"):
         pixels = images[start : start + 64].permute(0, 3, 1, 2).float() / 127.5 - 1.0
@@ -45,6 +48,13 @@ def encode(dataset: Path, config: dict, key: str, threads: int) -> TrainingData:
         for sample, (boxes, text) in enumerate(zip(table["line_boxes"], table["text"], strict=True))
         for box, line in zip(boxes, text.split("\n"), strict=True)
     ]
+    texts = tuple(line for _, _, line in regions)
+    alphabet = alphabet_of(texts)
+    signs = zip(ink, table["character_boxes"], table["text"], strict=True)
+    characters = [
+        character_map(mask, boxes, "".join(text.split()), alphabet, (2 * height, 2 * width))
+        for mask, boxes, text in signs
+    ]
     return TrainingData(
         key=key,
         latents=torch.cat(latents),
@@ -52,7 +62,9 @@ def encode(dataset: Path, config: dict, key: str, threads: int) -> TrainingData:
         offsets=lengths.cumsum(0),
         boxes=torch.tensor([list(map(float, box)) for _, box, _ in regions]),
         owners=torch.tensor([sample for sample, _, _ in regions]),
-        texts=tuple(line for _, _, line in regions),
+        texts=texts,
+        masks=(latent_masks(torch.from_numpy(ink), images.shape[1] // height) * 255).round().to(torch.uint8),
+        characters=torch.from_numpy(np.stack(characters)),
     )
 
 

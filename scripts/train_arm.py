@@ -5,52 +5,38 @@ import json
 import shutil
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from legible.config import Training, sections
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json, write_json
+from legible.losses.auxiliary import DECODED, open_aux_loss
 from legible.models import open_model
+from legible.models.zimage import ZImage
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import save_weights, select_parameters
 from legible.train.checkpoint import alone_in
 from legible.train.data import load_training_data
-from legible.train.loop import AuxLoss, train
+from legible.train.loop import train
 
 
-def run_key(config: dict, seed: int, data_key: str) -> str:
+def run_key(config: dict, seed: int, data_key: str, segmenter: Path | None) -> str:
     """Identifies a run: configuration, seed, data, base weights and code. Only an equal run may resume it."""
     folder = Path(config["model"].path) / "transformer"
     weights = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.is_file()}
     plain = {name: section.model_dump(mode="json", by_alias=True) for name, section in config.items()}
-    return sha256_json([plain, seed, data_key, weights, code_fingerprint(__file__)])
+    critic = sha256_file(segmenter) if segmenter else None
+    return sha256_json([plain, seed, data_key, weights, critic, code_fingerprint(__file__)])
 
 
-def open_aux_loss(config: dict, training: Training, device, texts: tuple[str, ...], cache: Path) -> AuxLoss | None:
-    """The arm's auxiliary loss, its models opened and frozen; None for the control.
-
-    Raises:
-        UserError: the models cannot be opened, or cannot judge one of the training `texts`.
-    """
-    if training.aux.loss == "none" or training.aux.lambda_aux == 0:
-        return None
-    # The losses are imported here: it takes seconds, and the control does without.
-    if training.aux.loss == "ctc":
-        from legible.losses.ctc import ctc_region_loss, encode_targets, open_reader
-
-        reader = open_reader(config["reader"], cache, device)
-        encode_targets(reader, texts)
-
-        def ctc(images, owners, boxes, texts):
-            return ctc_region_loss(reader, images, owners, boxes, texts, training.aux.margin)
-
-        return ctc
-    from legible.losses.clip import clip_region_loss, open_clip_model
-
-    clip = open_clip_model(config["clip"], device)
-
-    def clip_region(images, owners, boxes, texts):
-        return clip_region_loss(clip, images, owners, boxes, texts, training.aux.margin)
-
-    return clip_region
+def keep_weights(model: ZImage, weights: dict, training: Training, folder: Path) -> None:
+    """Write what diffusers loads into `folder`, which appears whole or not at all."""
+    partial = folder.with_name(f".{folder.name}-partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_weights(model.transformer, weights, training, partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(folder)
 
 
 def main() -> None:
@@ -65,19 +51,21 @@ def main() -> None:
     parser.add_argument(
         "--reader-cache", type=Path, default=Path("results/cache/ocr/reader"), help="folder for the ctc loss's network"
     )
+    parser.add_argument("--segmenter", type=Path, help="latent segmenter of the char_segmentation loss")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder that outlives a failed attempt")
     parser.add_argument("--output-dir", type=Path, required=True)
     arguments = parser.parse_args()
     config = sections(arguments.config, "model", "clip", "reader", "training", "generation")
     training = config["training"]
     data = load_training_data(arguments.cache)
-    key = run_key(config, arguments.seed, data.key)
+    key = run_key(config, arguments.seed, data.key, arguments.segmenter)
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
-    parts = ("transformer", "scheduler", "vae") if training.aux.lambda_aux > 0 else ("transformer", "scheduler")
+    parts = ("transformer", "scheduler", "vae") if DECODED & set(training.aux.weights) else ("transformer", "scheduler")
     model = open_model(config["model"], parts, training.threads)
-    aux = open_aux_loss(config, training, model.device, data.texts, arguments.reader_cache)
+    critics = (config["clip"], config["reader"], arguments.segmenter)
+    aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)
     total = sum(parameter.numel() for parameter in model.transformer.parameters())
     parameters = select_parameters(model.transformer, training, arguments.seed)
     grid = model.sigma_grid(config["generation"].steps)
@@ -85,11 +73,11 @@ def main() -> None:
     with alone_in(folder):
         weights = train(model, parameters, data, training, grid, aux, arguments.seed, folder, key, label)
 
-    partial = arguments.output_dir / ".weights-partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    save_weights(model.transformer, weights, training, partial)
-    shutil.rmtree(arguments.output_dir / "weights", ignore_errors=True)
-    partial.rename(arguments.output_dir / "weights")
+    (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
+    for step in training.snapshots:
+        snapshot = load_file(folder / f"snapshot-{step}.safetensors")
+        keep_weights(model, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
+    keep_weights(model, weights, training, arguments.output_dir / "weights")
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
     last = (folder / "metrics.jsonl").read_text().splitlines()[-1]

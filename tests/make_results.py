@@ -89,6 +89,7 @@ def spell_all(rates: dict[str, float], prompts: list[Prompt]) -> dict[str, list[
                 rng = np.random.default_rng([i, seed, int(model[-1]) if arm in arms else 9, list(rates).index(arm)])
                 row = {"file": f"{prompt.id}_s{seed}.png", "prompt_id": prompt.id, "image_seed": seed}
                 row |= {"prompt": prompt.prompt, "targets": list(prompt.targets), "kind": prompt.kind, "model": model}
+                row["font"] = prompt.font
                 rows.append(row | {"spelt": misspell(prompt.targets[0], rates[arm], rng)})
         spelling[model] = rows
     return spelling

@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,9 +217,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(failure, arm, 
     def poisoned(*arguments):
         calls.append(None)
         losses = original(*arguments)
-        return loop.Losses(
-            losses.total * (float("nan") if len(calls) == 4 else 1), losses.diffusion, None, losses.sigma
-        )
+        return replace(losses, diffusion=losses.diffusion * (float("nan") if len(calls) == 4 else 1))
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "micro_step", poisoned)

@@ -108,7 +108,7 @@ CONTROL = {"diffusion_only": {}}
             {"training": {"aux": {"lambda": 0.2}}},
             "lambda above 0 needs a loss: set `loss: clip_region`, `loss: ctc` or `lambda: 0`",
         ),
-        ({"training": {"aux": {"loss": "ctcc"}}}, r"aux\.loss: .*'none', 'clip_region' or 'ctc'"),
+        ({"training": {"aux": {"loss": "ctcc"}}}, r"aux\.loss: .*'ctcc' is no loss; allowed are none, clip_region"),
         (
             {"training": {"aux": {"sigma_window": [0.5, 0.5]}}},
             "sigma_window: the first number must be below",

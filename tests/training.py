@@ -1,17 +1,19 @@
 """A small cache and runs of the real training loop on the tiny models, shared by the training tests."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from legible.config import Clip, Model, Training
+from legible.losses.auxiliary import AuxLoss
 from legible.losses.clip import clip_region_loss, open_clip_model
 from legible.models import open_model
 from legible.models.zimage import COMPONENTS
 from legible.train.adapters import save_weights, select_parameters
 from legible.train.data import TrainingData
-from legible.train.loop import AuxLoss, train
+from legible.train.loop import train
 
 TEXTS = ("OPEN", "4711", "XQ", "ZEBRA", "TO", "907")
 
@@ -35,6 +37,8 @@ def small_data(folder: Path, count: int = 12) -> TrainingData:
         boxes=torch.cat([corner, corner + size], dim=1),
         owners=torch.tensor(owners),
         texts=tuple(TEXTS[i % 6] for i in range(len(owners))),
+        masks=torch.randint(0, 256, (count, 8, 16), generator=generator, dtype=torch.uint8),
+        characters=torch.randint(0, 3, (count, 16, 32), generator=generator, dtype=torch.uint8),
     )
 
 
@@ -52,10 +56,12 @@ def region_loss(folder: Path, margin: float = 2.0) -> AuxLoss:
     """The `clip_region` loss on the tiny CLIP."""
     clip = open_clip_model(Clip(path=str(folder)), torch.device("cpu"))
 
-    def loss(images, owners, boxes, texts):
-        return clip_region_loss(clip, images, owners, boxes, texts, margin)
+    return on_pixels(lambda images, owners, boxes, texts: clip_region_loss(clip, images, owners, boxes, texts, margin))
 
-    return loss
+
+def on_pixels(loss: Callable) -> AuxLoss:
+    """A function of (decoded images, owners, boxes, texts) → loss per region, as an auxiliary loss."""
+    return lambda view: view.per_sample(loss(view.images, view.owners, view.boxes, view.texts))
 
 
 def run(

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from legible.errors import UserError
 from legible.io import atomic_path
+from legible.train.checkpoint import stateless_generator
+
+TENSORS = ("latents", "captions", "offsets", "boxes", "owners", "masks", "characters")
 
 
 @dataclass(frozen=True)
@@ -24,24 +27,50 @@ class TrainingData:
     boxes: Tensor  # [R, 4], x0 y0 x1 y1 in pixels
     owners: Tensor  # [R], the sample of each region
     texts: tuple[str, ...]  # R target strings
+    masks: Tensor  # uint8 [N, h, w], glyph coverage of each latent cell, 0 … 255
+    characters: Tensor  # uint8 [N, 2h, 2w], 0 = background, else 1 + index in the alphabet
+
+    @property
+    def alphabet(self) -> str:
+        """Every character of the target strings, sorted; `characters` counts in it."""
+        return alphabet_of(self.texts)
 
     def caption(self, index: int) -> Tensor:
         """Caption embedding [S, D] of one sample."""
         return self.captions[self.offsets[index] : self.offsets[index + 1]]
 
-    def regions(self, picked: Tensor) -> tuple[Tensor, Tensor, list[str]]:
-        """(position in `picked` [R], boxes [R, 4], texts) of the regions of the picked samples."""
-        rows, positions = [], []
+    def regions(self, picked: Tensor, goals: Tensor | None = None) -> tuple[Tensor, Tensor, list[str]]:
+        """(position in `picked` [R], boxes [R, 4], texts) of the regions of the picked samples.
+
+        With `goals` (as many samples) the texts are those of these samples instead: a placebo for the loss.
+        """
+        rows, positions, texts = [], [], []
         for position, sample in enumerate(picked.tolist()):
             found = torch.nonzero(self.owners == sample).flatten().tolist()
             rows += found
             positions += [position] * len(found)
-        return torch.tensor(positions, dtype=torch.long), self.boxes[rows], [self.texts[row] for row in rows]
+            goal = sample if goals is None else int(goals[position])
+            strings = [self.texts[row] for row in torch.nonzero(self.owners == goal).flatten().tolist()]
+            texts += [strings[place % len(strings)] for place in range(len(found))]
+        return torch.tensor(positions, dtype=torch.long), self.boxes[rows], texts
+
+
+def alphabet_of(texts: tuple[str, ...] | list[str]) -> str:
+    """Every character that occurs in `texts`, sorted, without white space."""
+    return "".join(sorted(set("".join("".join(texts).split()))))
+
+
+def other_samples(count: int, seed: int) -> Tensor:
+    """For each of `count` samples another one, every sample once: whose text a placebo arm is taught instead."""
+    order = torch.randperm(count, generator=stateless_generator(seed, 3))
+    others = torch.empty(count, dtype=torch.long)
+    others[order] = order.roll(1)
+    return others
 
 
 def save_training_data(path: Path, data: TrainingData) -> None:
     """Write the cache as one safetensors file, atomically."""
-    tensors = {name: getattr(data, name).contiguous() for name in ("latents", "captions", "offsets", "boxes", "owners")}
+    tensors = {name: getattr(data, name).contiguous() for name in TENSORS}
     with atomic_path(path) as temporary:
         # One entry only: safetensors writes several in an order that changes from one process to the next.
         about = json.dumps({"key": data.key, "texts": data.texts}, ensure_ascii=False)

@@ -7,61 +7,23 @@ noise and σ per seed: they differ in the loss and in nothing else.
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from legible.config import Training
 from legible.errors import UserError
-from legible.losses import flow
+from legible.io import atomic_path
+from legible.losses.auxiliary import AuxLoss
 from legible.models.zimage import ZImage
 from legible.progress import progress
+from legible.train.balance import Balance
 from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
-from legible.train.data import TrainingData
+from legible.train.data import TrainingData, other_samples
 from legible.train.log import RunLog
-
-# (decoded x̂0 [B, 3, H, W], owners [R], boxes [R, 4], texts) → loss per region [R]
-AuxLoss = Callable[[Tensor, Tensor, Tensor, list[str]], Tensor]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The losses of one micro-step; `aux` is None on steps without the auxiliary loss."""
-
-    total: Tensor
-    diffusion: float
-    aux: float | None
-    sigma: float
-
-
-def micro_step(
-    model: ZImage, data: TrainingData, picked: Tensor, training: Training, grid: Tensor, aux: AuxLoss | None,
-    generators: list[torch.Generator],
-) -> Losses:  # fmt: skip
-    """Losses of one forward pass over the samples `picked` [B], each with its own generator; nothing is changed."""
-    clean = data.latents[picked].to(model.device)
-    noise = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators])
-    draw = training.sigma
-    levels = [flow.draw_sigma(draw.distribution, draw.mean, draw.std, grid, 1, generator) for generator in generators]
-    noise, sigma = noise.to(model.device), torch.cat(levels).to(model.device)
-    noisy = flow.noised(clean, noise, sigma)
-    captions = [data.caption(index).to(model.device, model.transformer.dtype) for index in picked.tolist()]
-    velocity = model.predict(noisy, sigma, captions)
-    diffusion = flow.flow_loss(velocity, clean, noise).mean()
-    if aux is None:
-        return Losses(diffusion, diffusion.item(), None, sigma.mean().item())
-    low, high = training.aux.sigma_window
-    inside = torch.nonzero((sigma >= low) & (sigma <= high)).flatten().cpu()
-    owners, boxes, texts = data.regions(picked[inside])
-    if not texts:
-        return Losses(diffusion, diffusion.item(), None, sigma.mean().item())
-    images = model.decode(model.predicted_clean(noisy, velocity, sigma)[inside.to(model.device)])
-    extra = aux(images, owners.to(model.device), boxes.to(model.device), texts).sum() / len(picked)
-    total = diffusion + training.aux.lambda_aux * extra
-    return Losses(total, diffusion.item(), extra.item(), sigma.mean().item())
+from legible.train.step import apart, by_sigma, micro_step, norms_and_cosine
 
 
 def train(
@@ -86,11 +48,14 @@ def train(
     Raises:
         UserError: the loss or its gradient is not finite; the last good checkpoint stays in `folder`.
     """
+    trained = list(parameters.values())
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=training.learning_rate, betas=(0.9, 0.999), weight_decay=training.weight_decay
+        trained, lr=training.learning_rate, betas=(0.9, 0.999), weight_decay=training.weight_decay
     )
     averaged = {name: parameter.detach().clone() for name, parameter in parameters.items()} if training.ema else {}
     batches = shuffled_batches(len(data.latents), training.batch_size, seed)
+    others = other_samples(len(data.latents), seed) if training.aux.targets == "shuffled" else None
+    balance = Balance(training.aux, training.steps)
     log, first, spent = RunLog(folder / "metrics.jsonl"), 0, 0.0
     checkpoint = folder / "checkpoint.pt"
     if state := load_checkpoint(checkpoint, key):
@@ -99,6 +64,7 @@ def train(
                 parameter.copy_(state["parameters"][name])
         averaged = {name: value.to(model.device) for name, value in state["averaged"].items()}
         optimizer.load_state_dict(state["optimizer"])
+        balance.state = state["balance"]
         first, spent = log.rewind(state["step"]), state["seconds"]
     else:
         log.rewind(0)
@@ -108,16 +74,35 @@ def train(
             group["lr"] = training.learning_rate * min(1.0, (step + 1) / max(training.warmup, 1))
         # Counted in optimiser steps, so accumulation cannot move it; on such a step every micro-step takes part.
         wanted = aux if training.aux.lambda_aux > 0 and (step + 1) % training.aux.every == 0 else None
-        rows = []
+        measured = wanted is not None and balance.measures(step)
+        rows, extra = [], [None] * len(trained)
         for micro in range(training.accumulation):
             picked = batches(step * training.accumulation + micro)
+            goals = None if others is None else others[picked]
             samples = range(micro * training.batch_size, (micro + 1) * training.batch_size)
             generators = [stateless_generator(seed, 2, step, sample) for sample in samples]
-            losses = micro_step(model, data, picked, training, grid, wanted, generators)
-            (losses.total / training.accumulation).backward()
-            rows.append((losses.total.item(), losses.diffusion, losses.aux, losses.sigma))
-        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), training.max_grad_norm).item()
-        total = sum(row[0] for row in rows) / len(rows)
+            losses = micro_step(model, data, picked, goals, training, grid, wanted, generators)
+            total = losses.diffusion
+            if losses.aux is not None and measured:
+                extra = apart(losses.aux / training.accumulation, trained, extra)
+            elif losses.aux is not None:
+                total = total + balance.at(step) * losses.aux
+            (total / training.accumulation).backward()
+            rows.append(losses)
+        taken = None
+        if any(gradient is not None for gradient in extra):
+            taken = norms_and_cosine(trained, extra)
+            balance.observe_norms(*taken[:2])
+            for parameter, gradient in zip(trained, extra, strict=True):
+                if gradient is not None:
+                    added = balance.at(step) * gradient
+                    parameter.grad = added if parameter.grad is None else parameter.grad + added
+        weight = balance.at(step)
+        norm = torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm).item()
+        diffusion = sum(row.diffusion.item() for row in rows) / len(rows)
+        auxiliary = [row.aux.item() for row in rows if row.aux is not None]
+        auxiliary = sum(auxiliary) / len(auxiliary) if auxiliary else None
+        total = diffusion + (0.0 if auxiliary is None else weight * auxiliary)
         if not (math.isfinite(total) and math.isfinite(norm)):
             kept = "no checkpoint was written yet" if not checkpoint.exists() else f"the last good one is {checkpoint}"
             raise UserError(
@@ -128,22 +113,35 @@ def train(
         with torch.no_grad():
             for name, value in averaged.items():
                 value.lerp_(parameters[name], 1 - training.ema)
-        auxiliary = [row[2] for row in rows if row[2] is not None]
+        if auxiliary is not None:
+            balance.observe_losses(diffusion, auxiliary)
+        sigma = torch.cat([row.sigma for row in rows])
         log.write(
             step=step,
             loss_total=total,
-            loss_diffusion=sum(row[1] for row in rows) / len(rows),
-            loss_aux=sum(auxiliary) / len(auxiliary) if auxiliary else None,
-            sigma_mean=sum(row[3] for row in rows) / len(rows),
+            loss_diffusion=diffusion,
+            loss_aux=auxiliary,
+            sigma_mean=sigma.mean().item(),
+            sigma_diffusion=by_sigma(sigma, torch.cat([row.per_sample for row in rows])),
+            sigma_aux=by_sigma(sigma, torch.cat([row.weighted for row in rows])),
+            **{"lambda": weight if auxiliary is not None else None},
+            grad_norm_diffusion=taken and taken[0],
+            grad_norm_aux=taken and taken[1],
+            grad_cosine=taken and taken[2],
             grad_norm=norm,
             learning_rate=optimizer.param_groups[0]["lr"],
             seconds=round(spent + time.monotonic() - began, 3),
         )
+        if step + 1 in training.snapshots:
+            kept = averaged or {name: parameter.detach() for name, parameter in parameters.items()}
+            with atomic_path(folder / f"snapshot-{step + 1}.safetensors") as temporary:
+                save_file({name: value.contiguous() for name, value in kept.items()}, temporary)
         if (step + 1) % training.checkpoint_every == 0 or step + 1 == training.steps:
             state = {
                 "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
                 "averaged": averaged,
                 "optimizer": optimizer.state_dict(),
+                "balance": balance.state,
                 "step": step + 1,
                 "seconds": spent + time.monotonic() - began,
             }

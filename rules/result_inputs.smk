@@ -1,0 +1,94 @@
+"""Named input functions of reading, scores, figures and reports."""
+
+
+def engine_config(wildcards):
+    """The engine's own section."""
+    section = CONFIG.engines()[wildcards.engine].model_dump(mode="json", by_alias=True)
+    return json.dumps(section, sort_keys=True)
+
+
+def engine_files(wildcards):
+    """Files of a user network, so that a changed network reads again."""
+    section = CONFIG.engines()[wildcards.engine]
+    return folder_files(getattr(section, "network", ""))
+
+
+def figure_style(wildcards):
+    """The style of one figure: changing it redraws this figure only."""
+    style = getattr(CONFIG.figures, wildcards.figure).model_dump(mode="json")
+    return json.dumps(style, sort_keys=True)
+
+
+def figure_caption(wildcards):
+    """The caption for Snakemake's report, which cannot look for a file by wildcard."""
+    return Path(workflow.basedir, "resources", "report", f"{wildcards.figure}.rst").read_text(encoding="utf-8").strip()
+
+
+def figure_inputs(wildcards):
+    """What one figure is drawn from."""
+    metrics = expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds)
+    scores = [f"{RESULTS}/scores/{name}" for name in ("scores.parquet", "summary.csv", "seeds.csv")]
+    images = expand(
+        f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl", model=[*MODELS, *CEILINGS], prompt_set=PROMPT_SETS
+    )
+    sources = {
+        "training_curves": metrics,
+        "dataset": [f"{RESULTS}/data/train.parquet"],
+        "samples": scores + images,
+        "best_and_worst": scores + images,
+        "learning_curves": [f"{RESULTS}/scores/curve.csv"],
+        "drift_tradeoff": [*scores, f"{RESULTS}/scores/drift.csv"],
+        "gradient_reach": [f"{RESULTS}/gradients.csv"],
+        "adaptive_weights": metrics,
+    }
+    return sources.get(wildcards.figure, scores)
+
+
+def image_manifests(models, prompt_set):
+    """Manifests of these models' images."""
+    return [f"{RESULTS}/images/{model}/{prompt_set}/manifest.jsonl" for model in models]
+
+
+def image_readings(models, prompt_set):
+    """What every engine read in these models' images."""
+    return [f"{RESULTS}/ocr/{engine}/{model}/{prompt_set}.jsonl" for engine in ENGINES for model in models]
+
+
+def curve_models(wildcards):
+    """The models of the learning curves: base, snapshots, and the finished runs of the arms that have snapshots."""
+    runs = sorted({snapshot.split("-step")[0] for snapshot in SNAPSHOTS})
+    return ["base", *runs, *SNAPSHOTS]
+
+
+def curve_images(wildcards):
+    return [path for prompt_set in PROMPT_SETS for path in image_manifests(curve_models(wildcards), prompt_set)]
+
+
+def curve_readings(wildcards):
+    return [path for prompt_set in PROMPT_SETS for path in image_readings(curve_models(wildcards), prompt_set)]
+
+
+def curve_runs(wildcards):
+    """run.json of every run of the learning curves; its metrics.jsonl stands beside."""
+    arms = [arm for arm in ARMS if CONFIG.arm(arm).snapshots]
+    return expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json", arm=arms, seed=CONFIG.seeds)
+
+
+def drift_images(wildcards):
+    """Images of every model on prompts without text."""
+    return image_manifests(MODELS, DRIFT)
+
+
+def result_files(wildcards):
+    """What the results page is written from: reports (they need all else) of this experiment and of its regimes."""
+    return [f"results/{config.experiment}/report.html" for config in [CONFIG, *REGIMES.values()]]
+
+
+def result_folders(wildcards):
+    """This experiment and its regimes."""
+    return [f"results/{config.experiment}" for config in [CONFIG, *REGIMES.values()]]
+
+
+def results_folder(wildcards):
+    """The experiment's folder, for scripts that read many of its files."""
+    return RESULTS
