@@ -114,10 +114,13 @@ def latent_windows(
 
 
 def soft_limit(images: Tensor, knee: float = 0.9) -> Tensor:
-    """Values limited smoothly to (−1, 1): unchanged within ± knee (0 … 1), bent towards ± 1 by a tanh beyond it.
+    """Values limited smoothly to (−1, 1): unchanged within ± knee (0 … 1), bent towards ± 1 by u / (1 + u) beyond it.
 
-    Unlike a clamp it leaves an overshooting pixel a gradient: at |x| = 1.2 and the usual knee still about 0.01.
+    Unlike a clamp it leaves an overshooting pixel a gradient: at |x| = 1.2 and the usual knee 1/16. (A tanh would round
+    to a slope of zero soon after.)
     """
     room = 1.0 - knee
     excess = (images.abs() - knee).clamp(min=0.0)
-    return torch.where(images.abs() <= knee, images, images.sign() * (knee + room * torch.tanh(excess / room)))
+    # room · u / (1 + u) with u = excess / room, without dividing by a room of zero.
+    bent = images.sign() * (knee + room * excess / (room + excess).clamp(min=torch.finfo(images.dtype).tiny))
+    return torch.where(images.abs() <= knee, images, bent)
