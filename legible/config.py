@@ -110,7 +110,7 @@ class Config(Section):
     scoring: Scoring = Scoring()
     figures: Figures = Figures()
 
-    @field_validator("arms", "prompt_sets", mode="before")
+    @field_validator("arms", "prompt_sets", "regimes", mode="before")
     @classmethod
     def without_null(cls, named: Any) -> Any:
         """Snakemake merges an overlay into config.yaml key by key: only null can take a default entry out."""
