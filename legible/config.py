@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 
 from legible.errors import UserError, describe
 from legible.settings import (
+    Anchor,
     Aux,
     Clip,
     Data,
@@ -21,6 +22,7 @@ from legible.settings import (
     FigureStyle,
     Fonts,
     Generation,
+    Keep,
     Kinds,
     Lora,
     Model,
@@ -38,6 +40,7 @@ from legible.settings import (
 )
 
 __all__ = [  # every section is imported from here
+    "Anchor",
     "Aux",
     "Clip",
     "Config",
@@ -48,6 +51,7 @@ __all__ = [  # every section is imported from here
     "Figures",
     "Fonts",
     "Generation",
+    "Keep",
     "Kinds",
     "Lora",
     "Model",
@@ -97,6 +101,7 @@ class Config(Section):
         description="named overrides of `training` (null: left out); `diffusion_only` (λ = 0), the control, must stay",
     )
     seeds: tuple[Natural, ...] = Field((0, 1), description="training seeds per arm", min_length=1)
+    anchor: Anchor = Anchor()
     drift: Drift | None = Field(None, description="measure image drift on prompts without text; null = not")
     gradients: Natural = Field(0, description="samples on which each loss's gradient is measured per σ; 0 = not at all")
     regimes: dict[Name, dict[str, Any]] = Field(

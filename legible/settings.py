@@ -215,6 +215,21 @@ class Aux(Section):
         return {self.loss: 1.0} if isinstance(self.loss, str) else dict(self.loss)
 
 
+class Keep(Section):
+    """Velocity anchor: on prompts without text the model shall go on doing what the base model does."""
+
+    weight: NonNegative = Field(0.0, description="weight of the anchor in the total loss; 0 = off")
+    batch_size: Positive = Field(8, description="points of the base's sampling trajectories per optimiser step")
+
+
+class Anchor(Section):
+    """Where the velocity anchor is held: sampling trajectories of the base model."""
+
+    prompts: str = Field("resources/prompts/anchor.jsonl", description="prompts without targets, not those of `drift`")
+    limit: Positive | None = Field(None, description="use only the first so many prompts")
+    seeds: tuple[Natural, ...] = Field((0, 1), description="noise seeds per prompt", min_length=1)
+
+
 class Lora(Section):
     """Low-rank adapters (peft)."""
 
@@ -247,6 +262,7 @@ class Training(Section):
     lora: Lora = Lora()
     sigma: SigmaSampling = SigmaSampling()
     aux: Aux = Aux()
+    anchor: Keep = Keep()
     snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are kept too, for learning curves")
     checkpoint_every: Positive = Field(32, description="optimiser steps from one resumable checkpoint to the next")
     threads: Positive = Field(1, description="CPU threads of one training (fixed, so that results do not depend on it)")

@@ -38,6 +38,7 @@ OPTIONAL = {
 }
 FIGURES = sorted(name for name in type(CONFIG.figures).model_fields if OPTIONAL.get(name, True))
 SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
+ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
 REGIMES = {name: CONFIG.regime(name) for name in CONFIG.regimes}
 ENVIRONMENT = "../envs/legible.yaml"
 NANO = "results/nano_models"

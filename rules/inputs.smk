@@ -37,6 +37,16 @@ def arm_segmenter(wildcards):
     return [SEGMENTER] if "char_segmentation" in CONFIG.arm(wildcards.arm).aux.weights else []
 
 
+def arm_anchor(wildcards):
+    """Trajectories of the base, for arms with a velocity anchor."""
+    return [ANCHOR] if CONFIG.arm(wildcards.arm).anchor.weight else []
+
+
+def anchor_option(wildcards, input):
+    """`--anchor FILE`, or nothing."""
+    return f"--anchor {input.anchor}" if input.anchor else ""
+
+
 def segmenter_option(wildcards, input):
     """`--segmenter FILE`, or nothing."""
     return f"--segmenter {input.segmenter}" if input.segmenter else ""

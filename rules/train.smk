@@ -55,12 +55,42 @@ rule measure_gradients:
         " {params.segmenter} --reader-cache {params.reader_cache} --output {output} 2>&1 | tee {log}"
 
 
+rule record_anchor:
+    """Sampling trajectories of the base model on prompts without text, for the velocity anchor."""
+    input:
+        prompts=CONFIG.anchor.prompts,
+        drift=[CONFIG.drift.prompts] if CONFIG.drift else [],
+        model=folder_files(CONFIG.model.path, "transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+    output:
+        ANCHOR,
+    log:
+        f"{RESULTS}/logs/record_anchor.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/record_anchor.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=GPU,
+    params:
+        config=as_json(
+            model=part("model"),
+            generation=part("generation", "steps", "batch_size"),
+            data=part("data", "height", "width"),
+            anchor=part("anchor"),
+        ),
+        code=code("record_anchor"),
+    shell:
+        "python scripts/record_anchor.py --config {params.config:q} --not-these {input.drift:q} --output {output}"
+        " --threads {threads} 2>&1 | tee {log}"
+
+
 rule train_arm:
     """Fine-tune one arm with one seed; checkpoints live outside the output so that a killed run resumes."""
     input:
         cache=rules.encode_dataset.output,
         models=arm_models,
         segmenter=arm_segmenter,
+        anchor=arm_anchor,
     output:
         weights=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/weights"),
         snapshots=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/snapshots"),
@@ -79,12 +109,13 @@ rule train_arm:
         config=arm_config,
         folder=output_folder,
         segmenter=segmenter_option,
+        anchor=anchor_option,
         checkpoints=f"{RESULTS}/checkpoints",
         reader_cache=f"{RESULTS}/cache/ocr/reader",
         code=code("train_arm"),
     shell:
         "python scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm} --seed {wildcards.seed}"
-        " --cache {input.cache} {params.segmenter} --reader-cache {params.reader_cache}"
+        " --cache {input.cache} {params.segmenter} {params.anchor} --reader-cache {params.reader_cache}"
         " --checkpoints {params.checkpoints}"
         " --output-dir {params.folder} 2>&1 | tee {log}"
 

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 
+from legible.corpus.prompts import load_prompts
 from legible.corpus.templates import PALETTE
 from legible.errors import UserError, run_cli
 from legible.io import write_jsonl
@@ -38,10 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--seed", type=int, default=2025)
+    parser.add_argument("--prefix", default="no_text", help="what the ids begin with")
+    parser.add_argument("--exclude", nargs="*", default=[], help="files whose prompts must not be drawn again")
     parser.add_argument("--output", default="resources/prompts/no_text.jsonl")
     args = parser.parse_args()
 
-    possible = combinations()
+    taken = {prompt.prompt for path in args.exclude for prompt in load_prompts(path, text=False)}
+    possible = [row for row in combinations() if row["prompt"] not in taken]
     if not 1 <= args.count <= len(possible):
         raise UserError(f"--count: 1 to {len(possible)} distinct prompts can be drawn, got {args.count}")
     # A quarter without a colour: few of all combinations are.
@@ -52,7 +56,7 @@ def main() -> None:
     drawn = [plain[i] for i in rng.permutation(len(plain))[:few]]
     drawn += [colored[i] for i in rng.permutation(len(colored))[: args.count - few]]
     order = rng.permutation(len(drawn))
-    rows = [{"id": f"no_text-{n:03d}", "targets": [], "kind": "no_text"} | drawn[i] for n, i in enumerate(order)]
+    rows = [{"id": f"{args.prefix}-{n:03d}", "targets": [], "kind": "no_text"} | drawn[i] for n, i in enumerate(order)]
     write_jsonl(args.output, rows)
     print(json.dumps({"prompts": len(rows), "output": args.output}))
 

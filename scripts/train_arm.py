@@ -8,25 +8,26 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from legible.config import Training, sections
-from legible.errors import run_cli
+from legible.errors import UserError, run_cli
 from legible.io import atomic_path, sha256_file, sha256_json, write_json
 from legible.losses.auxiliary import DECODED, open_aux_loss
 from legible.models import open_model
 from legible.models.zimage import ZImage
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import save_weights, select_parameters
+from legible.train.anchor import load_trajectories
 from legible.train.checkpoint import alone_in
 from legible.train.data import load_training_data
 from legible.train.loop import train
 
 
-def run_key(config: dict, seed: int, data_key: str, segmenter: Path | None) -> str:
+def run_key(config: dict, seed: int, data_key: str, critics: list[Path | None]) -> str:
     """Identifies a run: configuration, seed, data, base weights and code. Only an equal run may resume it."""
     folder = Path(config["model"].path) / "transformer"
     weights = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.is_file()}
     plain = {name: section.model_dump(mode="json", by_alias=True) for name, section in config.items()}
-    critic = sha256_file(segmenter) if segmenter else None
-    return sha256_json([plain, seed, data_key, weights, critic, code_fingerprint(__file__)])
+    hashes = [sha256_file(path) if path else None for path in critics]
+    return sha256_json([plain, seed, data_key, weights, hashes, code_fingerprint(__file__)])
 
 
 def keep_weights(model: ZImage, weights: dict, training: Training, folder: Path) -> None:
@@ -52,13 +53,14 @@ def main() -> None:
         "--reader-cache", type=Path, default=Path("results/cache/ocr/reader"), help="folder for the ctc loss's network"
     )
     parser.add_argument("--segmenter", type=Path, help="latent segmenter of the char_segmentation loss")
+    parser.add_argument("--anchor", type=Path, help="trajectories of the base model for the velocity anchor")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder that outlives a failed attempt")
     parser.add_argument("--output-dir", type=Path, required=True)
     arguments = parser.parse_args()
     config = sections(arguments.config, "model", "clip", "reader", "training", "generation")
     training = config["training"]
     data = load_training_data(arguments.cache)
-    key = run_key(config, arguments.seed, data.key, arguments.segmenter)
+    key = run_key(config, arguments.seed, data.key, [arguments.segmenter, arguments.anchor])
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
@@ -70,8 +72,11 @@ def main() -> None:
     parameters = select_parameters(model.transformer, training, arguments.seed)
     grid = model.sigma_grid(config["generation"].steps)
     print(f"{label}: {len(data.latents)} samples, σ grid {[round(s, 4) for s in grid.tolist()]}", flush=True)
+    if training.anchor.weight > 0 and arguments.anchor is None:
+        raise UserError("training.anchor.weight: the velocity anchor needs --anchor, the base's trajectories")
+    paths = load_trajectories(arguments.anchor) if training.anchor.weight > 0 else None
     with alone_in(folder):
-        weights = train(model, parameters, data, training, grid, aux, arguments.seed, folder, key, label)
+        weights = train(model, parameters, data, training, grid, aux, paths, arguments.seed, folder, key, label)
 
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
     for step in training.snapshots:

@@ -242,7 +242,9 @@ def test_the_average_of_the_weights_by_hand(folders, data, tmp_path, monkeypatch
         history.append({name: p.detach().clone() for name, p in parameters.items()})
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
-    averaged = loop.train(model, parameters, data, training, model.sigma_grid(8), None, 0, tmp_path, "key", "test")
+    averaged = loop.train(
+        model, parameters, data, training, model.sigma_grid(8), None, None, 0, tmp_path, "key", "test"
+    )
     assert len(history) == 5
     for name in parameters:
         expected = history[0][name]

@@ -134,6 +134,22 @@ class ZImage:
         ).images
         return torch.from_numpy((images * 255).round().astype("uint8"))
 
+    @torch.no_grad()
+    def trajectory(self, captions: list[Tensor], noise: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What the sampler meets on its way from noise [B, C, h, w], without guidance.
+
+        Returns:
+            latents [steps, B, C, h, w] at which the network is called, its velocities there, and the σ values [steps].
+        """
+        grid = self.sigma_grid(steps).to(self.device)
+        latents, points, velocities = noise.to(self.device, torch.float32), [], []
+        for sigma, after in zip(grid, torch.cat([grid[1:], grid.new_zeros(1)]), strict=True):
+            velocity = self.predict(latents, sigma.expand(len(latents)), captions)
+            points.append(latents)
+            velocities.append(velocity)
+            latents = latents + (after - sigma) * velocity
+        return torch.stack(points), torch.stack(velocities), grid
+
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w) of the latents of an image.
 

@@ -19,6 +19,7 @@ from legible.io import atomic_path
 from legible.losses.auxiliary import AuxLoss
 from legible.models.zimage import ZImage
 from legible.progress import progress
+from legible.train.anchor import Trajectories, anchor_loss
 from legible.train.balance import Balance
 from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
 from legible.train.data import TrainingData, other_samples
@@ -33,6 +34,7 @@ def train(
     training: Training,
     grid: Tensor,
     aux: AuxLoss | None,
+    paths: Trajectories | None,
     seed: int,
     folder: Path,
     key: str,
@@ -42,6 +44,7 @@ def train(
 
     Args:
         grid: the sampler's σ values.
+        paths: the base's trajectories, if the velocity anchor is on.
         folder: where checkpoint and metrics live between attempts.
         key: identifies configuration, data, base model and code; a checkpoint of another key is refused.
 
@@ -97,12 +100,18 @@ def train(
                 if gradient is not None:
                     added = balance.at(step) * gradient
                     parameter.grad = added if parameter.grad is None else parameter.grad + added
+        held = None
+        if paths is not None:
+            anchor = anchor_loss(model, paths, training.anchor, seed, step)
+            (training.anchor.weight * anchor).backward()
+            held = anchor.item()
         weight = balance.at(step)
         norm = torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm).item()
         diffusion = sum(row.diffusion.item() for row in rows) / len(rows)
         auxiliary = [row.aux.item() for row in rows if row.aux is not None]
         auxiliary = sum(auxiliary) / len(auxiliary) if auxiliary else None
         total = diffusion + (0.0 if auxiliary is None else weight * auxiliary)
+        total += 0.0 if held is None else training.anchor.weight * held
         if not (math.isfinite(total) and math.isfinite(norm)):
             kept = "no checkpoint was written yet" if not checkpoint.exists() else f"the last good one is {checkpoint}"
             raise UserError(
@@ -121,6 +130,7 @@ def train(
             loss_total=total,
             loss_diffusion=diffusion,
             loss_aux=auxiliary,
+            loss_anchor=held,
             sigma_mean=sigma.mean().item(),
             sigma_diffusion=by_sigma(sigma, torch.cat([row.per_sample for row in rows])),
             sigma_aux=by_sigma(sigma, torch.cat([row.weighted for row in rows])),

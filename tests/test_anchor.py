@@ -1,0 +1,125 @@
+"""The velocity anchor: trajectories are the sampler's own, and holding on to them keeps the base model's pictures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import equal, metrics, region_loss, run, settings, small_data
+
+from legible.config import Keep
+from legible.errors import UserError
+from legible.io import write_jsonl
+from legible.train.anchor import Trajectories, anchor_loss, load_trajectories, save_trajectories
+from legible.train.checkpoint import stateless_generator
+
+ROOT = Path(__file__).resolve().parent.parent
+CAPTIONS = ["a sign on dark blue", "a plain red board on white", "a label on green"]
+CLIP = {"loss": "clip_region", "lambda": 30.0, "every": 1}
+
+
+def paths_of(model, steps: int = 4) -> Trajectories:
+    captions = model.encode_prompts(CAPTIONS)
+    noise = torch.randn((3, 12, 8, 16), generator=stateless_generator(0))
+    latents, velocities, sigma = model.trajectory(captions, noise, steps)
+    offsets = torch.tensor([0] + [len(caption) for caption in captions]).cumsum(0)
+    return Trajectories(latents, velocities, sigma, torch.cat(captions), offsets)
+
+
+def test_the_trajectory_is_the_samplers_own(zimage):
+    captions = zimage.encode_prompts(CAPTIONS)
+    noise = torch.randn((3, 12, 8, 16), generator=stateless_generator(0))
+    points, velocities, grid = zimage.trajectory(captions, noise, 4)
+    assert torch.equal(grid, zimage.sigma_grid(4))
+    assert torch.equal(points[0], noise)
+    end = points[-1] - grid[-1] * velocities[-1]
+    with torch.no_grad():
+        pixels = ((zimage.decode(end) / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
+    sampled = zimage.sample(captions, noise, 4, 0.0).float()
+    assert (pixels - sampled).abs().max() <= 1  # uint8 rounding
+
+
+def test_the_base_itself_is_not_pulled_and_a_changed_model_is(zimage):
+    paths = paths_of(zimage)
+    assert anchor_loss(zimage, paths, Keep(weight=1.0, batch_size=6), 0, 0).item() < 1e-9
+    with torch.no_grad():
+        for parameter in zimage.transformer.layers.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=stateless_generator(1)))
+    losses = [anchor_loss(zimage, paths, Keep(weight=1.0, batch_size=6), 0, step).item() for step in (0, 0, 1)]
+    assert losses[0] > 1e-6
+    assert losses[0] == losses[1] != losses[2]  # a step draws its own points, always the same
+
+
+def test_trajectories_come_back_as_they_were_and_a_damaged_file_is_named(zimage, tmp_path):
+    paths, file = paths_of(zimage), tmp_path / "anchor.safetensors"
+    save_trajectories(file, paths)
+    found = load_trajectories(file)
+    assert all(torch.equal(getattr(found, name), getattr(paths, name)) for name in ("latents", "sigma", "offsets"))
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"anchor\.safetensors: no readable trajectories"):
+        load_trajectories(file)
+
+
+def test_the_anchor_holds_the_base_and_resumes_bit_for_bit(folders, zimage, tmp_path, monkeypatch):
+    from legible.train import loop
+
+    data, paths, loss = small_data(folders.zimage), paths_of(zimage), region_loss(folders.clip)
+    free = settings(steps=8, aux=CLIP)
+    held = settings(steps=8, aux=CLIP, anchor={"weight": 100.0, "batch_size": 12})
+    runs = {
+        "free": run(folders.zimage, data, free, tmp_path / "free", loss),
+        "held": run(folders.zimage, data, held, tmp_path / "held", loss, paths=paths),
+    }
+    rows = metrics(tmp_path / "held")
+    assert all(row["loss_anchor"] is not None for row in rows)
+    assert all(row["loss_anchor"] is None for row in metrics(tmp_path / "free"))
+    for row in rows:
+        total = row["loss_diffusion"] + 30.0 * row["loss_aux"] + 100.0 * row["loss_anchor"]
+        assert row["loss_total"] == pytest.approx(total, rel=1e-5)
+    drift = {}
+    for name, weights in runs.items():
+        with torch.no_grad():
+            for key, parameter in zimage.transformer.named_parameters():
+                if key in weights:
+                    parameter.copy_(weights[key])
+        drift[name] = sum(anchor_loss(zimage, paths, Keep(batch_size=12), 9, step).item() for step in range(4))
+    assert drift["held"] < 0.7 * drift["free"]
+    original, calls = loop.micro_step, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "micro_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(folders.zimage, data, held, tmp_path / "cut", loss, paths=paths)
+    assert equal(run(folders.zimage, data, held, tmp_path / "cut", loss, paths=paths), runs["held"])
+
+
+def test_recording_refuses_prompts_on_which_drift_is_measured(folders, tmp_path):
+    rows = [{"id": f"p-{i}", "prompt": prompt, "targets": []} for i, prompt in enumerate(CAPTIONS)]
+    for name, part in {"anchor": rows[:2], "same": rows[1:], "other": rows[2:]}.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", part)
+    config = {
+        "model": {"path": str(folders.zimage)},
+        "generation": {"steps": 2},
+        "data": {},
+        "anchor": {"prompts": str(tmp_path / "anchor.jsonl")},
+    }
+    arguments = ["--config", json.dumps(config), "--output", str(tmp_path / "anchor.safetensors"), "--not-these"]
+    refused = record(*arguments, str(tmp_path / "same.jsonl"))
+    assert refused.returncode != 0
+    assert "is also in" in refused.stderr
+    assert record(*arguments, str(tmp_path / "other.jsonl")).returncode == 0
+    assert load_file(tmp_path / "anchor.safetensors")["latents"].shape == (2, 4, 12, 8, 16)
+
+
+def record(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "scripts/record_anchor.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
