@@ -29,15 +29,14 @@ from legible.losses.segmentation import (
     OpenedSegmenter,
     Segmenter,
     build_segmenter,
-    cell_accuracy,
     char_segmentation_loss,
     load_segmenter,
     save_segmenter,
-    train_segmenter,
 )
 from legible.models import open_model
 from legible.render.fonts import find_fonts, select_fonts
 from legible.render.sign import Sign, draw_sign
+from legible.train.segmenter import cell_accuracy, train_segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
 ALPHABET = Fonts().characters
