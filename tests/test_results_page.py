@@ -252,6 +252,10 @@ def test_arms_are_described_from_their_configuration():
     assert describe_arm({"aux": plain, "method": "lora", "threads": 2}, control) == (
         "ctc, λ = 1, at every step; method = lora (control: full)"
     )
+    held = {"aux": plain, "anchor": {"weight": 40.0, "batch_size": 16}}
+    assert describe_arm(held, control | {"method": None, "threads": 1}).endswith(
+        "velocity anchor of weight 40 on 16 points per step"
+    )
 
 
 def test_the_legend_describes_every_arm_and_every_loss(results, page):

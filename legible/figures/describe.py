@@ -11,7 +11,7 @@ LOSSES = {
     "glyph_mask": "the diffusion loss once more, on the glyphs' pixels alone; nothing is decoded, no model judges",
     "char_segmentation": "a small frozen network must find each character in its place, in the latent itself",
 }
-NEVER_NAMED = ("aux", "threads", "checkpoint_every", "snapshots")  # they change no result, or have words of their own
+NEVER_NAMED = ("aux", "anchor", "threads", "checkpoint_every", "snapshots")  # they change no result, or have words of their own
 
 
 def describe_arm(training: Mapping, control: Mapping) -> str:
@@ -22,6 +22,9 @@ def describe_arm(training: Mapping, control: Mapping) -> str:
         control: the same of the control.
     """
     parts = [describe_aux(training.get("aux", {}))]
+    anchor = training.get("anchor", {})
+    if anchor.get("weight", 0):
+        parts.append(f"velocity anchor of weight {anchor['weight']:g} on {anchor['batch_size']} points per step")
     for key in sorted({*training, *control} - set(NEVER_NAMED)):
         if training.get(key) != control.get(key):
             parts.append(f"{key} = {training.get(key)} (control: {control.get(key)})")
