@@ -79,10 +79,11 @@ def main() -> None:
         weights = train(model, parameters, data, training, grid, aux, paths, arguments.seed, folder, key, label)
 
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
+    # The snapshots last: they are written through the model's own parameters, which the final weights are views of.
+    keep_weights(model, weights, training, arguments.output_dir / "weights")
     for step in training.snapshots:
         snapshot = load_file(folder / f"snapshot-{step}.safetensors")
         keep_weights(model, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
-    keep_weights(model, weights, training, arguments.output_dir / "weights")
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
     last = (folder / "metrics.jsonl").read_text().splitlines()[-1]

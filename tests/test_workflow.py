@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from legible.config import Config, validate
 
@@ -311,6 +313,15 @@ def test_the_evidence_in_miniature(project):
     assert set(zip(curve["arm"], curve["step"], strict=True)) == {
         (arm, step) for arm in ("diffusion_only", "clip_region") for step in (0, 1, 2)
     }
+    # The last checkpoint knows what the final weights are; a snapshot's are others.
+    (checkpoint,) = results.glob("checkpoints/clip_region-seed0-*/checkpoint.pt")
+    final = torch.load(checkpoint, weights_only=True)["state"]["parameters"]
+    kept = {
+        name: load_file(results / f"runs/clip_region/seed0/{name}/transformer/diffusion_pytorch_model.safetensors")
+        for name in ("weights", "snapshots/step1")
+    }
+    assert all(torch.equal(kept["weights"][name], value) for name, value in final.items())
+    assert not all(torch.equal(kept["snapshots/step1"][name], value) for name, value in final.items())
     drift = pd.read_csv(results / "scores" / "drift.csv")
     assert {"diffusion_only", "clip_region", "sum"} <= set(drift["arm"])
     assert (drift[drift["metric"] == "rmse"]["value"] > 0).all()

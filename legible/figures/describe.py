@@ -11,7 +11,13 @@ LOSSES = {
     "glyph_mask": "the diffusion loss once more, on the glyphs' pixels alone; nothing is decoded, no model judges",
     "char_segmentation": "a small frozen network must find each character in its place, in the latent itself",
 }
-NEVER_NAMED = ("aux", "anchor", "threads", "checkpoint_every", "snapshots")  # they change no result, or have words of their own
+NEVER_NAMED = (
+    "aux",
+    "anchor",
+    "threads",
+    "checkpoint_every",
+    "snapshots",
+)  # they change no result, or have words of their own
 
 
 def describe_arm(training: Mapping, control: Mapping) -> str:

@@ -156,4 +156,5 @@ def train(
                 "seconds": spent + time.monotonic() - began,
             }
             save_checkpoint(checkpoint, key, state)
-    return averaged or {name: parameter.detach() for name, parameter in parameters.items()}
+    # Copies: the caller may go on using the model, for example to write its snapshots.
+    return averaged or {name: parameter.detach().clone() for name, parameter in parameters.items()}
