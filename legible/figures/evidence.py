@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from legible.config import FigureStyle
 from legible.errors import UserError
-from legible.figures.inputs import BASE, CONTROL, SCALE, arm_label, engine_label, with_control_first
+from legible.figures.inputs import BASE, CONTROL, SCALE, arm_label, engine_label, is_placebo, with_control_first
 from legible.figures.scores import METRIC, panel_keys, select, whiskers
 from legible.figures.style import (
     INK,
@@ -101,6 +101,8 @@ def drift_tradeoff(
 ) -> Figure:
     """Micro CER against the drift of pictures without text, a panel per engine, with the Pareto front.
 
+    Placebo arms are left out: they unlearn spelling, and all others would shrink to one point.
+
     Args:
         summary: rows of summary.csv.
         drift: rows of drift.csv.
@@ -113,6 +115,7 @@ def drift_tradeoff(
     """
     measured = drift[drift["metric"] == metric].set_index("arm")
     order, colors, rounds = [BASE, *with_control_first(arms)], arm_colors(arms, style), arm_rounds(arms, style)
+    order = [arm for arm in order if not is_placebo(arm)]
     if missing := [arm for arm in order[1:] if arm not in measured.index]:
         raise UserError(f"scores/drift.csv: {missing[0]} has no {metric}; run the score stage again")
     sets, engines = panel_keys(summary)
