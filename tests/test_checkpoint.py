@@ -132,7 +132,7 @@ def test_kill_9_and_again_equals_an_unbroken_run(folders, tmp_path):
     runs = [tmp_path / name / "run" for name in ("killed", "whole")]
     assert metrics(runs[0]) == metrics(runs[1])
     assert [row["step"] for row in metrics(runs[0])] == list(range(60))
-    assert sorted(path.name for path in runs[0].iterdir()) == ["metrics.jsonl", "run.json", "weights"]
+    assert sorted(path.name for path in runs[0].iterdir()) == ["metrics.jsonl", "run.json", "snapshots", "weights"]
 
 
 def test_the_seed_decides_the_lora_matrices_and_nothing_before_it(folders):
