@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import equal, metrics, region_loss, run, settings, small_data
+from training import Killed, equal, killed_at, metrics, region_loss, run, settings, small_data
 
 from legible.config import Keep
 from legible.errors import UserError
@@ -64,8 +64,6 @@ def test_trajectories_come_back_as_they_were_and_a_damaged_file_is_named(zimage,
 
 
 def test_the_anchor_holds_the_base_and_resumes_bit_for_bit(folders, zimage, tmp_path, monkeypatch):
-    from legible.train import loop
-
     data, paths, loss = small_data(folders.zimage), paths_of(zimage), region_loss(folders.clip)
     free = settings(steps=8, aux=CLIP)
     held = settings(steps=8, aux=CLIP, anchor={"weight": 100.0, "batch_size": 12})
@@ -87,17 +85,9 @@ def test_the_anchor_holds_the_base_and_resumes_bit_for_bit(folders, zimage, tmp_
                     parameter.copy_(weights[key])
         drift[name] = sum(anchor_loss(zimage, paths, Keep(batch_size=12), 9, step).item() for step in range(4))
     assert drift["held"] < 0.7 * drift["free"]
-    original, calls = loop.micro_step, []
-
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "micro_step", killed)
-        with pytest.raises(KeyboardInterrupt):
+        killed_at(patch, 6)
+        with pytest.raises(Killed):
             run(folders.zimage, data, held, tmp_path / "cut", loss, paths=paths)
     assert equal(run(folders.zimage, data, held, tmp_path / "cut", loss, paths=paths), runs["held"])
 

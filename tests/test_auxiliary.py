@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from training import equal, metrics, on_pixels, region_loss, run, settings, small_data
+from training import Killed, equal, killed_at, metrics, on_pixels, region_loss, run, settings, small_data
 
 from legible.config import Aux, Clip, Model, Reader
 from legible.errors import UserError
@@ -210,22 +210,12 @@ def test_uncertainty_weighting_ends_at_the_ratio_of_the_losses():
 
 @pytest.mark.parametrize("balance", ["gradient_norm", "uncertainty", "cosine"])
 def test_balanced_training_resumes_bit_for_bit(folders, data, tmp_path, monkeypatch, balance):
-    from legible.train import loop
-
     loss = region_loss(folders.clip)
     training = settings(aux=CLIP | {"balance": balance, "lambda_end": 0.1}, snapshots=[3])
     whole = run(folders.zimage, data, training, tmp_path / "whole", loss)
-    original, calls = loop.micro_step, []
-
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "micro_step", killed)
-        with pytest.raises(KeyboardInterrupt):
+        killed_at(patch, 6)
+        with pytest.raises(Killed):
             run(folders.zimage, data, training, tmp_path / "cut", loss)
     assert equal(run(folders.zimage, data, training, tmp_path / "cut", loss), whole)
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")

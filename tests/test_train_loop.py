@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import equal, metrics, on_pixels, region_loss, run, settings, small_data
+from training import Killed, equal, killed_at, metrics, on_pixels, region_loss, run, settings, small_data
 
 from legible.config import Model
 from legible.errors import UserError
@@ -24,24 +24,6 @@ CLIP = {"loss": "clip_region", "lambda": 0.3, "every": 2}
 @pytest.fixture(scope="module")
 def data(folders) -> TrainingData:
     return small_data(folders.zimage)
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing may catch it."""
-
-
-def killed_at(monkeypatch: pytest.MonkeyPatch, count: int) -> pytest.MonkeyPatch:
-    """Let the `count`-th forward pass from now on be the last one."""
-    passes = itertools.count(1)
-    original = loop.micro_step
-
-    def step(*arguments):
-        if next(passes) == count:
-            raise Killed
-        return original(*arguments)
-
-    monkeypatch.setattr(loop, "micro_step", step)
-    return monkeypatch
 
 
 VARIANTS = {

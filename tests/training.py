@@ -1,9 +1,11 @@
 """A small cache and runs of the real training loop on the tiny models, shared by the training tests."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from legible.config import Clip, Model, Training
@@ -11,6 +13,7 @@ from legible.losses.auxiliary import AuxLoss
 from legible.losses.clip import clip_region_loss, open_clip_model
 from legible.models import open_model
 from legible.models.zimage import COMPONENTS
+from legible.train import loop
 from legible.train.adapters import save_weights, select_parameters
 from legible.train.anchor import Trajectories
 from legible.train.data import TrainingData
@@ -89,3 +92,21 @@ def metrics(work: Path) -> list[dict]:
 def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     """Whether two sets of weights are equal bit for bit."""
     return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, count: int) -> pytest.MonkeyPatch:
+    """Let the `count`-th forward pass from now on be the last one."""
+    passes = itertools.count(1)
+    original = loop.micro_step
+
+    def step(*arguments):
+        if next(passes) == count:
+            raise Killed
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "micro_step", step)
+    return monkeypatch
