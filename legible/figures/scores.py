@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from legible.config import FigureStyle
-from legible.figures.inputs import BASE, CEILINGS, CONTROL, arm_label, auxiliary_arms, engine_label, with_control_first
+from legible.figures.inputs import (
+    BASE,
+    CEILINGS,
+    CONTROL,
+    arm_label,
+    auxiliary_arms,
+    engine_label,
+    is_placebo,
+    with_control_first,
+)
 from legible.figures.style import (
     INK,
     MARKERS,
@@ -136,7 +145,9 @@ def delta_to_control(summary: pd.DataFrame, seeds: pd.DataFrame, arms: Sequence[
     sets, engines = panel_keys(summary)
     overall = select(summary, stratum="all", metric=METRIC)
     figure = new_figure(style, len(sets) * (1.3 + 0.3 * len(order) * len(engines)))
-    reach = 1.12 * np.nanmax(np.abs(overall[["delta_vs_control", "delta_low", "delta_high"]].to_numpy()), initial=1e-3)
+    # A placebo that unlearns spelling would shrink all others to dots: it may leave the picture, with an arrow.
+    shown = overall[~overall["arm"].map(is_placebo)]
+    reach = 1.12 * np.nanmax(np.abs(shown[["delta_vs_control", "delta_low", "delta_high"]].to_numpy()), initial=1e-3)
     for i, prompt_set in enumerate(sets):
         axes = figure.add_subplot(len(sets), 1, i + 1)
         light_grid(axes, "x")
@@ -147,6 +158,9 @@ def delta_to_control(summary: pd.DataFrame, seeds: pd.DataFrame, arms: Sequence[
             row = select(overall, prompt_set=prompt_set, engine=engine, arm=arm).iloc[0]
             value, low, high = row["delta_vs_control"], row["delta_low"], row["delta_high"]
             marker = "os^Dv"[engines.index(engine) % 5]
+            if abs(value) > reach:
+                edge = 0.97 * np.sign(value) * reach
+                axes.plot(edge, y, ">" if value > 0 else "<", color=colors[arm], ms=7, clip_on=False)
             axes.errorbar(
                 value, y, xerr=whiskers(value, low, high), fmt=marker, color=colors[arm], capsize=3, ms=6, zorder=3
             )
