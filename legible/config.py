@@ -36,6 +36,7 @@ from legible.settings import (
     Section,
     Segmenter,
     SigmaSampling,
+    Tesseract,
     Training,
 )
 
@@ -63,6 +64,7 @@ __all__ = [  # every section is imported from here
     "Section",
     "Segmenter",
     "SigmaSampling",
+    "Tesseract",
     "Training",
     "describe",
     "load",
@@ -137,7 +139,7 @@ class Config(Section):
                 raise ValueError(f"{key}: every seed may be given once only, got {list(seeds)}")
         if "no_text" in self.prompt_sets:
             raise ValueError("prompt_sets.no_text: this name is taken by the prompts of `drift`; choose another one")
-        if self.ocr.rapidocr is None and self.ocr.easyocr is None:
+        if not self.engines():
             raise ValueError("ocr: at least one engine is needed")
         judges = [engine.network if isinstance(engine, EasyOcr) else "" for engine in self.engines().values()]
         for name in self.arms:
@@ -165,9 +167,11 @@ class Config(Section):
         except ValidationError as error:
             raise ValueError(f"regimes.{name}.{describe(error)}") from error
 
-    def engines(self) -> dict[str, RapidOcr | EasyOcr]:
+    def engines(self) -> dict[str, RapidOcr | EasyOcr | Tesseract]:
         """The OCR engines in use, by name."""
-        return {name: section for name in ("rapidocr", "easyocr") if (section := getattr(self.ocr, name)) is not None}
+        return {
+            name: section for name in type(self.ocr).model_fields if (section := getattr(self.ocr, name)) is not None
+        }
 
 
 def merge(base: dict, override: dict) -> dict:

@@ -13,7 +13,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "peft", "easyocr", "rapidocr", "pillow", "numpy")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "peft",
+    "easyocr",
+    "rapidocr",
+    "tesserocr",
+    "pillow",
+    "numpy",
+)
 
 
 @cache

@@ -291,11 +291,21 @@ class EasyOcr(Section):
     scale: Positive = 2
 
 
+class Tesseract(Section):
+    """Tesseract, where it is installed (`pip install "legible[tesseract]"` and the system's language data)."""
+
+    language: str = Field("eng", pattern=r"^[A-Za-z0-9_]+$", description="which .traineddata to read with")
+    data: str | None = Field(None, description="folder of the language data; null = where the system keeps it")
+    detect: bool = False
+    scale: Positive = 2
+
+
 class Ocr(Section):
     """The judges. Leave a section out (null) to do without that engine."""
 
     rapidocr: RapidOcr | None = RapidOcr()
     easyocr: EasyOcr | None = EasyOcr()
+    tesseract: Tesseract | None = Field(None, description="{} = read with Tesseract too, where it is installed")
 
 
 class Scoring(Section):

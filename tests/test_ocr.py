@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file, save_file
 
-from legible.config import EasyOcr, RapidOcr
+from legible.config import EasyOcr, RapidOcr, Tesseract
 from legible.errors import UserError
 from legible.io import read_jsonl, sha256_file, write_jsonl
 from legible.ocr import Reading, in_reading_order, open_engine, to_reading, whole_image
+from legible.ocr.tesseract import language_data
 
 ROOT = Path(__file__).resolve().parents[1]
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf"
@@ -180,9 +181,60 @@ def test_easyocr_standard_networks_are_never_downloaded(tmp_path):
 
 
 def test_an_unknown_engine_or_a_foreign_section_is_refused(tmp_path):
-    for name, section in (("tesseract", RapidOcr()), ("easyocr", RapidOcr())):
-        with pytest.raises(UserError, match="allowed are rapidocr and easyocr"):
+    for name, section in (("tesseract", RapidOcr()), ("easyocr", RapidOcr()), ("kraken", RapidOcr())):
+        with pytest.raises(UserError, match="allowed are rapidocr, easyocr and tesseract"):
             open_engine(name, section, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tesseract():
+    pytest.importorskip("tesserocr")
+    try:
+        return open_engine("tesseract", Tesseract(), "unused")
+    except UserError as error:  # the language data are the system's
+        pytest.skip(str(error))
+
+
+def test_tesseract_reads_the_whole_sign_as_one_line(tesseract):
+    for text in ("OPEN", "LATTE", "4829"):
+        (reading,) = tesseract.read(sign(text, size=(80, 32)))
+        assert reading.text == text
+        assert reading.polygon == whole_image(sign(text, size=(80, 32)))
+        assert 0.5 < reading.confidence <= 1
+    assert "eng.traineddata" in tesseract.version
+
+
+def test_tesseract_remembers_nothing_between_images(tesseract):
+    images = [sign(text, size=(80, 32)) for text in ("OPEN", "QJH", "LATTE")]
+    forwards = [tesseract.read(image) for image in images]
+    assert [tesseract.read(image) for image in reversed(images)] == forwards[::-1]
+
+
+def test_tesseract_with_detection_finds_the_lines_in_original_pixels(tesseract):
+    engine = open_engine("tesseract", Tesseract(detect=True, scale=3), "unused")
+    image = Image.new("RGB", (160, 100), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.truetype(FONT, 20)
+    draw.text((20, 10), "MAIN", font=font, fill="black")
+    draw.text((20, 60), "STREET", font=font, fill="black")
+    upper, lower = engine.read(image)
+    assert (upper.text, lower.text) == ("MAIN", "STREET")
+    assert upper.polygon[0][1] < upper.polygon[2][1] < 40 < lower.polygon[0][1] < lower.polygon[2][1] < 100
+    assert engine.read(Image.new("RGB", (160, 100), "white")) == []
+
+
+def test_missing_language_data_are_named(tmp_path, monkeypatch):
+    pytest.importorskip("tesserocr")
+    with pytest.raises(UserError, match=r"^ocr\.tesseract: eng\.traineddata is not in .*tesseract-ocr-eng"):
+        open_engine("tesseract", Tesseract(data=str(tmp_path)), tmp_path)
+    monkeypatch.setenv("TESSDATA_PREFIX", str(tmp_path))
+    (tmp_path / "eng.traineddata").write_bytes(b"")
+    assert language_data(Tesseract()) == tmp_path / "eng.traineddata"
+
+
+def test_a_missing_engine_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tesserocr", None)
+    with pytest.raises(UserError, match=r"pip install .legible\[tesseract\]"):
+        open_engine("tesseract", Tesseract(), tmp_path)
 
 
 def box(text: str, left: float, top: float, height: float = 10) -> Reading:

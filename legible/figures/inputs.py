@@ -13,7 +13,7 @@ from legible.io import read_jsonl
 # The names that legible.metrics gives to what is no arm with an auxiliary loss. Repeated here, and compared by a test,
 # because importing them would redraw every figure when an OCR engine's code changes.
 BASE, CONTROL, CEILINGS = "base", "diffusion_only", ("ceiling_render", "ceiling_vae")
-ENGINE_LABELS = {"rapidocr": "RapidOCR", "easyocr": "EasyOCR"}
+ENGINE_LABELS = {"rapidocr": "RapidOCR", "easyocr": "EasyOCR", "tesseract": "Tesseract"}
 ARM_LABELS = {
     BASE: "base (not fine-tuned)",
     CONTROL: f"{CONTROL} (control, λ = 0)",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from legible.config import EasyOcr, RapidOcr
+from legible.config import EasyOcr, RapidOcr, Tesseract
 from legible.errors import UserError
 
 Polygon = tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
@@ -35,8 +35,8 @@ class Engine:
     read: Callable[[Image.Image], list[Reading]]
 
 
-def open_engine(name: str, section: RapidOcr | EasyOcr, cache_dir: str | Path) -> Engine:
-    """Open the engine `name` (`rapidocr` or `easyocr`); what it has to write goes to `cache_dir`.
+def open_engine(name: str, section: RapidOcr | EasyOcr | Tesseract, cache_dir: str | Path) -> Engine:
+    """Open the engine `name` (`rapidocr`, `easyocr` or `tesseract`); what it has to write goes to `cache_dir`.
 
     Raises:
         UserError: no such engine, or its networks are missing or unusable.
@@ -50,7 +50,13 @@ def open_engine(name: str, section: RapidOcr | EasyOcr, cache_dir: str | Path) -
         from legible.ocr import easy
 
         return easy.open_engine(section, Path(cache_dir))
-    raise UserError(f"ocr.{name}: no such engine; allowed are rapidocr and easyocr, each with its own section")
+    if name == "tesseract" and isinstance(section, Tesseract):
+        from legible.ocr import tesseract
+
+        return tesseract.open_engine(section, Path(cache_dir))
+    raise UserError(
+        f"ocr.{name}: no such engine; allowed are rapidocr, easyocr and tesseract, each with its own section"
+    )
 
 
 def enlarged_bgr(image: Image.Image, scale: int) -> np.ndarray:
