@@ -305,7 +305,7 @@ class Ocr(Section):
 
     rapidocr: RapidOcr | None = RapidOcr()
     easyocr: EasyOcr | None = EasyOcr()
-    tesseract: Tesseract | None = Field(None, description="{} = read with Tesseract too, where it is installed")
+    tesseract: Tesseract | None = Field(None, description="e.g. {language: eng}: read with Tesseract too")
 
 
 class Scoring(Section):

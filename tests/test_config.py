@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from snakemake.utils import update_config
 
 from legible import config
 from legible.config import Config, Section, merge, sections, validate
@@ -235,3 +236,12 @@ def test_the_override_wins_and_nothing_else_is_lost(base, override):
             assert value == override[key]
         else:
             assert value == merge(base[key], override[key])
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_overlay_is_valid_as_snakemake_merges_it(overlay):
+    merged = yaml.safe_load((ROOT / "config.yaml").read_text())
+    update_config(merged, yaml.safe_load(overlay.read_text()))
+    merged = validate(merged, overlay.name)
+    assert merged != Config()
+    assert overlay.stem != "tesseract" or set(merged.engines()) == {"rapidocr", "easyocr", "tesseract"}
