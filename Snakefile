@@ -30,7 +30,7 @@ for name, settings in REGIMES.items():
         config:
             settings.model_dump(mode="json", by_alias=True)
 
-    use rule * from regime exclude train_nano_part, install_nano, nano as regime*
+    use rule * from regime exclude train_nano_part, install_nano, nano, fetch_prompts as regime*
 
 
 report: "resources/report/workflow.rst"

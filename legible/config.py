@@ -92,6 +92,9 @@ class Config(Section):
     prompt_sets: dict[Name, PromptSet] = Field(
         {"held_out": PromptSet(path="resources/prompts/held_out.jsonl")}, min_length=1
     )
+    benchmarks: str | None = Field(
+        None, description="folder with copies of public prompt sets (results/prompts/*.jsonl); null = fetch them"
+    )
     generation: Generation = Generation()
     training: Training = Training()
     arms: dict[Name, dict[str, Any]] = Field(

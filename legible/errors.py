@@ -1,6 +1,7 @@
 """What reaches a user: one sentence instead of a traceback."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,10 @@ from pydantic import ValidationError
 
 class UserError(Exception):
     """Bad input. The message is one sentence that names the file, key or line and says what is allowed."""
+
+
+class Stopped(UserError):
+    """Stopped from outside (SIGTERM, Ctrl-C) after everything that is needed to go on was written."""
 
 
 def describe(error: ValidationError) -> str:
@@ -37,6 +42,10 @@ def run_cli(main: Callable[[], None]) -> None:
     """Run a script's `main`; print a UserError (or a full disk) as one line on standard error, exit with status 2."""
     try:
         main()
+    except Stopped as error:
+        with suppress(BrokenPipeError):  # the signal may have ended `tee` too
+            print(f"stopped: {error}", file=sys.stderr, flush=True)
+        os._exit(143)  # 128 + SIGTERM, as a shell reports it; not by way of flushing a broken pipe once more
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

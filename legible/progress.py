@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -27,4 +28,5 @@ def progress(items: Iterable[T], label: str, total: int | None = None, unit: str
             last = now
             rate = (done - start) / max(now - began, 1e-9)
             left = f", {(total - done) / rate:.0f} s left" if total else ""
-            print(f"{label}: {done}/{total or '?'} {unit}, {rate:.2f} {unit}/s{left}", file=sys.stderr, flush=True)
+            with suppress(BrokenPipeError):  # nobody reads on: no reason to lose the work
+                print(f"{label}: {done}/{total or '?'} {unit}, {rate:.2f} {unit}/s{left}", file=sys.stderr, flush=True)

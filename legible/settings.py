@@ -120,6 +120,7 @@ class PromptSet(Section):
 
     path: str
     limit: Positive | None = Field(None, description="use only the first so many prompts")
+    steps: Positive | None = Field(None, description="forward passes; null = those of `generation`")
 
 
 class Generation(Section):

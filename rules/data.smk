@@ -20,6 +20,21 @@ rule inspect_fonts:
         " 2>&1 | tee {log}"
 
 
+rule fetch_prompts:
+    """A public prompt set at its pinned commit, checked by hash: cvtg_2k, flow_grpo_ocr, geneval or parti."""
+    output:
+        "results/prompts/{public_set}.jsonl",
+    log:
+        "results/prompts/logs/{public_set}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        copies=f"--copies {quote(CONFIG.benchmarks)}" if CONFIG.benchmarks else "",
+    shell:
+        "python scripts/fetch_prompts.py --benchmark {wildcards.public_set} {params.copies} --output {output}"
+        " 2>&1 | tee {log}"
+
+
 rule render_dataset:
     """Draw signs with words on them; no evaluation target occurs in the training text."""
     input:

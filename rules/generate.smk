@@ -17,7 +17,7 @@ rule generate_baseline:
     resources:
         gpu=GPU,
     params:
-        config=as_json(model=part("model"), generation=part("generation"), data=part("data", "height", "width")),
+        config=sampling_config,
         folder=output_folder,
         options=prompt_options,
         code=code("generate_images"),
@@ -43,7 +43,7 @@ rule generate_finetuned:
     resources:
         gpu=GPU,
     params:
-        config=as_json(model=part("model"), generation=part("generation"), data=part("data", "height", "width")),
+        config=sampling_config,
         folder=output_folder,
         weights=run_weights,
         options=prompt_options,

@@ -89,6 +89,13 @@ def prompt_file(wildcards):
     return CONFIG.drift.prompts if wildcards.prompt_set == DRIFT else CONFIG.prompt_sets[wildcards.prompt_set].path
 
 
+def sampling_config(wildcards):
+    """What decides an image besides prompt and model; a prompt set may have its own number of steps."""
+    prompts = CONFIG.prompt_sets.get(wildcards.prompt_set)
+    own = {"steps": prompts.steps} if prompts and prompts.steps else {}
+    return as_json(model=part("model"), generation=part("generation") | own, data=part("data", "height", "width"))
+
+
 def prompt_options(wildcards):
     """`--limit N` of a prompt set, and that it holds prompts without text, where this is so."""
     drift = wildcards.prompt_set == DRIFT

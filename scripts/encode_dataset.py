@@ -11,7 +11,7 @@ from legible.config import sections
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json
 from legible.losses.mask import character_map, latent_masks
-from legible.models import open_model
+from legible.models import embed_prompts, open_model
 from legible.progress import progress
 from legible.provenance import code_fingerprint
 from legible.render.dataset import load_images, load_table
@@ -34,14 +34,14 @@ def content_key(dataset: Path, config: dict) -> str:
 def encode(dataset: Path, config: dict, key: str, threads: int) -> TrainingData:
     """Encode every sign of `dataset`."""
     table, images = load_table(dataset), torch.from_numpy(load_images(dataset))
-    model = open_model(config["model"], ("vae", "text_encoder", "tokenizer", "scheduler"), threads)
+    captions = embed_prompts(config["model"], table["caption"].tolist(), threads)
+    model = open_model(config["model"], ("vae",), threads)
     _, height, width = model.latent_shape(images.shape[1], images.shape[2])
     ink = load_images(dataset, "mask")
     latents = []
     for start in progress(range(0, len(images), 64), "encode images", unit="batch"):
         pixels = images[start : start + 64].permute(0, 3, 1, 2).float() / 127.5 - 1.0
         latents.append(model.encode_images(pixels).cpu())
-    captions = [embedding.cpu() for embedding in model.encode_prompts(table["caption"].tolist())]
     lengths = torch.tensor([0] + [len(caption) for caption in captions])
     regions = [
         (sample, box, line)

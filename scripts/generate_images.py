@@ -11,7 +11,7 @@ from legible.config import sections
 from legible.corpus.prompts import load_prompts
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, write_jsonl
-from legible.models import open_model
+from legible.models import embed_prompts, open_model
 from legible.progress import progress
 from legible.train.checkpoint import stateless_generator
 
@@ -37,14 +37,15 @@ def main() -> None:
     config = sections(arguments.config, "model", "generation", "data")
     generation, data = config["generation"], config["data"]
     prompts = load_prompts(arguments.prompts, arguments.limit, text=not arguments.no_text)
+    # First the text encoder, alone; then what samples: they are never in memory together.
+    negative = [""] if generation.guidance_scale > 0 else []
+    captions = embed_prompts(config["model"], [p.prompt for p in prompts] + negative, arguments.threads)
+    empty = captions.pop() if negative else None
+    embeddings = dict(zip([p.id for p in prompts], captions, strict=True))
     model = open_model(
-        config["model"], ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"), arguments.threads
+        config["model"], ("transformer", "vae", "scheduler"), arguments.threads, weights=arguments.weights
     )
     shape = model.latent_shape(data.height, data.width)
-    if arguments.weights:
-        model = model.with_weights(arguments.weights)
-    embeddings = dict(zip([p.id for p in prompts], model.encode_prompts([p.prompt for p in prompts]), strict=True))
-    empty = model.encode_prompts([""])[0] if generation.guidance_scale > 0 else None
     jobs = [(prompt, seed) for prompt in prompts for seed in generation.seeds]
     rows = []
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import torch
 from legible.config import sections
 from legible.corpus.prompts import load_prompts
 from legible.errors import UserError, run_cli
-from legible.models import open_model
+from legible.models import embed_prompts, open_model
 from legible.progress import progress
 from legible.train.anchor import Trajectories, save_trajectories
 from legible.train.checkpoint import stateless_generator
@@ -29,11 +29,9 @@ def main() -> None:
         measured = {prompt.prompt for prompt in load_prompts(path, text=False)}
         if shared := sorted(measured & {prompt.prompt for prompt in prompts}):
             raise UserError(f"{anchor.prompts}: {shared[0]!r} is also in {path}, on which drift is measured")
-    model = open_model(
-        config["model"], ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"), arguments.threads
-    )
+    embeddings = embed_prompts(config["model"], [prompt.prompt for prompt in prompts], arguments.threads)
+    model = open_model(config["model"], ("transformer", "vae", "scheduler"), arguments.threads)
     shape = model.latent_shape(data.height, data.width)
-    embeddings = model.encode_prompts([prompt.prompt for prompt in prompts])
     jobs = [(place, seed) for place in range(len(prompts)) for seed in anchor.seeds]
     latents, velocities, sigma = [], [], None
     for start in progress(range(0, len(jobs), generation.batch_size), "base trajectories", unit="batch"):
@@ -48,7 +46,7 @@ def main() -> None:
         points, away, sigma = model.trajectory([embeddings[p] for p, _ in part], noise, generation.steps)
         latents.append(points.cpu())
         velocities.append(away.cpu())
-    captions = [embeddings[place].cpu() for place, _ in jobs]
+    captions = [embeddings[place] for place, _ in jobs]
     save_trajectories(
         arguments.output,
         Trajectories(

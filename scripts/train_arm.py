@@ -16,7 +16,7 @@ from legible.models.zimage import ZImage
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import save_weights, select_parameters
 from legible.train.anchor import load_trajectories
-from legible.train.checkpoint import alone_in
+from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.loop import train
 
@@ -75,8 +75,10 @@ def main() -> None:
     if training.anchor.weight > 0 and arguments.anchor is None:
         raise UserError("training.anchor.weight: the velocity anchor needs --anchor, the base's trajectories")
     paths = load_trajectories(arguments.anchor) if training.anchor.weight > 0 else None
-    with alone_in(folder):
-        weights = train(model, parameters, data, training, grid, aux, paths, arguments.seed, folder, key, label)
+    with alone_in(folder), stop_requests() as stopping:
+        weights = train(
+            model, parameters, data, training, grid, aux, paths, arguments.seed, folder, key, label, stopping
+        )
 
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
     # The snapshots last: they are written through the model's own parameters, which the final weights are views of.

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from legible.config import Model
 from legible.errors import UserError
 from legible.models import open_model
 from legible.train.adapters import select_parameters
-from legible.train.checkpoint import alone_in, load_checkpoint, save_checkpoint
+from legible.train.checkpoint import alone_in, load_checkpoint, save_checkpoint, stop_requests
 from legible.train.data import save_training_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,6 +85,9 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
 def command(folders, cache: Path, folder: Path) -> list[str]:
     config = {
         "model": {"path": str(folders.zimage)},
@@ -104,35 +108,79 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "run" / "weights" / "transformer" / "diffusion_pytorch_model.safetensors")
 
 
-def test_kill_9_and_again_equals_an_unbroken_run(folders, tmp_path):
-    cache = tmp_path / "train.safetensors"
-    save_training_data(cache, small_data(folders.zimage))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    killed = subprocess.Popen(
-        command(folders, cache, tmp_path / "killed"), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+def signalled(folders, cache: Path, folder: Path, number: signal.Signals, rows: int) -> subprocess.Popen:
+    """A training that got the signal `number` after it had logged `rows` steps."""
+    process = subprocess.Popen(
+        command(folders, cache, folder), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 240
-    log: Path | None = None
-    while killed.poll() is None and time.monotonic() < deadline:
-        log = next((tmp_path / "killed").glob("checkpoints/*/metrics.jsonl"), None)
-        if log and log.read_bytes().count(b"\n") >= 13:  # past the checkpoint after step 9, amid the next steps
-            killed.send_signal(signal.SIGKILL)
+    while process.poll() is None and time.monotonic() < deadline:
+        log = next(folder.glob("checkpoints/*/metrics.jsonl"), None)
+        if log and log.read_bytes().count(b"\n") >= rows:
+            process.send_signal(number)
             break
         time.sleep(0.002)
-    assert killed.wait() == -signal.SIGKILL
-    assert log is not None
-    written = log.read_bytes().count(b"\n")
-    assert 13 <= written < 60
-    assert not (tmp_path / "killed" / "run").exists()
+    process.wait(timeout=240)
+    return process
 
-    for name in ("killed", "whole"):
-        subprocess.run(command(folders, cache, tmp_path / name), cwd=ROOT, env=environment, check=True)
-    assert equal(weights_of(tmp_path / "killed"), weights_of(tmp_path / "whole"))
-    runs = [tmp_path / name / "run" for name in ("killed", "whole")]
-    assert metrics(runs[0]) == metrics(runs[1])
-    assert [row["step"] for row in metrics(runs[0])] == list(range(60))
-    assert sorted(path.name for path in runs[0].iterdir()) == ["metrics.jsonl", "run.json", "snapshots", "weights"]
+
+def logged(folder: Path) -> int:
+    return next(folder.glob("checkpoints/*/metrics.jsonl")).read_bytes().count(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 143)]
+)
+def test_a_training_that_was_stopped_and_goes_on_equals_an_unbroken_one(folders, tmp_path, number, status, whole):
+    cache, expected = whole
+    # Past the checkpoint after step 9, amid the next steps.
+    stopped = signalled(folders, cache, tmp_path, number, rows=13)
+    assert stopped.returncode == status
+    assert 13 <= logged(tmp_path) < 60
+    assert not (tmp_path / "run").exists()
+    if number != signal.SIGKILL:  # it had the time to finish the step and write it down
+        said = stopped.stderr.read().splitlines()[-1]
+        assert (
+            said
+            == f"stopped: clip_region seed 1: after step {logged(tmp_path)} of 60; the same command goes on from there"
+        )
+
+    again = subprocess.run(
+        command(folders, cache, tmp_path), cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True, text=True
+    )
+    assert equal(weights_of(tmp_path), weights_of(expected))
+    assert metrics(tmp_path / "run") == metrics(expected / "run")
+    assert [row["step"] for row in metrics(tmp_path / "run")] == list(range(60))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "metrics.jsonl",
+        "run.json",
+        "snapshots",
+        "weights",
+    ]
+    assert "60/60" in again.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(folders, tmp_path_factory) -> tuple[Path, Path]:
+    """A cache, and the folder of a training on it that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    cache = folder / "train.safetensors"
+    save_training_data(cache, small_data(folders.zimage))
+    subprocess.run(command(folders, cache, folder), cwd=ROOT, env=ENVIRONMENT, check=True)
+    return cache, folder
+
+
+def test_signals_are_held_back_once_and_handed_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_requests() as stopping:
+        assert not stopping()
+        signal.raise_signal(signal.SIGTERM)
+        assert stopping()
+        assert signal.getsignal(signal.SIGTERM) == before  # the second one acts as ever
+    assert signal.getsignal(signal.SIGTERM) == before
+
+    with ThreadPoolExecutor(1) as pool:  # outside the main thread Python takes no handlers
+        assert pool.submit(lambda: stop_requests().__enter__()()).result() is False
 
 
 def test_the_seed_decides_the_lora_matrices_and_nothing_before_it(folders):

@@ -266,9 +266,9 @@ def test_pickled_weights_are_not_read(folders, tmp_path):
         open_model(Model(path=str(tmp_path / "model")), ("vae",))
 
 
-def test_neither_full_weights_nor_lora(zimage, tmp_path):
+def test_neither_full_weights_nor_lora(folders, tmp_path):
     with pytest.raises(UserError, match="neither a `transformer` folder nor pytorch_lora_weights"):
-        zimage.with_weights(tmp_path)
+        open_model(Model(path=str(folders.zimage)), ("transformer",), weights=tmp_path)
 
 
 def test_a_prompt_that_would_be_cut_is_refused(zimage):

@@ -5,10 +5,40 @@ A family loads from a local folder or a pinned hub revision and offers `encode_p
 prompt template, guidance) stays inside its file.
 """
 
+import gc
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
 from legible.config import Model
 from legible.models.zimage import ZImage, open_zimage
 
 
-def open_model(model: Model, components: tuple[str, ...], threads: int = 1) -> ZImage:
-    """Open the parts of the configured model that a stage needs (e.g. only "transformer")."""
-    return open_zimage(model, components, threads)
+def open_model(model: Model, components: tuple[str, ...], threads: int = 1, weights: Path | None = None) -> ZImage:
+    """Open the parts of the configured model that a stage needs (e.g. only "transformer").
+
+    Args:
+        weights: folder of fine-tuned weights, taken instead of the base's (full) or added to them (LoRA).
+    """
+    return open_zimage(model, components, threads, weights)
+
+
+def embed_prompts(model: Model, prompts: list[str], threads: int = 1) -> list[Tensor]:
+    """Caption embeddings, one [S, D] tensor a prompt, on the CPU.
+
+    The text encoder is opened for this alone and freed again: of the real model it takes 8 GB, which the transformer
+    needs afterwards.
+    """
+    opened = open_model(model, ("text_encoder", "tokenizer"), threads)
+    embeddings = [embedding.cpu() for embedding in opened.encode_prompts(prompts)]
+    del opened
+    free_memory()
+    return embeddings
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more, on the GPU too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -3,7 +3,7 @@
 Sources: huggingface/diffusers pipelines/z_image/pipeline_z_image.py, models/transformers/transformer_z_image.py.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -123,8 +123,8 @@ class ZImage:
         pipeline.set_progress_bar_config(disable=True)
         factor = pipeline.vae_scale_factor
         images = pipeline(
-            prompt_embeds=list(captions),
-            negative_prompt_embeds=[empty] * len(captions) if guidance_scale > 0 else None,
+            prompt_embeds=[caption.to(self.device) for caption in captions],
+            negative_prompt_embeds=[empty.to(self.device)] * len(captions) if guidance_scale > 0 else None,
             latents=noise.to(self.device, torch.float32),
             height=noise.shape[2] * factor,
             width=noise.shape[3] * factor,
@@ -142,6 +142,7 @@ class ZImage:
             latents [steps, B, C, h, w] at which the network is called, its velocities there, and the σ values [steps].
         """
         grid = self.sigma_grid(steps).to(self.device)
+        captions = [caption.to(self.device) for caption in captions]
         latents, points, velocities = noise.to(self.device, torch.float32), [], []
         for sigma, after in zip(grid, torch.cat([grid[1:], grid.new_zeros(1)]), strict=True):
             velocity = self.predict(latents, sigma.expand(len(latents)), captions)
@@ -162,36 +163,34 @@ class ZImage:
                 raise UserError(f"data.{name}: {value} is not divisible by {2 * factor}, the latent grid of this model")
         return self.vae.config.latent_channels, height // factor, width // factor
 
-    def with_weights(self, folder: Path) -> "ZImage":
-        """This model with fine-tuned weights: a `transformer` folder (full) or LoRA adapters (pytorch_lora_weights)."""
-        if (folder / "transformer").is_dir():
-            settings = Model(path=str(folder), dtype=_dtype_name(self.transformer.dtype))
-            transformer = _open_part(settings, "transformer", self.transformer.dtype).to(self.device)
-            return replace(self, transformer=transformer.eval())
-        if (folder / "pytorch_lora_weights.safetensors").is_file():
-            pipeline = self.pipeline()
-            pipeline.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors", use_safetensors=True)
-            return self
-        raise UserError(f"{folder}: neither a `transformer` folder nor pytorch_lora_weights.safetensors is there")
 
-
-def open_zimage(model: Model, components: tuple[str, ...], threads: int = 1) -> ZImage:
+def open_zimage(model: Model, components: tuple[str, ...], threads: int = 1, weights: Path | None = None) -> ZImage:
     """Open `components` of a Z-Image model, frozen and in evaluation mode, on the GPU where there is one.
+
+    Args:
+        weights: folder of fine-tuned weights: a `transformer` folder, opened in place of the base's (never both), or
+            LoRA adapters (pytorch_lora_weights.safetensors), put on top of it.
 
     Raises:
         UserError: a component is missing, its weights are damaged, or the hub cannot be reached.
     """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    parts = {name: _open_part(model, name, DTYPES[model.dtype]) for name in components}
+    places, adapters = dict.fromkeys(components, model), None
+    if weights is not None and (weights / "transformer").is_dir():
+        places["transformer"] = model.model_copy(update={"path": str(weights)})
+    elif weights is not None:
+        adapters = weights / "pytorch_lora_weights.safetensors"
+        if not adapters.is_file():
+            raise UserError(f"{weights}: neither a `transformer` folder nor {adapters.name} is there")
+    parts = {name: _open_part(place, name, DTYPES[model.dtype]) for name, place in places.items()}
     for name in ("transformer", "vae", "text_encoder"):
         if name in parts:
             parts[name] = parts[name].to(device).eval().requires_grad_(False)
-    return ZImage(device=device, max_sequence_length=model.max_sequence_length, **parts)
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return next(name for name, value in DTYPES.items() if value == dtype)
+    opened = ZImage(device=device, max_sequence_length=model.max_sequence_length, **parts)
+    if adapters is not None:
+        opened.pipeline().load_lora_weights(weights, weight_name=adapters.name, use_safetensors=True)
+    return opened
 
 
 def _open_part(model: Model, name: str, dtype: torch.dtype):

@@ -1,7 +1,9 @@
 """Resumable training state: written atomically, read with `weights_only`, refused when it belongs to another run."""
 
 import fcntl
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +81,32 @@ def alone_in(folder: str | Path) -> Iterator[None]:
             print(f"{folder}: another process trains this run; waiting for it to finish", file=sys.stderr, flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGTERM (a cluster's way to end a job) or SIGINT has come since; they do no more.
+
+    The second signal of either kind acts as usual, for whoever will not wait. Outside the main thread, where Python
+    takes no handlers, nothing is caught.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stateless_generator(*parts: int) -> torch.Generator:

@@ -7,6 +7,7 @@ noise and σ per seed: they differ in the loss and in nothing else.
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from legible.config import Training
-from legible.errors import UserError
+from legible.errors import Stopped, UserError
 from legible.io import atomic_path
 from legible.losses.auxiliary import AuxLoss
 from legible.models.zimage import ZImage
@@ -39,6 +40,7 @@ def train(
     folder: Path,
     key: str,
     label: str,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, Tensor]:
     """Train `parameters` (name → parameter of `model`) in place; return the weights to keep (averaged if EMA is on).
 
@@ -47,9 +49,11 @@ def train(
         paths: the base's trajectories, if the velocity anchor is on.
         folder: where checkpoint and metrics live between attempts.
         key: identifies configuration, data, base model and code; a checkpoint of another key is refused.
+        stopping: asked after every step whether to write a checkpoint and stop.
 
     Raises:
         UserError: the loss or its gradient is not finite; the last good checkpoint stays in `folder`.
+        Stopped: `stopping` said so; what was done is in the checkpoint.
     """
     trained = list(parameters.values())
     optimizer = torch.optim.AdamW(
@@ -146,7 +150,8 @@ def train(
             kept = averaged or {name: parameter.detach() for name, parameter in parameters.items()}
             with atomic_path(folder / f"snapshot-{step + 1}.safetensors") as temporary:
                 save_file({name: value.contiguous() for name, value in kept.items()}, temporary)
-        if (step + 1) % training.checkpoint_every == 0 or step + 1 == training.steps:
+        stop = stopping() and step + 1 < training.steps
+        if stop or (step + 1) % training.checkpoint_every == 0 or step + 1 == training.steps:
             state = {
                 "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
                 "averaged": averaged,
@@ -156,5 +161,7 @@ def train(
                 "seconds": spent + time.monotonic() - began,
             }
             save_checkpoint(checkpoint, key, state)
+        if stop:
+            raise Stopped(f"{label}: after step {step + 1} of {training.steps}; the same command goes on from there")
     # Copies: the caller may go on using the model, for example to write its snapshots.
     return averaged or {name: parameter.detach().clone() for name, parameter in parameters.items()}
