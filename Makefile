@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all run test lint format environment requirements clean
+.PHONY: all run test test-gpu-extras lint format environment requirements clean
 all: run
 
 environment: $(VENV)/.ready
@@ -21,6 +21,11 @@ run: environment
 test: environment
 	$(BIN)/python -m pytest
 
+# The optimisers that need torchao, which lies beside the environment: with it in there, every import takes longer.
+test-gpu-extras: environment
+	$(BIN)/uv pip install --quiet --target .gpu --no-deps --require-hashes -r envs/gpu.txt
+	PYTHONPATH=.gpu $(BIN)/python -m pytest tests/test_optimizer.py
+
 lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,6 +41,8 @@ format: environment
 requirements:
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/requirements.txt
+	echo torchao | uv pip compile - --python-version 3.11 --universal --no-deps --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/gpu.txt
 
 # Drops all experiments; the checkpoints of nano's own training (hours of work) stay.
 clean:

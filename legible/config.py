@@ -132,6 +132,8 @@ class Config(Section):
         if control is None or self.arm("diffusion_only").aux.lambda_aux != 0:
             raise ValueError("arms: `diffusion_only` with lambda 0 must be there: every claim is measured against it")
         for name in self.arms:
+            if self.arm(name).weights != "float32" and self.model.dtype != self.arm(name).weights:
+                raise ValueError(f"arms.{name}.weights: bfloat16 needs model.dtype bfloat16, got {self.model.dtype}")
             late = [step for step in self.arm(name).snapshots if step >= self.arm(name).steps]
             if late:
                 raise ValueError(f"arms.{name}.snapshots: {late[0]} is not below steps ({self.arm(name).steps})")

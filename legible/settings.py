@@ -253,6 +253,16 @@ class Training(Section):
     warmup: Natural = Field(10, description="steps of linear learning-rate warm-up")
     weight_decay: NonNegative = 0.0
     max_grad_norm: PositiveFloat = Field(1.0, description="gradient clipping")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit keeps the moments in 8 bits (needs torchao)"
+    )
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32", description="the trained weights; bfloat16 is rounded stochastically (needs torchao)"
+    )
+    gradient_checkpointing: tuple[Literal["transformer", "decoder"], ...] = Field(
+        (), description="what is computed twice to save memory: transformer, decoder"
+    )
+    compile: bool = Field(False, description="torch.compile the transformer's blocks; pays after some hundred steps")
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(0.0, description="decay of averaged weights; 0 = off")
     method: Literal["full", "lora"] = Field("full", description="train the modules below, or adapters only")
     modules: tuple[str, ...] = Field(

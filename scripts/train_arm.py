@@ -19,6 +19,7 @@ from legible.train.anchor import load_trajectories
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.loop import train
+from legible.train.optimizer import changed_fraction, sample_weights
 
 
 def run_key(config: dict, seed: int, data_key: str, critics: list[Path | None]) -> str:
@@ -70,6 +71,10 @@ def main() -> None:
     aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)
     total = sum(parameter.numel() for parameter in model.transformer.parameters())
     parameters = select_parameters(model.transformer, training, arguments.seed)
+    model.save_memory(training.gradient_checkpointing)
+    if training.compile:
+        model.transformer.compile_repeated_blocks()
+    before = sample_weights(list(parameters.values()))
     grid = model.sigma_grid(config["generation"].steps)
     print(f"{label}: {len(data.latents)} samples, σ grid {[round(s, 4) for s in grid.tolist()]}", flush=True)
     if training.anchor.weight > 0 and arguments.anchor is None:
@@ -80,6 +85,8 @@ def main() -> None:
             model, parameters, data, training, grid, aux, paths, arguments.seed, folder, key, label, stopping
         )
 
+    # Before `weights` are put in place of them (with EMA they are others).
+    changed = changed_fraction(before, list(parameters.values()))
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
     # The snapshots last: they are written through the model's own parameters, which the final weights are views of.
     keep_weights(model, weights, training, arguments.output_dir / "weights")
@@ -100,6 +107,7 @@ def main() -> None:
         "sigma_grid": grid.tolist(),
         "parameters_total": total,
         "parameters_trained": sum(parameter.numel() for parameter in parameters.values()),
+        "changed_weight_fraction": changed,
         "wall_seconds": json.loads(last)["seconds"],
         "peak_memory_bytes": peak_memory_bytes(),
         "weights": {str(path.relative_to(arguments.output_dir)): sha256_file(path) for path in files},

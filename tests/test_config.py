@@ -140,6 +140,8 @@ CONTROL = {"diffusion_only": {}}
         ({"ocr": {"rapidocr": None, "easyocr": None}}, "ocr: at least one engine is needed"),
         ({"figures": {"cer_by_arm": {"colors": ["red", "#000000", "#ffffff"]}}}, r"colors\.0: .*pattern"),
         ({"model": {"dtype": "float16"}}, r"model\.dtype: .*'float32' or 'bfloat16'"),
+        ({"training": {"weights": "bfloat16"}}, r"arms\..*weights: bfloat16 needs model\.dtype bfloat16, got float32"),
+        ({"training": {"gradient_checkpointing": ["vae"]}}, r"gradient_checkpointing.*'transformer' or 'decoder'"),
         ({"scoring": {"confidence": 1.0}}, r"scoring\.confidence: .*less than 1"),
     ],
 )

@@ -337,3 +337,38 @@ def test_generators_depend_on_their_parts_only():
     assert draw(0, 2, 5, 1) == first
     others = {tuple(draw(*parts)) for parts in itertools.product((0, 1), (1, 2), range(5), range(5))}
     assert len(others) == 100
+
+
+def saved_bytes(model, data, training, aux) -> tuple[int, dict[str, torch.Tensor]]:
+    """What one micro-step keeps for its backward pass, without the weights, and the gradients that it gives."""
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for m in (model.transformer, model.vae) for p in m.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    parameters = select_parameters(model.transformer, training, 0)
+    generators = [stateless_generator(0, sample) for sample in range(4)]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses = loop.micro_step(model, data, torch.arange(4), None, training, model.sigma_grid(8), aux, generators)
+    (losses.diffusion + losses.aux).backward()
+    return sum(kept.values()), {name: parameter.grad for name, parameter in parameters.items()}
+
+
+def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(folders, data):
+    found = {}
+    for parts in ((), ("transformer",), ("decoder",), ("transformer", "decoder")):
+        training = settings(aux=CLIP | {"every": 1}, gradient_checkpointing=parts)
+        model = open_model(Model(path=str(folders.zimage)), ("transformer", "scheduler", "vae"))
+        model.save_memory(training.gradient_checkpointing)
+        found[parts] = saved_bytes(model, data, training, region_loss(folders.clip))
+    plain, gradients = found.pop(())
+    for kept, same in found.values():
+        assert kept < plain
+        assert equal(same, gradients)
+    both = found[("transformer", "decoder")][0]
+    assert both < min(found[("transformer",)][0], found[("decoder",)][0])
+    assert all(gradient.abs().sum() > 0 for gradient in gradients.values())

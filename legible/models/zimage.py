@@ -86,6 +86,13 @@ class ZImage:
             output = self.transformer(inputs, 1.0 - sigma.float(), captions, return_dict=False)[0]
         return -torch.stack(output).squeeze(2).float()
 
+    def save_memory(self, parts: tuple[str, ...]) -> None:
+        """Compute the activations of `transformer` or `decoder` again in the backward pass instead of keeping them."""
+        if "transformer" in parts:
+            self.transformer.enable_gradient_checkpointing()
+        if "decoder" in parts and self.vae is not None:
+            self.vae.enable_gradient_checkpointing()
+
     def predicted_clean(self, noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
         """x̂0 from one prediction."""
         return flow.predicted_clean(noisy, velocity, sigma)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from legible.config import Training
 from legible.errors import UserError
+from legible.models.zimage import DTYPES
 
 
 def select_parameters(
     transformer: ZImageTransformer2DModel, training: Training, seed: int
 ) -> dict[str, torch.nn.Parameter]:
-    """Make the configured weights trainable (in float32) and return them by name; all others stay frozen.
+    """Make the configured weights trainable (in `training.weights`) and return them by name; all others stay frozen.
 
     Raises:
         UserError: the configured modules or LoRA targets match nothing.
@@ -44,8 +45,8 @@ def select_parameters(
                 raise UserError(f"training.modules: `{prefix}` matches no parameter; try layers or noise_refiner")
         chosen = {n: p for n, p in transformer.named_parameters() if n.startswith(tuple(training.modules))}
     for parameter in chosen.values():
-        # A 1e-5 step rounds away in bfloat16: the weights that are trained are kept in float32.
-        parameter.data = parameter.data.float()
+        # In bfloat16 a 1e-5 step is rounded away, unless the optimiser rounds stochastically (optimizer.py).
+        parameter.data = parameter.data.to(DTYPES[training.weights])
         parameter.requires_grad_(True)
     return chosen
 

@@ -25,6 +25,7 @@ from legible.train.balance import Balance
 from legible.train.checkpoint import load_checkpoint, save_checkpoint, shuffled_batches, stateless_generator
 from legible.train.data import TrainingData, other_samples
 from legible.train.log import RunLog
+from legible.train.optimizer import build_optimizer, take_step
 from legible.train.step import apart, by_sigma, micro_step, norms_and_cosine
 
 
@@ -56,10 +57,10 @@ def train(
         Stopped: `stopping` said so; what was done is in the checkpoint.
     """
     trained = list(parameters.values())
-    optimizer = torch.optim.AdamW(
-        trained, lr=training.learning_rate, betas=(0.9, 0.999), weight_decay=training.weight_decay
+    optimizer = build_optimizer(trained, training)
+    averaged = (
+        {name: parameter.detach().float().clone() for name, parameter in parameters.items()} if training.ema else {}
     )
-    averaged = {name: parameter.detach().clone() for name, parameter in parameters.items()} if training.ema else {}
     batches = shuffled_batches(len(data.latents), training.batch_size, seed)
     others = other_samples(len(data.latents), seed) if training.aux.targets == "shuffled" else None
     balance = Balance(training.aux, training.steps)
@@ -77,8 +78,7 @@ def train(
         log.rewind(0)
     began = time.monotonic()
     for step in progress(range(first, training.steps), label, start=first, total=training.steps, unit="step"):
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * min(1.0, (step + 1) / max(training.warmup, 1))
+        learning_rate = training.learning_rate * min(1.0, (step + 1) / max(training.warmup, 1))
         # Counted in optimiser steps, so accumulation cannot move it; on such a step every micro-step takes part.
         wanted = aux if training.aux.lambda_aux > 0 and (step + 1) % training.aux.every == 0 else None
         measured = wanted is not None and balance.measures(step)
@@ -121,11 +121,11 @@ def train(
             raise UserError(
                 f"{label}: the loss is not finite at step {step} ({kept}); lower training.learning_rate or lambda"
             )
-        optimizer.step()
+        take_step(optimizer, learning_rate, seed, step)
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, value in averaged.items():
-                value.lerp_(parameters[name], 1 - training.ema)
+                value.lerp_(parameters[name].float(), 1 - training.ema)
         if auxiliary is not None:
             balance.observe_losses(diffusion, auxiliary)
         sigma = torch.cat([row.sigma for row in rows])
@@ -143,7 +143,7 @@ def train(
             grad_norm_aux=taken and taken[1],
             grad_cosine=taken and taken[2],
             grad_norm=norm,
-            learning_rate=optimizer.param_groups[0]["lr"],
+            learning_rate=learning_rate,
             seconds=round(spent + time.monotonic() - began, 3),
         )
         if step + 1 in training.snapshots:
