@@ -40,6 +40,7 @@ localrules:
     all,
     data,
     baseline,
+    preflight,
     train,
     generate,
     score,

@@ -120,6 +120,18 @@ rule train_arm:
         " --output-dir {params.folder} 2>&1 | tee {log}"
 
 
+rule preflight:
+    """Target: print what every arm will hold in memory; computes nothing, writes nothing."""
+    input:
+        f"{RESULTS}/config.yaml",
+    log:
+        f"{RESULTS}/logs/preflight.log",
+    conda:
+        ENVIRONMENT
+    shell:
+        "python scripts/preflight.py --config {input} 2>&1 | tee {log}"
+
+
 rule train:
     """Target: every arm with every seed."""
     input:

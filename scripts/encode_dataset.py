@@ -12,6 +12,7 @@ from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json
 from legible.losses.mask import character_map, latent_masks
 from legible.models import embed_prompts, open_model
+from legible.models.hub import pinned
 from legible.progress import progress
 from legible.provenance import code_fingerprint
 from legible.render.dataset import load_images, load_table
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     config = sections(arguments.config, "model")
+    config["model"] = pinned(config["model"])
     key = content_key(arguments.dataset, config)
     stored = arguments.store / f"{key[:16]}.safetensors"
     if stored.exists() and load_training_data(stored).key == key:

@@ -5,21 +5,23 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
-from legible.config import Training, sections
+from legible.config import sections
 from legible.errors import UserError, run_cli
 from legible.io import atomic_path, sha256_file, sha256_json, write_json
 from legible.losses.auxiliary import DECODED, open_aux_loss
 from legible.models import open_model
-from legible.models.zimage import ZImage
+from legible.models.hub import pinned
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
-from legible.train.adapters import save_weights, select_parameters
+from legible.train.adapters import keep_weights, select_parameters
 from legible.train.anchor import load_trajectories
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
+from legible.train.preflight import describe, free_bytes, plan
 
 
 def run_key(config: dict, seed: int, data_key: str, critics: list[Path | None]) -> str:
@@ -29,16 +31,6 @@ def run_key(config: dict, seed: int, data_key: str, critics: list[Path | None]) 
     plain = {name: section.model_dump(mode="json", by_alias=True) for name, section in config.items()}
     hashes = [sha256_file(path) if path else None for path in critics]
     return sha256_json([plain, seed, data_key, weights, hashes, code_fingerprint(__file__)])
-
-
-def keep_weights(model: ZImage, weights: dict, training: Training, folder: Path) -> None:
-    """Write what diffusers loads into `folder`, which appears whole or not at all."""
-    partial = folder.with_name(f".{folder.name}-partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_weights(model.transformer, weights, training, partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial.rename(folder)
 
 
 def main() -> None:
@@ -59,12 +51,15 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     arguments = parser.parse_args()
     config = sections(arguments.config, "model", "clip", "reader", "training", "generation")
-    training = config["training"]
+    config["model"], training = pinned(config["model"]), config["training"]
     data = load_training_data(arguments.cache)
     key = run_key(config, arguments.seed, data.key, [arguments.segmenter, arguments.anchor])
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
+    if torch.cuda.is_available():  # on the CPU: `snakemake preflight`
+        expected = plan(config["model"], training, *data.latents.shape[-2:])
+        print(f"{label}, memory:\n{describe(expected, free_bytes(), training)}", flush=True)
     parts = ("transformer", "scheduler", "vae") if DECODED & set(training.aux.weights) else ("transformer", "scheduler")
     model = open_model(config["model"], parts, training.threads)
     critics = (config["clip"], config["reader"], arguments.segmenter)
@@ -89,10 +84,10 @@ def main() -> None:
     changed = changed_fraction(before, list(parameters.values()))
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
     # The snapshots last: they are written through the model's own parameters, which the final weights are views of.
-    keep_weights(model, weights, training, arguments.output_dir / "weights")
+    keep_weights(model.transformer, weights, training, arguments.output_dir / "weights")
     for step in training.snapshots:
         snapshot = load_file(folder / f"snapshot-{step}.safetensors")
-        keep_weights(model, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
+        keep_weights(model.transformer, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
     last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
@@ -103,6 +98,7 @@ def main() -> None:
         "steps": training.steps,
         "key": key,
         "data": data.key,
+        "model": {"path": config["model"].path, "revision": config["model"].revision},
         "training": training.model_dump(mode="json", by_alias=True),
         "sigma_grid": grid.tolist(),
         "parameters_total": total,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from legible.config import Clip, Data, Fonts, Model, Reader
 from legible.errors import UserError
 from legible.losses.clip import OpenedClip, clip_contrastive_loss, clip_region_loss, open_clip_model
-from legible.losses.ctc import OpenedReader, open_reader
+from legible.losses.ctc import OpenedReader, ctc_region_loss, open_reader
 from legible.losses.distractors import one_edit_distractors
 from legible.losses.feature import reader_features, recognizer_feature_loss
 from legible.losses.mask import character_map, glyph_mask_loss, latent_masks
@@ -607,15 +607,45 @@ def blurred(pictures: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(pictures, [2] * 4, mode="replicate"), 5, stride=1)
 
 
-def descend(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int = 12, length: float = 1.0) -> list[Tensor]:
-    """Losses per sample along plain normalised gradient descent, the first and the last."""
-    losses, moved = [], start
+def descended(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int = 12) -> Tensor:
+    """Where plain gradient descent with steps of length 1 leads to."""
+    moved = start
     for _ in range(steps):
         moved = moved.detach().requires_grad_(True)
-        losses.append(loss(moved))
-        (gradient,) = torch.autograd.grad(losses[-1].sum(), moved)
-        moved = moved - length * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    return [losses[0].detach(), loss(moved).detach()]
+        (gradient,) = torch.autograd.grad(loss(moved).sum(), moved)
+        moved = moved - gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return moved.detach()
+
+
+def descend(loss: Callable[[Tensor], Tensor], start: Tensor) -> list[Tensor]:
+    """Losses per sample before and after descent."""
+    return [loss(start).detach(), loss(descended(loss, start)).detach()]
+
+
+def test_the_region_loss_prefers_the_right_string_and_leads_to_it(shipped_clip, signs):
+    pictures, owners, boxes = signs
+
+    def loss(images: Tensor, texts: list[str]) -> Tensor:
+        return clip_region_loss(shipped_clip, images, owners, boxes, texts, 2.0)
+
+    unrelated = [*SIGNS[1:], SIGNS[0]]
+    assert (loss(pictures, list(SIGNS)) < loss(pictures, unrelated)).all()
+    first, last = descend(lambda images: loss(images, list(SIGNS)), blurred(pictures))
+    assert (last < first).all()
+
+
+def test_the_ctc_loss_prefers_the_right_string_and_makes_it_readable(shipped_reader, signs):
+    pictures, owners, boxes = signs
+    right, wrong = list(SIGNS), list(WRONG)
+
+    def loss(images: Tensor, texts: list[str] = right) -> Tensor:
+        return ctc_region_loss(shipped_reader, images, owners, boxes, texts, 2.0)
+
+    assert (loss(pictures) < loss(pictures, wrong)).all()  # one edit away
+    noise = blurred(pictures) + random(*pictures.shape, dtype=torch.float32)
+    led_to = descended(loss, noise, steps=24)
+    assert (loss(led_to) < 0.5 * loss(noise)).all()
+    assert (loss(led_to) < loss(led_to, wrong)).all()  # to this text, and not to one that is an edit away
 
 
 def test_the_contrastive_loss_prefers_the_right_string_and_leads_to_it(shipped_clip, signs):

@@ -91,7 +91,7 @@ def call(folder: Path, *arguments: str, check: bool = True) -> str:
         "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / ".cache"), "NO_COLOR": "1",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+        [sys.executable, "-m", "snakemake", "--cores", "2", "--max-jobs-per-timespan", "100/1s", *arguments],
         cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
     )  # fmt: skip
     assert not check or done.returncode == 0, done.stdout[-4000:]

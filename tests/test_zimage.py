@@ -11,6 +11,7 @@ from diffusers.image_processor import VaeImageProcessor
 from legible.config import Model
 from legible.errors import UserError
 from legible.models import open_model
+from legible.models.hub import commit, pinned
 from legible.models.zimage import COMPONENTS, ZImage
 
 PROMPTS = [
@@ -278,3 +279,40 @@ def test_a_prompt_that_would_be_cut_is_refused(zimage):
     with pytest.raises(UserError, match=r"prompt 'a sign that says .*: \d+ tokens .* model\.max_sequence_length is 64"):
         zimage.encode_prompts([fits, f'a sign that says "{"A" * 64}"'])
     assert len(zimage.encode_prompts([fits])) == 1
+
+
+@pytest.fixture
+def hub(folders, tmp_path, monkeypatch) -> str:
+    """The hub's cache on this machine, with the tiny model at a commit that `main` means, and no network."""
+    cache = tmp_path / "hub" / "models--someone--tiny"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("a" * 40)
+    shutil.copytree(folders.zimage, cache / "snapshots" / ("a" * 40))
+    for module in ("huggingface_hub.constants", "diffusers.utils.hub_utils", "diffusers.configuration_utils"):
+        for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+            monkeypatch.setattr(f"{module}.{name}", str(tmp_path / "hub"), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit.cache_clear()
+    yield "someone/tiny"
+    commit.cache_clear()
+
+
+def test_a_hub_id_is_resolved_to_its_commit_and_said(hub, capsys):
+    model = pinned(Model(path=hub))
+    assert model.revision == "a" * 40
+    said = capsys.readouterr().err
+    assert said == f"warning: model.revision is not pinned; {hub} at main is {'a' * 40} now, set model.revision to it\n"
+    pinned(model)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_needs_no_revision(folders, capsys):
+    assert pinned(Model(path=str(folders.zimage))).revision is None
+    assert capsys.readouterr().err == ""
+
+
+def test_without_hub_and_folder_both_ways_out_are_named(hub):
+    with pytest.raises(
+        UserError, match=r"someone/other is no folder, .* local folder .* or run `hf download someone/other`"
+    ):
+        open_model(Model(path="someone/other"), ("vae",))

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from legible.config import Model
 from legible.errors import UserError
 from legible.losses import flow
+from legible.models.hub import pinned
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -182,6 +183,7 @@ def open_zimage(model: Model, components: tuple[str, ...], threads: int = 1, wei
         UserError: a component is missing, its weights are damaged, or the hub cannot be reached.
     """
     torch.set_num_threads(threads)
+    model = pinned(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     places, adapters = dict.fromkeys(components, model), None
     if weights is not None and (weights / "transformer").is_dir():

@@ -1,5 +1,6 @@
 """Which weights are trained: selected modules in full, or LoRA adapters; and how they are saved for diffusers."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -68,3 +69,15 @@ def save_weights(
         )
     else:
         transformer.save_pretrained(folder / "transformer", max_shard_size="5GB")
+
+
+def keep_weights(
+    transformer: ZImageTransformer2DModel, weights: dict[str, Tensor], training: Training, folder: Path
+) -> None:
+    """`save_weights` into a folder that appears whole or not at all."""
+    partial = folder.with_name(f".{folder.name}-partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_weights(transformer, weights, training, partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(folder)

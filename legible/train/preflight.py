@@ -1,0 +1,197 @@
+"""What a run will hold in memory, phase by phase, told before anything is loaded.
+
+Weights, gradients, moments and copies are counted: the models are built on the meta device, which allocates nothing.
+Activations are measured on a small block and a small decode of the same classes (what they keep for their backward
+passes) and scaled. For Z-Image in bfloat16 at 512² that gives 12 GiB for full training and 9 GiB for LoRA, which is
+what others measured on GPUs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor
+from transformers import AutoConfig, AutoModel
+
+from legible.config import Data, Model, Training
+from legible.errors import UserError
+from legible.models.hub import pinned
+from legible.models.zimage import DTYPES
+from legible.train.adapters import select_parameters
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2}
+EIGHT_BIT = 2 * (1 + 4 / 256)  # two moments, each one byte a value and a float32 scale per 256 values
+SMALL, TOKENS = 384, (64, 128)  # channels and tokens of the block that is measured
+HEADROOM = 0.9  # share of the free memory that may be planned for: the framework's own use is not in the sums
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the work that has the memory for itself: (what, bytes) each."""
+
+    name: str
+    parts: tuple[tuple[str, float], ...]
+
+    @property
+    def total(self) -> float:
+        """Bytes of all parts together."""
+        return sum(size for _, size in self.parts)
+
+
+def plan(model: Model, training: Training, height: int, width: int) -> list[Phase]:
+    """The phases of a run. The critics of auxiliary losses (CLIP, reader: below 1 GiB) are not counted.
+
+    Args:
+        height, width: of the latents.
+
+    Raises:
+        UserError: a configuration of the model cannot be read, or what is to be trained matches nothing.
+    """
+    model = pinned(model)
+    dtype, wide, master = DTYPES[model.dtype], BYTES[model.dtype], BYTES[training.weights]
+    transformer, vae, encoder = (empty(model, name) for name in ("transformer", "vae", "text_encoder"))
+    frozen, decoder = count(transformer), count(vae)
+    chosen = sum(p.numel() for p in select_parameters(transformer, training, 0).values())
+    whole = count(transformer)
+    frozen = frozen - chosen if training.method == "full" else frozen
+
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    pixels = training.batch_size * height * width * factor**2
+    caption = -(-model.max_sequence_length // 32) * 32  # captions are padded to multiples of 32
+    values = (pixels // (2 * factor) ** 2 + training.batch_size * caption) * transformer.config.dim
+    blocks = len(transformer.layers) + len(transformer.noise_refiner)
+    mixed = training.weights != model.dtype
+    kept = values * kept_by_a_block(dtype, training, mixed)
+    # With checkpointing a block keeps its input only, and one block at a time keeps everything.
+    again = "transformer" in training.gradient_checkpointing
+    activations = blocks * values * wide + kept if again else blocks * kept
+    heard, measured = bool(training.aux.weights), bool(training.aux.weights and training.aux.measure_every)
+    parts = [
+        ("frozen weights", frozen * wide),
+        (f"trained weights, {training.weights}", chosen * master),
+        ("their gradients", chosen * master),
+        (f"moments, {training.optimizer}", chosen * (EIGHT_BIT if training.optimizer == "adamw_8bit" else 2 * master)),
+        (f"copies in {model.dtype}", chosen * wide if mixed else 0),
+        ("averaged weights", chosen * 4 if training.ema else 0),
+        ("gradient of the auxiliary loss", chosen * master if measured else 0),
+        ("activations", activations),
+        ("decoder", decoder * wide if heard else 0),
+        ("activations of the decoder", pixels * kept_by_the_decoder(vae, dtype, training) if heard else 0),
+    ]
+    return [
+        Phase("captions", (("text encoder", count(encoder) * wide),)),
+        Phase("latents", (("VAE", decoder * wide),)),
+        Phase("training", tuple((name, size) for name, size in parts if size)),
+        Phase("sampling", (("transformer", whole * wide), ("VAE", decoder * wide))),
+    ]
+
+
+def describe(phases: list[Phase], free: float, training: Training) -> str:
+    """A table of the phases in GiB, whether each fits into `free` bytes, and what to change where one does not."""
+    lines = []
+    for phase in phases:
+        fits = "fits" if phase.total <= HEADROOM * free else "DOES NOT FIT"
+        lines.append(f"{phase.name:<10}{phase.total / GIB:8.2f} GiB of {free / GIB:.1f}: {fits}")
+        lines += [f"    {size / GIB:8.2f} {name}" for name, size in phase.parts]
+    if any(phase.total > HEADROOM * free for phase in phases):
+        lines.append("to need less: " + "; ".join(ways_out(training)))
+    return "\n".join(lines)
+
+
+def ways_out(training: Training) -> list[str]:
+    """What to change when a run does not fit, what costs least first."""
+    ways = [
+        ("training.optimizer: adamw_8bit", training.optimizer != "adamw_8bit"),
+        ("training.gradient_checkpointing: [transformer, decoder]", len(training.gradient_checkpointing) < 2),
+        ("training.aux.region: crop", bool(training.aux.weights) and training.aux.region == "image"),
+        ("training.batch_size: 1 with more accumulation", training.batch_size > 1),
+        ("training.weights: bfloat16", training.method == "full" and training.weights == "float32"),
+        ("training.method: lora", training.method == "full"),
+    ]
+    return [way for way, open_ in ways if open_] or ["a device with more memory"]
+
+
+def latent_size(model: Model, data: Data) -> tuple[int, int]:
+    """Height and width of the latents of the dataset's images."""
+    factor = 2 ** (len(empty(model, "vae").config.block_out_channels) - 1)
+    return data.height // factor, data.width // factor
+
+
+def free_bytes() -> int:
+    """Free memory of the device that will be used: the first GPU, or this machine."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+
+
+def empty(model: Model, name: str) -> torch.nn.Module:
+    """A component without memory for its weights.
+
+    Raises:
+        UserError: its configuration cannot be read.
+    """
+    try:
+        with init_empty_weights():
+            if name == "text_encoder":
+                settings = AutoConfig.from_pretrained(model.path, subfolder=name, revision=model.revision)
+                return AutoModel.from_config(settings)
+            kind = {"transformer": ZImageTransformer2DModel, "vae": AutoencoderKL}[name]
+            return kind.from_config(kind.load_config(model.path, subfolder=name, revision=model.revision))
+    except Exception as error:  # the libraries raise a dozen types for a bad file; the user needs one sentence
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{model.path}: the configuration of `{name}` cannot be read ({reason})") from error
+
+
+def count(module: torch.nn.Module) -> int:
+    """Number of its parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def kept_by_a_block(dtype: torch.dtype, training: Training, mixed: bool) -> float:
+    """Bytes that a transformer block keeps for its backward pass, per token and channel."""
+    block = ZImageTransformerBlock(0, SMALL, SMALL // 128, SMALL // 128, 1e-5, True).to(dtype)
+    if training.method == "lora":
+        rank = max(training.lora.rank * SMALL // 3840, 1)
+        settings = LoraConfig(r=rank, target_modules=list(training.lora.targets))
+        block = inject_adapter_in_model(settings, block.requires_grad_(False))
+    elif mixed:
+        block = block.float()
+
+    def kept(tokens: int) -> int:
+        stream = torch.zeros(1, tokens, SMALL, dtype=dtype, requires_grad=True)
+        rotation = torch.ones(1, tokens, 64, dtype=torch.complex64)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            return saved_bytes(lambda: block(stream, None, rotation, torch.zeros(1, 256, dtype=dtype)), block)
+
+    # The difference of two lengths: what does not grow with the tokens (copies of weights) is counted elsewhere.
+    return (kept(TOKENS[1]) - kept(TOKENS[0])) / (TOKENS[1] - TOKENS[0]) / SMALL
+
+
+def kept_by_the_decoder(vae: AutoencoderKL, dtype: torch.dtype, training: Training) -> float:
+    """Bytes that the decoder keeps for its backward pass, per pixel of the image."""
+    real = torch.nn.Module.to(AutoencoderKL.from_config(vae.config).requires_grad_(False), dtype)
+    if "decoder" in training.gradient_checkpointing:
+        real.enable_gradient_checkpointing()
+    side = 8
+    latents = torch.zeros(1, vae.config.latent_channels, side, side, dtype=dtype, requires_grad=True)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    return saved_bytes(lambda: real.decode(latents), real) / (side * factor) ** 2
+
+
+def saved_bytes(run: Callable[[], object], module: torch.nn.Module) -> int:
+    """Bytes of the tensors that `run` keeps for a backward pass, without the module's own weights."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, Tensor] = {}  # the tensors themselves: a freed one's address would be used again
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()
+    del result
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)

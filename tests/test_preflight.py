@@ -1,0 +1,126 @@
+"""The pre-flight: its sums are those of real models, nothing is loaded for them, and what does not fit is told."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from training import settings
+
+from legible.config import Config, Model
+from legible.errors import UserError
+from legible.io import write_json
+from legible.models import open_model
+from legible.train.preflight import GIB, count, describe, empty, plan, saved_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+# Z-Image-Turbo's own configurations, as far as they decide sizes (huggingface/diffusers, Tongyi-MAI/Z-Image-Turbo).
+TURBO = {
+    "transformer": {"dim": 3840, "n_layers": 30, "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30}
+    | {"cap_feat_dim": 2560, "in_channels": 16, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512]},
+    "vae": {"block_out_channels": [128, 256, 512, 512], "latent_channels": 16, "layers_per_block": 2}
+    | {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    | {"use_quant_conv": False, "use_post_quant_conv": False},
+    "text_encoder": {"model_type": "qwen3", "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36}
+    | {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936},
+}
+
+
+@pytest.fixture(scope="module")
+def turbo(tmp_path_factory) -> Model:
+    """A folder with configurations and not a single weight."""
+    folder = tmp_path_factory.mktemp("turbo")
+    for part, values in TURBO.items():
+        write_json(folder / part / "config.json", values)
+    return Model(path=str(folder), dtype="bfloat16", max_sequence_length=64)
+
+
+def parts(model: Model, phase: str = "training", **override) -> dict[str, float]:
+    """GiB of each part of a phase, for a batch of one at 512²."""
+    phases = plan(model, settings(**{"batch_size": 1} | override), 64, 64)
+    return {name: size / GIB for name, size in next(p for p in phases if p.name == phase).parts}
+
+
+def test_the_real_models_size_is_counted(turbo):
+    assert count(empty(turbo, "transformer")) == 6_154_908_736
+    assert parts(turbo, "sampling")["transformer"] == pytest.approx(11.46, abs=0.01)
+    assert parts(turbo, "captions") == {"text encoder": pytest.approx(7.49, abs=0.01)}
+
+
+def test_activations_are_those_that_others_measured(turbo):
+    full = parts(turbo, weights="bfloat16", optimizer="adamw_8bit", aux={"loss": "ctc", "lambda": 1.0})
+    assert full["activations"] == pytest.approx(12, rel=0.07)
+    assert full["activations of the decoder"] == pytest.approx(2.85, rel=0.07)
+    moved = sum(size for name, size in full.items() if name.split(",")[0] in WEIGHTS)
+    assert moved == pytest.approx(34.4, rel=0.02)
+    lora = parts(turbo, method="lora", lora={"rank": 32}, weights="bfloat16")
+    assert lora["activations"] == pytest.approx(9, rel=0.1)
+    assert lora["frozen weights"] == pytest.approx(11.46, abs=0.01)
+    again = parts(turbo, method="lora", weights="bfloat16", gradient_checkpointing=["transformer"])
+    assert again["activations"] == pytest.approx(0.6, abs=0.1)
+
+
+WEIGHTS = ("trained weights", "their gradients", "moments")
+
+
+def test_every_setting_has_its_place(turbo):
+    double = parts(turbo, ema=0.9, aux={"loss": "glyph_mask", "lambda": 1.0})
+    trained = double["trained weights, float32"]
+    assert double["moments, adamw"] == pytest.approx(2 * trained)
+    assert double["averaged weights"] == double["gradient of the auxiliary loss"] == pytest.approx(trained)
+    assert double["copies in bfloat16"] == pytest.approx(trained / 2)
+    assert parts(turbo, optimizer="adamw_8bit")["moments, adamw_8bit"] == pytest.approx(trained / 2, rel=0.02)
+    assert parts(turbo, batch_size=2)["activations"] == pytest.approx(2 * parts(turbo)["activations"])
+
+
+def test_nanos_activations_are_what_its_forward_pass_keeps():
+    path = ROOT / "resources/nano/zimage"
+    model = open_model(Model(path=str(path)), ("transformer",))
+    model.transformer.requires_grad_(True)
+    batch, generator = 8, torch.Generator().manual_seed(0)
+    channels = model.transformer.config.in_channels
+    noisy = torch.randn(batch, channels, 8, 16, generator=generator)
+    captions = [torch.randn(32, model.transformer.config.cap_feat_dim, generator=generator) for _ in range(batch)]
+    kept = saved_bytes(lambda: model.predict(noisy, torch.full((batch,), 0.5), captions), model.transformer)
+    (phase,) = [
+        p
+        for p in plan(Model(path=str(path), max_sequence_length=32), settings(batch_size=batch), 8, 16)
+        if p.name == "training"
+    ]
+    assert dict(phase.parts)["activations"] == pytest.approx(kept, rel=0.2)
+
+
+def test_what_does_not_fit_is_told_with_the_ways_out(turbo):
+    training = settings(batch_size=1)
+    phases = plan(turbo, training, 64, 64)
+    said = describe(phases, 80 * GIB, training)
+    assert said.count("DOES NOT FIT") == 1
+    assert said.splitlines()[-1].startswith("to need less: training.optimizer: adamw_8bit; ")
+    assert said.splitlines()[-1].endswith("training.method: lora")
+    assert "DOES NOT FIT" not in describe(phases, 200 * GIB, training)
+    small = settings(
+        batch_size=1, method="lora", optimizer="adamw_8bit", gradient_checkpointing=["transformer", "decoder"]
+    )
+    assert (
+        describe(plan(turbo, small, 64, 64), GIB, small).splitlines()[-1] == "to need less: a device with more memory"
+    )
+
+
+def test_the_script_prints_every_arm_and_fails_when_one_does_not_fit(turbo, tmp_path):
+    raw = json.loads(Config().model_dump_json(by_alias=True))
+    for model, status in ((Config().model.path, 0), (turbo.path, 2)):
+        raw["model"]["path"] = model
+        raw["training"]["batch_size"] = 512
+        write_json(tmp_path / "config.yaml", raw)
+        command = [sys.executable, "scripts/preflight.py", "--config", str(tmp_path / "config.yaml")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert [line for line in done.stdout.splitlines() if line in {"diffusion_only:", "clip_region:", "ctc:"}]
+        assert ("will not fit into this device's memory" in done.stderr) == bool(status)
+
+
+def test_an_unreadable_configuration_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"the configuration of `transformer` cannot be read"):
+        plan(Model(path=str(tmp_path)), settings(), 8, 16)
