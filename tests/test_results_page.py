@@ -134,7 +134,7 @@ def test_the_strata_are_those_of_the_best_arm(results, page):
 
 def test_the_first_sentence_and_the_conditions_follow_the_numbers(page):
     start = page.split("\n\n")[2]
-    assert start.startswith("**No**: in the main regime, Main, no arm meets all four conditions")
+    assert start.startswith("**No**: no arm meets all four conditions")
     rows = {row[0]: row for row in tables(page)["Regime"][1:]}
     states = [cell.split("**")[1] for cell in rows["Main"][2:]]
     assert rows["Main"][1] == "`ctc`"
@@ -149,7 +149,9 @@ def test_without_more_drift_the_answer_is_yes(results, tmp_path):
     drift.loc[drift["arm"] == "ctc", ["delta_vs_control", "delta_low", "delta_high"]] = [-0.01, -0.02, 0.01]
     drift.to_csv(folder / "scores" / "drift.csv", index=False)
     kind = build([read_experiment(folder, "Kind")])
-    assert "**Yes**: in the main regime, Kind, at least one arm meets all four conditions" in kind
+    assert "**Yes**: in the regime Kind at least one arm meets all four conditions" in kind
+    two = build([read_experiment(results, "Main"), read_experiment(folder, "Kind")])
+    assert "**Yes**: in 1 of 2 regimes at least one arm meets all four conditions" in two
     assert "- Kind: **met** by `ctc`." in kind
 
 
@@ -202,12 +204,26 @@ def test_a_gain_under_one_judge_or_with_more_steps_does_not_count(results):
     assert aim.sure_enough(summary, experiment.seeds, "ctc", "held_out").state == aim.MET
     summary.loc[mine, "delta_high"] = 0.0
     assert aim.sure_enough(summary, experiment.seeds, "ctc", "held_out").state == aim.NOT_MET
+    summary = experiment.summary.assign(n_training_seeds=1)
+    once = aim.sure_enough(summary, experiment.seeds, "ctc", "held_out")
+    assert (once.state, "one training seed is a hint" in once.words) == (aim.NOT_SHOWN, True)
     alone = experiment.summary[experiment.summary["engine"] == "easyocr"]
     assert aim.sure_enough(alone, experiment.seeds, "ctc", "held_out").state == aim.NOT_MET
 
 
+def test_an_arm_without_a_loss_cannot_reach_the_aim(results):
+    runs = read_experiment(results).runs
+    assert set(aim.candidates(ARMS, runs)) == set(ARMS) - {"diffusion_only", "ctc_shuffled"}
+    quiet = {
+        run: record
+        | {"training": record["training"] | {"aux": {"loss": "none", "lambda": 0.0}, "anchor": {"weight": 10.0}}}
+        for run, record in runs.items()
+    }
+    assert aim.candidates(ARMS, quiet) == []
+
+
 def test_a_placebo_is_named_and_cannot_reach_the_aim(results, page):
-    assert "ctc_shuffled" not in aim.candidates(ARMS)
+    assert "ctc_shuffled" not in aim.candidates(ARMS, read_experiment(results).runs)
     line = next(line for line in page.splitlines() if line.startswith("- ctc_shuffled:"))
     assert "It is a placebo (shuffled targets)" in line
 

@@ -57,13 +57,18 @@ def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], ar
 
 
 def sure_enough(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str) -> Condition:
-    """Does every engine's interval lie below zero, for at least two engines, and no training seed contradict?"""
+    """Does every engine's interval lie below zero, for at least two engines, and does no training seed contradict?
+
+    One training seed cannot show it: how much a gain owes to its luck is not known.
+    """
     verdict = judge(summary, seeds, arm, prompt_set)
     words = "; ".join(
         f"{engine_label(j.engine)} {signed(j.delta)} [{signed(j.low)}, {signed(j.high)}]" for j in verdict.judgements
     )
     if len(verdict.judgements) < 2:
         return Condition(NOT_MET, f"{words}; there is one judge only")
+    if verdict.outcome == "better" and summary["n_training_seeds"].max() < 2:
+        return Condition(NOT_SHOWN, f"{words}; one training seed is a hint")
     reason = f" ({verdict.reason})" if verdict.reason else ""
     return Condition(MET if verdict.outcome == "better" else NOT_MET, words + reason)
 
@@ -153,9 +158,10 @@ def conditions(
     )
 
 
-def candidates(arms: Sequence[str]) -> list[str]:
-    """The arms that can reach the aim: neither the control nor a placebo."""
-    return [arm for arm in auxiliary_arms(arms) if not is_placebo(arm)]
+def candidates(arms: Sequence[str], runs: Mapping[tuple[str, int], dict]) -> list[str]:
+    """The arms that can reach the aim: those with an auxiliary loss (`runs`: run.json), placebos left out."""
+    heard = {arm for (arm, _), run in runs.items() if float(run["training"].get("aux", {}).get("lambda", 0.0)) > 0}
+    return [arm for arm in auxiliary_arms(arms) if arm in heard and not is_placebo(arm)]
 
 
 def closest(found: Mapping[str, tuple[Condition, ...]], error: Mapping[str, float]) -> str:

@@ -209,7 +209,7 @@ def strata_rows(experiment: Experiment, prompt_set: str, arm: str) -> list[list[
 def aim_of(experiment: Experiment, prompt_set: str) -> dict[str, tuple[Condition, ...]]:
     """Arm → the four conditions of the aim, for every arm that can reach it."""
     tables = (experiment.summary, experiment.seeds, experiment.drift, experiment.curve, experiment.runs)
-    return {arm: conditions(*tables, arm, prompt_set) for arm in candidates(experiment.arms)}
+    return {arm: conditions(*tables, arm, prompt_set) for arm in candidates(experiment.arms, experiment.runs)}
 
 
 def views_of(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str, str]]:
@@ -242,12 +242,10 @@ def answer(experiments: Sequence[Experiment]) -> list[str]:
             sentences.append(f"- {name}: **not met**; `{best}` comes closest ({met} of 4; {'; '.join(lacking)}).")
         cells = [f"**{condition.state}**: {condition.words}".replace("; ", "<br>") for condition in found[best]]
         rows.append([name, f"`{best}`", *cells])
-    main, others = views[0][2], len(views) - 1
-    verdict = f"**Yes**: in the main regime, {main}, at least one arm meets all four conditions of the aim."
-    if main not in reached:
-        verdict = f"**No**: in the main regime, {main}, no arm meets all four conditions of the aim."
-    if others:
-        verdict += f" Of the other regimes, {len(set(reached) - {main})} of {others} have such an arm."
+    verdict = "**No**: no arm meets all four conditions of the aim."
+    if reached:
+        where = f"in {len(reached)} of {len(views)} regimes" if len(views) > 1 else f"in the regime {reached[0]}"
+        verdict = f"**Yes**: {where} at least one arm meets all four conditions of the aim."
     note = (
         "Shown is the arm that meets most conditions, of several the one with the lowest CER: it is chosen on the "
         "prompts that it is reported on, and intervals are not corrected for the number of arms, p (Holm) is. "
