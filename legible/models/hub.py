@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from legible.config import Model
 from legible.errors import UserError
@@ -25,6 +27,10 @@ def pinned(model: Model) -> Model:
 @cache
 def commit(path: str, revision: str | None) -> str:
     """The commit of a hub id at a revision (a commit, a branch, or None: the main branch)."""
+    try:
+        validate_repo_id(path)
+    except HFValidationError as error:
+        raise UserError(f"model.path: {path} is neither a folder on this machine nor a hub id (owner/name)") from error
     if revision and re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     try:
