@@ -276,7 +276,33 @@ class Training(Section):
     anchor: Keep = Keep()
     snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are kept too, for learning curves")
     checkpoint_every: Positive = Field(32, description="optimiser steps from one resumable checkpoint to the next")
+    bucket: bool = Field(
+        False, description="forward passes of captions of one length: no padding, but another order of the samples"
+    )
+    processes: Positive = Field(1, description="GPUs (without one: CPU processes) that share each step's samples")
+    parallel: Literal["auto", "replicate", "shard"] = Field(
+        "auto",
+        description="with several processes: all weights in each, or FSDP2; auto = replicate for lora, shard for full",
+    )
     threads: Positive = Field(1, description="CPU threads of one training (fixed, so that results do not depend on it)")
+
+    @model_validator(mode="after")
+    def divisible(self) -> "Training":
+        if self.accumulation % self.processes and self.batch_size % self.processes:
+            raise ValueError(
+                f"{self.processes} processes cannot share {self.accumulation} forward passes of {self.batch_size} "
+                "samples; make accumulation or batch_size a multiple of processes"
+            )
+        if self.sharded and self.method == "lora":
+            raise ValueError("parallel: shard needs method: full (adapters are small; choose replicate)")
+        if self.sharded and self.aux.weights and (self.aux.measure_every or self.aux.balance == "gradient_norm"):
+            raise ValueError("sharded training cannot measure two gradients apart; set aux.measure_every: 0")
+        return self
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are divided among the processes."""
+        return self.processes > 1 and (self.parallel == "shard" or (self.parallel, self.method) == ("auto", "full"))
 
 
 class Drift(Section):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,17 +12,19 @@ from safetensors.torch import load_file
 from legible.config import sections
 from legible.errors import UserError, run_cli
 from legible.io import atomic_path, sha256_file, sha256_json, write_json
-from legible.losses.auxiliary import DECODED, open_aux_loss
+from legible.losses.auxiliary import open_aux_loss
 from legible.models import open_model
 from legible.models.hub import pinned
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
-from legible.train.adapters import keep_weights, select_parameters
+from legible.train.adapters import keep_weights
 from legible.train.anchor import load_trajectories
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
+from legible.train.group import join_group
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import describe, free_bytes, plan
+from legible.train.prepare import open_for_training
 
 
 def run_key(config: dict, seed: int, data_key: str, critics: list[Path | None]) -> str:
@@ -57,37 +60,38 @@ def main() -> None:
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
-    if torch.cuda.is_available():  # on the CPU: `snakemake preflight`
-        expected = plan(config["model"], training, *data.latents.shape[-2:])
-        print(f"{label}, memory:\n{describe(expected, free_bytes(), training)}", flush=True)
-    parts = ("transformer", "scheduler", "vae") if DECODED & set(training.aux.weights) else ("transformer", "scheduler")
-    model = open_model(config["model"], parts, training.threads)
-    critics = (config["clip"], config["reader"], arguments.segmenter)
-    aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)
-    total = sum(parameter.numel() for parameter in model.transformer.parameters())
-    parameters = select_parameters(model.transformer, training, arguments.seed)
-    model.save_memory(training.gradient_checkpointing)
-    if training.compile:
-        model.transformer.compile_repeated_blocks()
-    before = sample_weights(list(parameters.values()))
-    grid = model.sigma_grid(config["generation"].steps)
-    print(f"{label}: {len(data.latents)} samples, σ grid {[round(s, 4) for s in grid.tolist()]}", flush=True)
-    if training.anchor.weight > 0 and arguments.anchor is None:
-        raise UserError("training.anchor.weight: the velocity anchor needs --anchor, the base's trajectories")
-    paths = load_trajectories(arguments.anchor) if training.anchor.weight > 0 else None
-    with alone_in(folder), stop_requests() as stopping:
-        weights = train(
-            model, parameters, data, training, grid, aux, paths, arguments.seed, folder, key, label, stopping
-        )
-
-    # Before `weights` are put in place of them (with EMA they are others).
-    changed = changed_fraction(before, list(parameters.values()))
+    with join_group(training) as group:
+        first = group.rank == 0
+        if first and torch.cuda.is_available():  # on the CPU: `snakemake preflight`
+            expected = plan(config["model"], training, *data.latents.shape[-2:])
+            print(f"{label}, memory:\n{describe(expected, free_bytes(), training)}", flush=True)
+        model, parameters, total = open_for_training(config["model"], training, arguments.seed, group)
+        critics = (config["clip"], config["reader"], arguments.segmenter)
+        aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)
+        before = sample_weights(list(parameters.values()))
+        grid = model.sigma_grid(config["generation"].steps)
+        if first:
+            print(f"{label}: {len(data.latents)} samples, σ grid {[round(s, 4) for s in grid.tolist()]}", flush=True)
+        if training.anchor.weight > 0 and arguments.anchor is None:
+            raise UserError("training.anchor.weight: the velocity anchor needs --anchor, the base's trajectories")
+        paths = load_trajectories(arguments.anchor) if training.anchor.weight > 0 else None
+        with alone_in(folder) if first else nullcontext(), stop_requests() as stopping:
+            group.wait()  # until the first one has the folder for itself
+            weights = train(
+                model, parameters, data, training, grid, aux, paths, arguments.seed, folder, key, label, stopping, group
+            )
+        # Before `weights` are put in place of them (with EMA they are others).
+        changed = changed_fraction(before, list(parameters.values()))
+    if not first:
+        return
+    transformer = model.transformer
+    if group.sharded:  # the other processes hold the rest of it
+        transformer = open_model(config["model"], ("transformer",)).transformer
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
-    # The snapshots last: they are written through the model's own parameters, which the final weights are views of.
-    keep_weights(model.transformer, weights, training, arguments.output_dir / "weights")
+    keep_weights(transformer, weights, training, arguments.output_dir / "weights")
     for step in training.snapshots:
         snapshot = load_file(folder / f"snapshot-{step}.safetensors")
-        keep_weights(model.transformer, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
+        keep_weights(transformer, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
     last = (folder / "metrics.jsonl").read_text().splitlines()[-1]

@@ -11,6 +11,7 @@ from legible.errors import UserError
 from legible.models import open_model
 from legible.models.zimage import COMPONENTS, ZImage
 from legible.train.adapters import select_parameters
+from legible.train.checkpoint import load_checkpoint
 from legible.train.data import TrainingData
 
 PROMPTS = ['a sign that says "OPEN" in red letters on white', 'a label with text "42" in bold black letters on white']
@@ -84,7 +85,7 @@ def test_averaged_weights_are_what_is_saved(folders, data, tmp_path):
     weights = run(folders.zimage, data, settings(ema=0.9), tmp_path / "work", output=tmp_path / "weights")
     stored = load_file(tmp_path / "weights" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(stored[name], value) for name, value in weights.items())
-    checkpoint = torch.load(tmp_path / "work" / "checkpoint.pt", weights_only=True)["state"]
+    checkpoint = load_checkpoint(tmp_path / "work" / "checkpoint.json", "key")
     assert any(not torch.equal(checkpoint["parameters"][name], value) for name, value in weights.items())
 
 

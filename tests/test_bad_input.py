@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from training import settings, small_data
 
 from legible.errors import run_cli
@@ -224,10 +223,10 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(failure, arm, 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "micro_step", poisoned)
         said = failure.sentence("train_arm", *arm.arguments())
-    (checkpoint,) = arm.folder.glob("checkpoints/*/checkpoint.pt")
+    (checkpoint,) = arm.folder.glob("checkpoints/*/checkpoint.json")
     assert said.startswith(f"clip_region seed 0: the loss is not finite at step 3 (the last good one is {checkpoint})")
     assert not (arm.folder / "run").exists()
-    key = torch.load(checkpoint, weights_only=True)["key"]
+    key = json.loads(checkpoint.read_text())["key"]
     assert load_checkpoint(checkpoint, key)["step"] == 2
     failure.run("train_arm", *arm.arguments())
     assert json.loads((arm.folder / "run" / "run.json").read_text())["steps"] == 6
@@ -240,8 +239,9 @@ def test_a_learning_rate_that_explodes(failure, arm):
 
 def test_a_damaged_checkpoint(failure, arm):
     failure.run("train_arm", *arm.arguments())
-    (checkpoint,) = arm.folder.glob("checkpoints/*/checkpoint.pt")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    (checkpoint,) = arm.folder.glob("checkpoints/*/checkpoint.json")
+    (shard,) = checkpoint.parent.glob("checkpoint-*/*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-100])
     said = failure.sentence("train_arm", *arm.arguments())
     assert said == f"{checkpoint}: the checkpoint is damaged; delete it to start this run again"
 
@@ -249,4 +249,4 @@ def test_a_damaged_checkpoint(failure, arm):
 def test_another_configuration_gets_a_checkpoint_of_its_own(failure, arm):
     failure.run("train_arm", *arm.arguments())
     failure.run("train_arm", *arm.arguments(learning_rate=2.0e-3))
-    assert len(list(arm.folder.glob("checkpoints/*/checkpoint.pt"))) == 2
+    assert len(list(arm.folder.glob("checkpoints/*/checkpoint.json"))) == 2

@@ -19,70 +19,102 @@ from training import equal, metrics, settings, small_data
 from legible.config import Model
 from legible.errors import UserError
 from legible.models import open_model
+from legible.train import state
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import alone_in, load_checkpoint, save_checkpoint, stop_requests
 from legible.train.data import save_training_data
 
 ROOT = Path(__file__).resolve().parent.parent
-STATE = {"weights": {"a": torch.arange(6.0).view(2, 3)}, "step": 3, "rates": [0.1, 0.2], "name": "x"}
+STATE = {
+    "weights": {"a": torch.arange(6.0).view(2, 3), "half": torch.ones(3, dtype=torch.bfloat16), "none": torch.zeros(0)},
+    "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"betas": (0.9, 0.999), "fused": None}]},
+    "step": 3,
+    "rates": [0.1, 0.2],
+    "name": "x",
+    "type": torch.float32,
+}
+
+
+def same(left, right) -> bool:
+    """Equal values, types and tensors at all levels."""
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right)) and type(left) is type(right)
+    return left == right and type(left) is type(right)
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
-    assert load_checkpoint(tmp_path / "none.pt", "key") is None
-    save_checkpoint(tmp_path / "state.pt", "key", STATE)
-    found = load_checkpoint(tmp_path / "state.pt", "key")
-    assert torch.equal(found["weights"].pop("a"), STATE["weights"]["a"])
-    assert found == {**STATE, "weights": {}}
-    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    assert load_checkpoint(tmp_path / "state.json", "key") is None
+    save_checkpoint(tmp_path / "state.json", "key", STATE)
+    assert same(load_checkpoint(tmp_path / "state.json", "key"), STATE)
+    save_checkpoint(tmp_path / "state.json", "key", STATE | {"step": 4})
+    assert load_checkpoint(tmp_path / "state.json", "key")["step"] == 4
+    index, (shards,) = tmp_path / "state.json", list(tmp_path.glob("state-*"))
+    assert sorted(tmp_path.iterdir()) == [shards, index]  # the older one is gone
+    assert sorted(path.name for path in shards.iterdir()) == ["part0.json", "part0.safetensors"]
+
+
+def test_large_checkpoints_are_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "SHARD", 1000)
+    tensors = {str(i): torch.full((100,), float(i)) for i in range(9)}
+    save_checkpoint(tmp_path / "state.json", "key", tensors)
+    assert len(list(tmp_path.glob("state-*/*.safetensors"))) == 5
+    assert same(load_checkpoint(tmp_path / "state.json", "key"), tensors)
+
+
+def test_shared_and_cut_out_tensors_are_written_as_they_are(tmp_path):
+    whole = torch.arange(12.0)
+    given = {"once": whole, "twice": whole, "row": whole.view(3, 4)[1], "turned": whole.view(3, 4).T}
+    save_checkpoint(tmp_path / "state.json", "key", given)
+    assert same(load_checkpoint(tmp_path / "state.json", "key"), given)
+    (file,) = tmp_path.glob("state-*/*.safetensors")
+    assert len(load_file(file)) == 3
 
 
 def test_a_checkpoint_of_another_key_is_refused(tmp_path):
-    save_checkpoint(tmp_path / "state.pt", "key", STATE)
-    with pytest.raises(UserError, match=r"state\.pt: the checkpoint belongs to another configuration; delete it"):
-        load_checkpoint(tmp_path / "state.pt", "another")
+    save_checkpoint(tmp_path / "state.json", "key", STATE)
+    with pytest.raises(UserError, match=r"state\.json: the checkpoint belongs to another configuration; delete it"):
+        load_checkpoint(tmp_path / "state.json", "another")
 
 
+@pytest.mark.parametrize("name", ["state.json", "part0.json", "part0.safetensors"])
 @given(share=st.floats(0, 0.999))
-def test_a_truncated_checkpoint_is_refused(tmp_path, share):
-    path = tmp_path / "state.pt"
-    save_checkpoint(path, "key", STATE)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+def test_a_truncated_checkpoint_is_refused(tmp_path, name, share):
+    save_checkpoint(tmp_path / "state.json", "key", STATE)
+    (path,) = tmp_path.rglob(name)
+    path.write_bytes(path.read_bytes().rstrip()[: int(share * (path.stat().st_size - 1))])
     with pytest.raises(UserError, match="the checkpoint is damaged; delete it"):
-        load_checkpoint(path, "key")
+        load_checkpoint(tmp_path / "state.json", "key")
 
 
-@given(content=st.binary(max_size=300))
+@given(content=st.binary(max_size=300) | st.sampled_from([b"{}", b"[]", b"1", b'{"key": "key"}']))
 def test_anything_else_is_refused(tmp_path, content):
-    (tmp_path / "state.pt").write_bytes(content)
+    (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(UserError, match="the checkpoint is damaged"):
-        load_checkpoint(tmp_path / "state.pt", "key")
+        load_checkpoint(tmp_path / "state.json", "key")
 
 
-class Hostile:
-    """Would create a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    torch.save({"key": "key", "state": Hostile(tmp_path / "hacked")}, tmp_path / "state.pt")
+@pytest.mark.parametrize("outline", ['["subclass", "subprocess.Popen", ["dict", []], null, [1]]', '["set", []]'])
+def test_a_checkpoint_cannot_run_code(tmp_path, outline):
+    save_checkpoint(tmp_path / "state.json", "key", {})
+    (part,) = tmp_path.rglob("part0.json")
+    part.write_text(f'{{"shards": [], "state": {outline}}}')
     with pytest.raises(UserError, match="damaged"):
-        load_checkpoint(tmp_path / "state.pt", "key")
-    assert not (tmp_path / "hacked").exists()
+        load_checkpoint(tmp_path / "state.json", "key")
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
-    path = tmp_path / "state.pt"
+    path = tmp_path / "state.json"
     save_checkpoint(path, "key", STATE)
-    before = path.read_bytes()
-    with pytest.raises(AttributeError):
-        save_checkpoint(path, "key", {"cannot be pickled": lambda: None})
-    assert path.read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 1
+    before = sorted(path.parent.rglob("*"))
+    for bad in (lambda: None, {1, 2}):
+        with pytest.raises(TypeError, match="cannot be part of a checkpoint"):
+            save_checkpoint(path, "key", {"weights": torch.zeros(3), "bad": bad})
+    assert sorted(path.parent.rglob("*")) == before
+    assert same(load_checkpoint(path, "key"), STATE)
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -13,7 +13,7 @@ from legible.config import Model
 from legible.errors import UserError
 from legible.losses import flow
 from legible.models import open_model
-from legible.train import loop
+from legible.train import loop, state
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import load_checkpoint, shuffled_batches, stateless_generator
 from legible.train.data import TrainingData
@@ -57,8 +57,8 @@ def test_a_kill_while_the_checkpoint_is_written_or_a_row_is_cut_short_loses_noth
     whole = run(folders.zimage, data, training, tmp_path / "whole")
     work = tmp_path / "work"
 
-    def half_written(value, handle):
-        handle.write(b"half a checkpoint")
+    def half_written(tensors, path):
+        path.write_bytes(b"half a checkpoint")
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -66,15 +66,17 @@ def test_a_kill_while_the_checkpoint_is_written_or_a_row_is_cut_short_loses_noth
         with pytest.raises(Killed):
             run(folders.zimage, data, training, work)
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", half_written)
+        patch.setattr(state, "save_file", half_written)
         with pytest.raises(Killed):
             run(folders.zimage, data, training, work)
     with open(work / "metrics.jsonl", "a") as handle:
         handle.write('{"step": 4, "loss_to')
-    assert load_checkpoint(work / "checkpoint.pt", "key")["step"] == 2
+    assert len(list(work.glob("checkpoint-*"))) == 2  # the half written one and the last good one
+    assert load_checkpoint(work / "checkpoint.json", "key")["step"] == 2
     assert equal(run(folders.zimage, data, training, work), whole)
     assert metrics(work) == metrics(tmp_path / "whole")
-    assert sorted(path.name for path in work.iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+    (shards,) = work.glob("checkpoint-*")
+    assert {path.name for path in work.iterdir()} == {"checkpoint.json", shards.name, "metrics.jsonl"}
 
 
 def test_a_finished_training_is_not_repeated(folders, data, tmp_path, monkeypatch):
@@ -277,9 +279,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(fold
         assert "no checkpoint was written yet" in str(caught.value)
     else:
         path = Path(re.search(r"last good one is (\S+)\)", str(caught.value))[1])
-        state = load_checkpoint(path, "key")
-        assert state["step"] == kept
-        assert all(torch.isfinite(value).all() for value in state["parameters"].values())
+        saved = load_checkpoint(path, "key")
+        assert saved["step"] == kept
+        assert all(torch.isfinite(value).all() for value in saved["parameters"].values())
     assert [row["step"] for row in metrics(tmp_path / "work")] == list(range(bad_step))
     # Nothing already computed is lost: without the poison the run goes on and ends like an unbroken one.
     resumed = run(folders.zimage, data, training, tmp_path / "work", aux)
@@ -293,7 +295,7 @@ def test_a_gradient_that_is_not_finite_stops_too(folders, data, tmp_path):
 
     with pytest.raises(UserError, match="not finite at step 0"):
         run(folders.zimage, data, settings(aux=CLIP | {"every": 1}), tmp_path, on_pixels(infinite_slope))
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoint.json").exists()
 
 
 def test_another_runs_checkpoint_is_refused(folders, data, tmp_path):

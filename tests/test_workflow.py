@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from legible.config import Config, validate
+from legible.train.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.workflow
 
@@ -314,8 +315,8 @@ def test_the_evidence_in_miniature(project):
         (arm, step) for arm in ("diffusion_only", "clip_region") for step in (0, 1, 2)
     }
     # The last checkpoint knows what the final weights are; a snapshot's are others.
-    (checkpoint,) = results.glob("checkpoints/clip_region-seed0-*/checkpoint.pt")
-    final = torch.load(checkpoint, weights_only=True)["state"]["parameters"]
+    (checkpoint,) = results.glob("checkpoints/clip_region-seed0-*/checkpoint.json")
+    final = load_checkpoint(checkpoint, json.loads(checkpoint.read_text())["key"])["parameters"]
     kept = {
         name: load_file(results / f"runs/clip_region/seed0/{name}/transformer/diffusion_pytorch_model.safetensors")
         for name in ("weights", "snapshots/step1")

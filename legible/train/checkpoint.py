@@ -1,6 +1,10 @@
-"""Resumable training state: written atomically, read with `weights_only`, refused when it belongs to another run."""
+"""Resumable training state: written whole or not at all, read without pickle, refused when it is another run's."""
 
 import fcntl
+import json
+import os
+import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -13,29 +17,54 @@ import numpy as np
 import torch
 
 from legible.errors import UserError
-from legible.io import atomic_path
+from legible.io import disk_is_full, write_json
+from legible.train.group import ALONE, Group
+from legible.train.state import load_state, save_state
 
 
-def save_checkpoint(path: str | Path, key: str, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dicts) atomically under the run's `key`."""
-    # Through a Python handle: torch's own writer reports a full disk as an unreadable RuntimeError.
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        torch.save({"key": key, "state": state}, handle)
+def save_checkpoint(path: str | Path, key: str, state: dict[str, Any], group: Group = ALONE) -> None:
+    """Write `state` (tensors, numbers, strings, lists, dicts) under the run's `key`, whole or not at all.
+
+    The tensors go into a folder of safetensors shards beside `path`; `path`, written last and atomically, names it.
+    With a sharded `group` every process writes its own part, otherwise the first one writes for all.
+    """
+    path = Path(path)
+    parts = group.size if group.sharded else 1
+    folder = path.with_name(f"{path.stem}-{group.agree(secrets.token_hex(4))}")
+    try:
+        if group.rank < parts:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_state(folder, f"part{group.rank}", state)
+            for file in folder.glob(f"part{group.rank}*"):
+                with open(file, "rb") as written:
+                    os.fsync(written.fileno())
+        group.wait()
+        if group.rank == 0:
+            write_json(path, {"key": key, "folder": folder.name})
+            for other in path.parent.glob(f"{path.stem}-*"):
+                if other.is_dir() and other != folder:
+                    shutil.rmtree(other)
+    except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if disk_is_full(error):
+            raise UserError(f"{path}: the disk is full; free some space and run again, nothing was lost") from error
+        raise
 
 
-def load_checkpoint(path: str | Path, key: str) -> dict[str, Any] | None:
+def load_checkpoint(path: str | Path, key: str, group: Group = ALONE) -> dict[str, Any] | None:
     """The state saved under `key`, or None where there is no checkpoint.
 
     Raises:
-        UserError: the file is damaged, or belongs to a run with another configuration, data or code.
+        UserError: it is damaged, or belongs to a run with another configuration, data or code.
     """
     path = Path(path)
     if not path.exists():
         return None
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        found, state = saved["key"], saved["state"]
-    except Exception as error:  # what torch raises for a bad file depends on where it is bad
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        found, folder = saved["key"], path.parent / saved["folder"]
+        state = load_state(folder, f"part{group.rank if group.sharded else 0}") if found == key else None
+    except Exception as error:  # what the libraries raise for a bad file depends on where it is bad
         raise UserError(f"{path}: the checkpoint is damaged; delete it to start this run again") from error
     if found != key:
         raise UserError(f"{path}: the checkpoint belongs to another configuration; delete it to start this run again")
@@ -118,18 +147,45 @@ def stateless_generator(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
-def shuffled_batches(size: int, batch: int, seed: int) -> Callable[[int], torch.Tensor]:
-    """`step -> indices [batch]`: epochs of shuffled samples without replacement, stateless like the noise."""
+def sample_order(size: int, batch: int, seed: int, lengths: list[int] | None = None) -> Callable[[range], torch.Tensor]:
+    """`positions -> indices`: epochs of shuffled samples without replacement, stateless like the noise.
+
+    Args:
+        batch: samples of a forward pass.
+        lengths: of each sample's caption; given, forward passes hold captions of one length as far as there are enough
+            of them, and what does not fill a last forward pass sits the epoch out.
+    """
+    bucketed = lengths is not None and size >= batch
+    whole = size // batch * batch if bucketed else size
     orders: dict[int, torch.Tensor] = {}
 
-    def indices(step: int) -> torch.Tensor:
+    def order(epoch: int) -> torch.Tensor:
+        drawn = torch.randperm(size, generator=stateless_generator(seed, 1, epoch))
+        if not bucketed:
+            return drawn
+        buckets: dict[int, list[int]] = {}
+        for index in drawn.tolist():
+            buckets.setdefault(lengths[index], []).append(index)
+        full = {length: len(rows) // batch * batch for length, rows in buckets.items()}
+        rest = [index for length, rows in sorted(buckets.items()) for index in rows[full[length] :]]
+        passes = torch.tensor([index for length, rows in buckets.items() for index in rows[: full[length]]] + rest)
+        passes = passes[:whole].view(-1, batch)
+        return passes[torch.randperm(len(passes), generator=stateless_generator(seed, 9, epoch))].flatten()
+
+    def indices(positions: range) -> torch.Tensor:
         picked = []
-        for position in range(step * batch, (step + 1) * batch):
-            epoch, offset = divmod(position, size)
+        for position in positions:
+            epoch, offset = divmod(position, whole)
             if epoch not in orders:
                 orders.clear() if len(orders) > 1 else None
-                orders[epoch] = torch.randperm(size, generator=stateless_generator(seed, 1, epoch))
+                orders[epoch] = order(epoch)
             picked.append(orders[epoch][offset])
         return torch.stack(picked)
 
     return indices
+
+
+def shuffled_batches(size: int, batch: int, seed: int) -> Callable[[int], torch.Tensor]:
+    """`step -> indices [batch]`, in `sample_order`."""
+    order = sample_order(size, batch, seed)
+    return lambda step: order(range(step * batch, (step + 1) * batch))

@@ -39,6 +39,10 @@ class TrainingData:
         """Caption embedding [S, D] of one sample."""
         return self.captions[self.offsets[index] : self.offsets[index + 1]]
 
+    def padded_lengths(self) -> list[int]:
+        """Tokens of each caption as the transformer pads them, to a multiple of 32."""
+        return (-(-self.offsets.diff() // 32) * 32).tolist()
+
     def regions(self, picked: Tensor, goals: Tensor | None = None) -> tuple[Tensor, Tensor, list[str]]:
         """(position in `picked` [R], boxes [R, 4], texts) of the regions of the picked samples.
 

@@ -10,13 +10,13 @@ from legible.io import write_jsonl
 class RunLog:
     """An append-only file of one JSON object a step, each with its wall-clock `time` in seconds."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes  # of several processes one writes
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def rewind(self, step: int) -> int:
         """Drop what was logged from `step` on (it will be repeated) and return `step`."""
-        if self.path.exists():
+        if self.writes and self.path.exists():
             # A kill can cut the last line short. The rest is replaced as a whole: a kill right here loses nothing.
             complete = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
             write_jsonl(self.path, [row for row in map(json.loads, complete) if row["step"] < step])
@@ -24,5 +24,7 @@ class RunLog:
 
     def write(self, **values: float | int | str | None) -> None:
         """Append one row."""
+        if not self.writes:
+            return
         with open(self.path, "a") as handle:
             handle.write(json.dumps(values | {"time": round(time.time(), 3)}, sort_keys=True) + "\n")

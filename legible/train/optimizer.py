@@ -10,6 +10,7 @@ from torch import Tensor
 from legible.config import Training
 from legible.errors import UserError
 from legible.train.checkpoint import stateless_generator
+from legible.train.group import distributed_like, local
 
 SAMPLE = 4096  # values of each parameter that are compared with the start
 
@@ -34,6 +35,17 @@ def build_optimizer(trained: list[torch.nn.Parameter], training: Training) -> to
     return kind(trained, bf16_stochastic_round=training.weights == "bfloat16", **settings)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Put back what `state_dict` gave; moments of sharded weights are this process's parts of them."""
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, moments in state["state"].items():
+        like = trained[place]
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == local(like).shape:
+                moments[name] = distributed_like(value.to(like.device), like)
+    optimizer.load_state_dict(state)
+
+
 def take_step(optimizer: torch.optim.Optimizer, learning_rate: float, seed: int, step: int) -> None:
     """One step at `learning_rate`; what stochastic rounding draws depends on seed and step alone: runs resume."""
     for group in optimizer.param_groups:
@@ -48,7 +60,8 @@ def take_step(optimizer: torch.optim.Optimizer, learning_rate: float, seed: int,
 
 def sample_weights(trained: list[torch.nn.Parameter]) -> list[Tensor]:
     """Evenly spaced values of every parameter (copies): enough to see later how many of them changed."""
-    return [p.detach().flatten()[:: max(p.numel() // SAMPLE, 1)].clone() for p in trained]
+    parts = [local(parameter.detach()).flatten() for parameter in trained]
+    return [part[:: max(len(part) // SAMPLE, 1)].clone() for part in parts]
 
 
 def changed_fraction(before: list[Tensor], trained: list[torch.nn.Parameter]) -> float:

@@ -21,11 +21,16 @@ SIGMA_EDGES = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the bins in which losses are 
 class Losses:
     """The losses of one micro-step; `aux` is None on steps without the auxiliary loss, or where no sample has it."""
 
-    diffusion: Tensor  # mean over samples, with gradient
-    aux: Tensor | None  # weighted sum over samples / B, with gradient
+    diffusion: Tensor | float  # mean over samples, with gradient
+    aux: Tensor | float | None  # weighted sum over samples / B, with gradient
     sigma: Tensor  # [B]
     per_sample: Tensor  # [B], diffusion
     weighted: Tensor  # [B], auxiliary; NaN where it does not count
+
+    def read(self) -> "Losses":
+        """The same as plain numbers and tensors on the CPU. This waits for the GPU: once a step, not once a pass."""
+        aux = None if self.aux is None else self.aux.item()
+        return Losses(self.diffusion.item(), aux, self.sigma.cpu(), self.per_sample.cpu(), self.weighted.cpu())
 
 
 def look(
@@ -81,14 +86,14 @@ def micro_step(
         even = torch.cat([torch.rand(1, generator=generator) for generator in generators])
         sigma = (low + (high - low) * even).clamp(min=1e-6)
     diffusion, view = look(model, data, picked, goals, settings, noise, sigma)
-    weighted, total = torch.full((len(picked),), float("nan")), None
+    weighted, total = torch.full((len(picked),), float("nan"), device=model.device), None
     if aux is not None:
         weights = sample_weights(settings, sigma)
         rows = torch.nonzero(weights > 0).flatten()
         if len(rows):
             losses = weights[rows].to(model.device) * aux(view(rows))
-            weighted[rows], total = losses.detach().float().cpu(), losses.sum() / len(picked)
-    return Losses(diffusion.mean(), total, sigma, diffusion.detach().cpu(), weighted)
+            weighted[rows.to(model.device)], total = losses.detach().float(), losses.sum() / len(picked)
+    return Losses(diffusion.mean(), total, sigma, diffusion.detach(), weighted)
 
 
 def by_sigma(sigma: Tensor, losses: Tensor) -> list[float | None]:
