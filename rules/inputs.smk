@@ -53,8 +53,21 @@ def segmenter_option(wildcards, input):
 
 
 def arm_threads(wildcards):
-    """CPU threads of one training."""
-    return CONFIG.arm(wildcards.arm).threads
+    """CPU threads of one training, all its processes together."""
+    training = CONFIG.arm(wildcards.arm)
+    return training.threads * training.processes
+
+
+def arm_gpus(wildcards):
+    """GPUs of one training."""
+    return GPU * CONFIG.arm(wildcards.arm).processes
+
+
+def launcher(wildcards):
+    """What starts the training: python, or torchrun for several processes."""
+    processes = CONFIG.arm(wildcards.arm).processes
+    torchrun = f"python -m torch.distributed.run --standalone --nproc-per-node {processes}"
+    return torchrun if processes > 1 else "python"
 
 
 def run_folder(wildcards):

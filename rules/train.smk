@@ -104,8 +104,9 @@ rule train_arm:
         ENVIRONMENT
     threads: arm_threads
     resources:
-        gpu=GPU,
+        gpu=arm_gpus,
     params:
+        launcher=launcher,
         config=arm_config,
         folder=output_folder,
         segmenter=segmenter_option,
@@ -114,7 +115,7 @@ rule train_arm:
         reader_cache=f"{RESULTS}/cache/ocr/reader",
         code=code("train_arm"),
     shell:
-        "python scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm} --seed {wildcards.seed}"
+        "{params.launcher} scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm} --seed {wildcards.seed}"
         " --cache {input.cache} {params.segmenter} {params.anchor} --reader-cache {params.reader_cache}"
         " --checkpoints {params.checkpoints}"
         " --output-dir {params.folder} 2>&1 | tee {log}"

@@ -119,9 +119,7 @@ def test_two_processes_that_were_stopped_go_on_as_if_they_had_not_been(folders, 
     assert metrics(tmp_path / "whole" / "run") == metrics(tmp_path / "stopped" / "run")
 
 
-@given(
-    processes=st.integers(1, 8), batch=st.integers(1, 8), accumulation=st.integers(1, 8), divided=st.booleans()
-)
+@given(processes=st.integers(1, 8), batch=st.integers(1, 8), accumulation=st.integers(1, 8), divided=st.booleans())
 def test_every_sample_of_a_step_is_some_process_once(processes, batch, accumulation, divided):
     batch, accumulation = (batch * processes, accumulation) if divided else (batch, accumulation * processes)
     training = settings(processes=processes, batch_size=batch, accumulation=accumulation)
