@@ -38,8 +38,28 @@ def describe(error: ValidationError) -> str:
     return f"{key}: {message}{shown}" if key else message
 
 
+def device_trouble(error: BaseException) -> str | None:
+    """What to tell of an error that the GPU is behind: too little memory, or a device that fails or has vanished."""
+    kind = type(error).__name__  # by name: torch takes seconds to import, and here it may not be in use at all
+    if kind == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
+        return (
+            "the device has too little memory; `snakemake preflight` says what needs how much, and what to change; to "
+            "sample, lower generation.batch_size; what was computed is kept"
+        )
+    if kind == "AcceleratorError" or (isinstance(error, RuntimeError) and "CUDA error" in str(error)):
+        reason = str(error).strip().splitlines()[0]
+        return (
+            f"the device fails or has vanished ({reason}); check it with `nvidia-smi` and run the same command again, "
+            "it goes on from what is kept"
+        )
+    return None
+
+
 def run_cli(main: Callable[[], None]) -> None:
-    """Run a script's `main`; print a UserError (or a full disk) as one line on standard error, exit with status 2."""
+    """Run a script's `main`; print what a user can mend as one line on standard error and exit with status 2.
+
+    That is a UserError, a full disk, or trouble with the GPU.
+    """
     try:
         main()
     except Stopped as error:
@@ -48,6 +68,11 @@ def run_cli(main: Callable[[], None]) -> None:
         os._exit(143)  # 128 + SIGTERM, as a shell reports it; not by way of flushing a broken pipe once more
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if not (said := device_trouble(error)):
+            raise
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno != errno.ENOSPC:

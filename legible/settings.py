@@ -78,6 +78,9 @@ class Model(Section):
     path: str = Field("resources/nano/zimage", description="local folder in diffusers' format, or a hub id")
     revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of weights and activations")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="auto = the GPU where there is one; cuda refuses to go on without"
+    )
     max_sequence_length: Positive = Field(64, description="longest caption, in tokens")
 
 

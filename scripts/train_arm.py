@@ -6,7 +6,6 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from legible.config import sections
@@ -15,6 +14,7 @@ from legible.io import atomic_path, sha256_file, sha256_json, write_json
 from legible.losses.auxiliary import open_aux_loss
 from legible.models import open_model
 from legible.models.hub import pinned
+from legible.models.zimage import choose_device
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import keep_weights
 from legible.train.anchor import load_trajectories
@@ -23,7 +23,7 @@ from legible.train.data import load_training_data
 from legible.train.group import join_group
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
-from legible.train.preflight import describe, free_bytes, plan
+from legible.train.preflight import check_memory, free_bytes, plan
 from legible.train.prepare import open_for_training
 
 
@@ -60,11 +60,11 @@ def main() -> None:
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
-    with join_group(training) as group:
+    device = choose_device(config["model"])
+    with join_group(training, device) as group:
         first = group.rank == 0
-        if first and torch.cuda.is_available():  # on the CPU: `snakemake preflight`
-            expected = plan(config["model"], training, *data.latents.shape[-2:])
-            print(f"{label}, memory:\n{describe(expected, free_bytes(), training)}", flush=True)
+        if device.type == "cuda":  # on the CPU: `snakemake preflight`
+            check_memory(plan(config["model"], training, *data.latents.shape[-2:]), free_bytes(), training)
         model, parameters, total = open_for_training(config["model"], training, arguments.seed, group)
         critics = (config["clip"], config["reader"], arguments.segmenter)
         aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from training import settings, small_data
 
 from legible.errors import run_cli
@@ -250,3 +251,44 @@ def test_another_configuration_gets_a_checkpoint_of_its_own(failure, arm):
     failure.run("train_arm", *arm.arguments())
     failure.run("train_arm", *arm.arguments(learning_rate=2.0e-3))
     assert len(list(arm.folder.glob("checkpoints/*/checkpoint.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "the device has too little memory; `snak",
+        ),
+        (
+            torch.AcceleratorError("CUDA error: unspecified launch failure\nmore"),
+            "the device fails or has vanished (CUDA",
+        ),
+        (RuntimeError("CUDA error: device is lost"), "the device fails or has vanished (CUDA error: device is lost); "),
+    ],
+)
+def test_a_device_in_trouble_costs_nothing_already_computed(failure, arm, monkeypatch, error, said):
+    from legible.train import loop
+
+    original, calls = loop.micro_step, []
+
+    def failing(*arguments):
+        calls.append(None)
+        if len(calls) == 4:
+            raise error
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "micro_step", failing)
+        assert failure.sentence("train_arm", *arm.arguments()).startswith(said)
+    (checkpoint,) = arm.folder.glob("checkpoints/*/checkpoint.json")
+    assert load_checkpoint(checkpoint, json.loads(checkpoint.read_text())["key"])["step"] == 2
+    failure.run("train_arm", *arm.arguments())
+    assert json.loads((arm.folder / "run" / "run.json").read_text())["steps"] == 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(failure, folders, prompts, tmp_path):
+    model = {"path": str(folders.zimage), "device": "cuda"}
+    said = failure.sentence("generate_images", *generation(folders, prompts, tmp_path / "out", model=model))
+    assert said.startswith("model.device: cuda, but no GPU can be used here")

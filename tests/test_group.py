@@ -22,6 +22,7 @@ from legible.train.group import ALONE, Group, join_group
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+CPU = torch.device("cpu")
 LORA = {"method": "lora", "lora": {"rank": 2, "alpha": 6.0}}
 CLIP = {"loss": "clip_region", "lambda": 0.3, "every": 2}
 VARIANTS = {
@@ -146,9 +147,9 @@ def test_what_several_processes_cannot_do_is_refused(override, message):
 
 def test_another_number_of_processes_than_configured(monkeypatch):
     with pytest.raises(UserError, match=r"training\.processes: 2, but 1 were started; start the script with `torchrun"):
-        join_group(settings(processes=2, parallel="replicate")).__enter__()
-    with join_group(settings()) as group:
+        join_group(settings(processes=2, parallel="replicate"), CPU).__enter__()
+    with join_group(settings(), CPU) as group:
         assert group == ALONE
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"training\.processes: 1, but 2 were started"):
-        join_group(settings()).__enter__()
+        join_group(settings(), CPU).__enter__()

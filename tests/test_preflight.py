@@ -13,7 +13,7 @@ from legible.config import Config, Model
 from legible.errors import UserError
 from legible.io import write_json
 from legible.models import open_model
-from legible.train.preflight import GIB, count, describe, empty, plan, saved_bytes
+from legible.train.preflight import GIB, check_memory, count, describe, empty, plan, saved_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 # Z-Image-Turbo's own configurations, as far as they decide sizes (huggingface/diffusers, Tongyi-MAI/Z-Image-Turbo).
@@ -124,3 +124,15 @@ def test_the_script_prints_every_arm_and_fails_when_one_does_not_fit(turbo, tmp_
 def test_an_unreadable_configuration_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"the configuration of `transformer` cannot be read"):
         plan(Model(path=str(tmp_path)), settings(), 8, 16)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(turbo, capsys):
+    training = settings(batch_size=1, method="lora", weights="bfloat16", gradient_checkpointing=["transformer"])
+    phases = plan(turbo, training, 64, 64)
+    check_memory(phases, 24 * GIB, training)
+    with pytest.raises(
+        UserError, match=r"training needs about 1[23]\.\d GiB, but 8\.0 GiB are free .* to need less: "
+    ) as caught:
+        check_memory(phases, 8 * GIB, training)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out.count("DOES NOT FIT") >= 1

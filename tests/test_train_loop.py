@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from training import Killed, equal, killed_at, metrics, on_pixels, region_loss, run, settings, small_data
 
 from legible.config import Model
@@ -15,7 +17,7 @@ from legible.losses import flow
 from legible.models import open_model
 from legible.train import loop, state
 from legible.train.adapters import select_parameters
-from legible.train.checkpoint import load_checkpoint, shuffled_batches, stateless_generator
+from legible.train.checkpoint import load_checkpoint, sample_order, shuffled_batches, stateless_generator
 from legible.train.data import TrainingData
 
 CLIP = {"loss": "clip_region", "lambda": 0.3, "every": 2}
@@ -326,6 +328,45 @@ def test_batches_are_epochs_without_replacement_and_need_no_memory():
     assert [fresh(step).tolist() for step in (7, 0, 3)] == [batches(step).tolist() for step in (7, 0, 3)]
     assert shuffled_batches(10, 4, seed=4)(0).tolist() != batches(0).tolist()
     assert len(shuffled_batches(3, 8, seed=0)(5)) == 8  # a batch may be larger than the data
+
+
+@given(lengths=st.lists(st.sampled_from([32, 64, 96]), min_size=1, max_size=40), batch=st.integers(1, 6))
+def test_buckets_hold_captions_of_one_length_and_every_sample_once(lengths, batch):
+    order = sample_order(len(lengths), batch, 3, lengths)
+    whole = len(lengths) // batch * batch or len(lengths)
+    epochs = [order(range(epoch * whole, (epoch + 1) * whole)).tolist() for epoch in range(3)]
+    for epoch in epochs:
+        assert len(set(epoch)) == whole  # all of them, or all but what does not fill a forward pass
+        passes = [epoch[start : start + batch] for start in range(0, whole, batch)]
+        mixed = [picked for picked in passes if len({lengths[index] for index in picked}) > 1]
+        assert len(mixed) <= len(set(lengths)) - 1  # what the buckets leave over: fewer than a pass of each
+    again = sample_order(len(lengths), batch, 3, lengths)
+    assert again(range(2 * whole, 3 * whole)).tolist() == epochs[2]
+    assert len(lengths) < 12 or len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_bucketed_training_meets_fewer_mixed_passes_and_resumes(folders, data, tmp_path, monkeypatch):
+    mixed = small_data(folders.zimage, long=(2, 3, 5, 7, 8, 11))
+    assert sorted(set(mixed.padded_lengths())) == [32, 64]
+    seen = {}
+    original = loop.micro_step
+    for bucket in (False, True):
+        picked = seen[bucket] = []
+
+        def step(model, stored, rows, *rest, picked=picked):
+            picked.append(len({stored.padded_lengths()[row] for row in rows.tolist()}))
+            return original(model, stored, rows, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "micro_step", step)
+            whole = run(folders.zimage, mixed, settings(bucket=bucket, batch_size=3), tmp_path / str(bucket))
+    assert max(seen[False]) == 2
+    assert max(seen[True]) == 1  # six of each length: no rest
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at(patch, 4)
+        with pytest.raises(Killed):
+            run(folders.zimage, mixed, settings(bucket=True, batch_size=3), tmp_path / "killed")
+    assert equal(run(folders.zimage, mixed, settings(bucket=True, batch_size=3), tmp_path / "killed"), whole)
 
 
 def test_generators_depend_on_their_parts_only():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, ZImagePipeline
 from diffusers.image_processor import VaeImageProcessor
+from pydantic import ValidationError
 
 from legible.config import Model
 from legible.errors import UserError
@@ -182,6 +183,23 @@ def test_a_batch_of_captions_of_different_lengths_equals_single_samples(zimage):
     for i in range(4):
         single = zimage.predict(noise[i : i + 1], sigma[i : i + 1], captions[i : i + 1])
         torch.testing.assert_close(batch[i : i + 1], single, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_captions_keep_their_own_length_because_padding_changes_the_picture(zimage):
+    """Pad tokens are attended, and the picture's positions begin after them (huggingface/diffusers issue 12893)."""
+    captions, sigma = zimage.encode_prompts(PROMPTS[:1]), torch.tensor([0.5])
+    assert len(captions[0]) < 32
+    longer = [torch.cat([captions[0], captions[0][-1:].expand(40 - len(captions[0]), -1)])]
+    native = zimage.predict(noise_of(1), sigma, captions)
+    padded = zimage.predict(noise_of(1), sigma, longer)
+    assert (padded - native).norm() / native.norm() > 1e-3
+
+
+def test_half_precision_is_not_offered(zimage):
+    """In float16 the DiT's activations overflow (6.6e4); bfloat16 and float32 do not."""
+    with pytest.raises(ValidationError, match=r"dtype"):
+        Model(dtype="float16")
 
 
 def test_lengths_that_do_not_match_are_refused(zimage):

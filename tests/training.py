@@ -22,13 +22,19 @@ from legible.train.loop import train
 TEXTS = ("OPEN", "4711", "XQ", "ZEBRA", "TO", "907")
 
 
-def small_data(folder: Path, count: int = 12) -> TrainingData:
-    """`count` samples in latents and captions of the tiny model in `folder`; every third sample has two regions."""
+def small_data(folder: Path, count: int = 12, long: tuple[int, ...] = ()) -> TrainingData:
+    """`count` samples in latents and captions of the tiny model in `folder`; every third sample has two regions.
+
+    Those in `long` have captions of more than 32 tokens.
+    """
     model = open_model(Model(path=str(folder)), COMPONENTS)
     generator = torch.Generator().manual_seed(11)
     pixels = torch.rand((count, 3, 32, 64), generator=generator) * 2 - 1
     captions = model.encode_prompts(
-        [f'a sign that says "{TEXTS[i % 6]}" in red letters on white' for i in range(count)]
+        [
+            f'a sign that says "{(TEXTS[i % 6] * 12)[:24] if i in long else TEXTS[i % 6]}" in red letters on white'
+            for i in range(count)
+        ]
     )
     owners = [i for i in range(count) for _ in range(2 if i % 3 == 0 else 1)]
     corner = torch.rand((len(owners), 2), generator=generator) * torch.tensor([20.0, 8.0])

@@ -172,19 +172,30 @@ class ZImage:
         return self.vae.config.latent_channels, height // factor, width // factor
 
 
+def choose_device(model: Model) -> torch.device:
+    """Where the model is to lie.
+
+    Raises:
+        UserError: a GPU is asked for and none can be used.
+    """
+    if model.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("model.device: cuda, but no GPU can be used here; check `nvidia-smi`, or set it to auto or cpu")
+    return torch.device("cuda" if torch.cuda.is_available() and model.device != "cpu" else "cpu")
+
+
 def open_zimage(model: Model, components: tuple[str, ...], threads: int = 1, weights: Path | None = None) -> ZImage:
-    """Open `components` of a Z-Image model, frozen and in evaluation mode, on the GPU where there is one.
+    """Open `components` of a Z-Image model, frozen and in evaluation mode, on the configured device.
 
     Args:
         weights: folder of fine-tuned weights: a `transformer` folder, opened in place of the base's (never both), or
             LoRA adapters (pytorch_lora_weights.safetensors), put on top of it.
 
     Raises:
-        UserError: a component is missing, its weights are damaged, or the hub cannot be reached.
+        UserError: a component is missing, its weights are damaged, the hub cannot be reached, or the device is missing.
     """
     torch.set_num_threads(threads)
     model = pinned(model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(model)
     places, adapters = dict.fromkeys(components, model), None
     if weights is not None and (weights / "transformer").is_dir():
         places["transformer"] = model.model_copy(update={"path": str(weights)})

@@ -93,7 +93,7 @@ ALONE = Group()
 
 
 @contextmanager
-def join_group(training: Training) -> Iterator[Group]:
+def join_group(training: Training, device: torch.device) -> Iterator[Group]:
     """The group that torchrun (or `accelerate launch`) has started this process in; without either, this one alone.
 
     Raises:
@@ -109,9 +109,9 @@ def join_group(training: Training) -> Iterator[Group]:
     if size == 1:
         yield group
         return
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield group
     finally:
@@ -131,7 +131,7 @@ def shard(transformer: ZImageTransformer2DModel, dtype: torch.dtype) -> None:
     parts = [block for block in blocks if len({parameter.requires_grad for parameter in block.parameters()}) > 1]
     if parts or any(parameter.requires_grad for parameter in set(transformer.parameters()) - inside):
         raise UserError(f"training.modules: sharded training needs whole blocks; choose from {', '.join(BLOCKS)}")
-    mesh = torch.distributed.init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),))
+    mesh = dist.init_device_mesh(next(transformer.parameters()).device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)

@@ -104,6 +104,21 @@ def describe(phases: list[Phase], free: float, training: Training) -> str:
     return "\n".join(lines)
 
 
+def check_memory(phases: list[Phase], free: float, training: Training) -> None:
+    """Print what a run will hold, and refuse it before anything is loaded if its training does not fit.
+
+    Raises:
+        UserError: the training phase needs more than `free` bytes.
+    """
+    print(describe(phases, free, training), flush=True)
+    needed = next(phase.total for phase in phases if phase.name == "training")
+    if needed > free:
+        raise UserError(
+            f"training needs about {needed / GIB:.1f} GiB, but {free / GIB:.1f} GiB are free on this device; to need "
+            f"less: {'; '.join(ways_out(training))}"
+        )
+
+
 def ways_out(training: Training) -> list[str]:
     """What to change when a run does not fit, what costs least first."""
     ways = [
