@@ -217,10 +217,13 @@ class Aux(Section):
 
 
 class Keep(Section):
-    """Velocity anchor: on prompts without text the model shall go on doing what the base model does."""
+    """Velocity anchor: the model shall go on doing what the base model does."""
 
     weight: NonNegative = Field(0.0, description="weight of the anchor in the total loss; 0 = off")
-    batch_size: Positive = Field(8, description="points of the base's sampling trajectories per optimiser step")
+    reference: Literal["recorded", "adapter_off"] = Field(
+        "recorded", description="the base's recorded trajectories, or its answers now, with the adapters off (lora)"
+    )
+    batch_size: Positive = Field(8, description="points per optimiser step: of the trajectories, or of training's own")
 
 
 class Anchor(Section):
@@ -277,6 +280,12 @@ class Training(Section):
     snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are kept too, for learning curves")
     checkpoint_every: Positive = Field(32, description="optimiser steps from one resumable checkpoint to the next")
     threads: Positive = Field(1, description="CPU threads of one training (fixed, so that results do not depend on it)")
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Training":
+        if self.anchor.reference == "adapter_off" and self.method != "lora":
+            raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")
+        return self
 
 
 class Drift(Section):

@@ -38,8 +38,9 @@ def arm_segmenter(wildcards):
 
 
 def arm_anchor(wildcards):
-    """Trajectories of the base, for arms with a velocity anchor."""
-    return [ANCHOR] if CONFIG.arm(wildcards.arm).anchor.weight else []
+    """Trajectories of the base, for arms with a velocity anchor that is held at them."""
+    anchor = CONFIG.arm(wildcards.arm).anchor
+    return [ANCHOR] if anchor.weight and anchor.reference == "recorded" else []
 
 
 def anchor_option(wildcards, input):

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from legible.config import sections
-from legible.errors import UserError, run_cli
+from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json, write_json
 from legible.losses.auxiliary import DECODED, open_aux_loss
 from legible.models import open_model
 from legible.models.hub import pinned
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import keep_weights, select_parameters
-from legible.train.anchor import load_trajectories
+from legible.train.anchor import open_reference
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.loop import train
@@ -72,9 +72,7 @@ def main() -> None:
     before = sample_weights(list(parameters.values()))
     grid = model.sigma_grid(config["generation"].steps)
     print(f"{label}: {len(data.latents)} samples, σ grid {[round(s, 4) for s in grid.tolist()]}", flush=True)
-    if training.anchor.weight > 0 and arguments.anchor is None:
-        raise UserError("training.anchor.weight: the velocity anchor needs --anchor, the base's trajectories")
-    paths = load_trajectories(arguments.anchor) if training.anchor.weight > 0 else None
+    paths = open_reference(training, arguments.anchor, data, grid)
     with alone_in(folder), stop_requests() as stopping:
         weights = train(
             model, parameters, data, training, grid, aux, paths, arguments.seed, folder, key, label, stopping
