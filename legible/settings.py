@@ -274,6 +274,9 @@ class Training(Section):
         min_length=1,
     )
     lora: Lora = Lora()
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        "none", description="the frozen base under LoRA: int8 (needs torchao) or nf4 (bitsandbytes); not for sampling"
+    )
     sigma: SigmaSampling = SigmaSampling()
     aux: Aux = Aux()
     anchor: Keep = Keep()
@@ -285,6 +288,8 @@ class Training(Section):
     def consistent(self) -> "Training":
         if self.anchor.reference == "adapter_off" and self.method != "lora":
             raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")
+        if self.quantization != "none" and self.method != "lora":
+            raise ValueError(f"quantization: {self.quantization} needs method lora; with full training choose none")
         return self
 
 

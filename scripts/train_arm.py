@@ -61,7 +61,7 @@ def main() -> None:
         expected = plan(config["model"], training, *data.latents.shape[-2:])
         print(f"{label}, memory:\n{describe(expected, free_bytes(), training)}", flush=True)
     parts = ("transformer", "scheduler", "vae") if DECODED & set(training.aux.weights) else ("transformer", "scheduler")
-    model = open_model(config["model"], parts, training.threads)
+    model = open_model(config["model"], parts, training.threads, quantization=training.quantization)
     critics = (config["clip"], config["reader"], arguments.segmenter)
     aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)
     total = sum(parameter.numel() for parameter in model.transformer.parameters())

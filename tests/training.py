@@ -73,7 +73,8 @@ def run(
     output: Path | None = None, dtype: str = "float32", key: str = "key", paths: Trajectories | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Train the tiny model as scripts/train_arm.py does; return the trained weights, by name."""
-    model = open_model(Model(path=str(folder), dtype=dtype), ("transformer", "scheduler", "vae"))
+    parts = ("transformer", "scheduler", "vae")
+    model = open_model(Model(path=str(folder), dtype=dtype), parts, quantization=training.quantization)
     parameters = select_parameters(model.transformer, training, seed)
     grid = model.sigma_grid(8)
     weights = train(model, parameters, data, training, grid, aux, paths, seed, work, key, "test")

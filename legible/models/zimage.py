@@ -15,6 +15,7 @@ from legible.config import Model
 from legible.errors import UserError
 from legible.losses import flow
 from legible.models.hub import pinned
+from legible.models.quantization import quantize
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -81,8 +82,8 @@ class ZImage:
         if len(captions) != len(noisy) or len(sigma) != len(noisy):
             raise ValueError(f"{len(noisy)} latents, {len(sigma)} sigmas and {len(captions)} captions do not match")
         inputs = list(noisy.to(self.transformer.dtype).unsqueeze(2).unbind(0))
-        # In training, float32 weights stand beside frozen bfloat16 ones (see select_parameters).
-        mixed = len({parameter.dtype for parameter in self.transformer.parameters()}) > 1
+        # In training, float32 weights stand beside frozen bfloat16 ones (see select_parameters); nf4 weights are bytes.
+        mixed = len({p.dtype for p in self.transformer.parameters() if p.is_floating_point()}) > 1
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             output = self.transformer(inputs, 1.0 - sigma.float(), captions, return_dict=False)[0]
         return -torch.stack(output).squeeze(2).float()
@@ -172,15 +173,23 @@ class ZImage:
         return self.vae.config.latent_channels, height // factor, width // factor
 
 
-def open_zimage(model: Model, components: tuple[str, ...], threads: int = 1, weights: Path | None = None) -> ZImage:
+def open_zimage(
+    model: Model,
+    components: tuple[str, ...],
+    threads: int = 1,
+    weights: Path | None = None,
+    quantization: str = "none",
+) -> ZImage:
     """Open `components` of a Z-Image model, frozen and in evaluation mode, on the GPU where there is one.
 
     Args:
         weights: folder of fine-tuned weights: a `transformer` folder, opened in place of the base's (never both), or
             LoRA adapters (pytorch_lora_weights.safetensors), put on top of it.
+        quantization: of the transformer's blocks, for training adapters on them: none, int8 or nf4.
 
     Raises:
-        UserError: a component is missing, its weights are damaged, or the hub cannot be reached.
+        UserError: a component is missing, its weights are damaged, the hub cannot be reached, or what quantises is not
+            installed.
     """
     torch.set_num_threads(threads)
     model = pinned(model)
@@ -195,7 +204,10 @@ def open_zimage(model: Model, components: tuple[str, ...], threads: int = 1, wei
     parts = {name: _open_part(place, name, DTYPES[model.dtype]) for name, place in places.items()}
     for name in ("transformer", "vae", "text_encoder"):
         if name in parts:
-            parts[name] = parts[name].to(device).eval().requires_grad_(False)
+            parts[name] = parts[name].eval().requires_grad_(False)
+            if name == "transformer" and quantization != "none":
+                quantize(parts[name], quantization, device)
+            parts[name] = parts[name].to(device)
     opened = ZImage(device=device, max_sequence_length=model.max_sequence_length, **parts)
     if adapters is not None:
         opened.pipeline().load_lora_weights(weights, weight_name=adapters.name, use_safetensors=True)

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel
 from legible.config import Data, Model, Training
 from legible.errors import UserError
 from legible.models.hub import pinned
+from legible.models.quantization import quantized_bytes
 from legible.models.zimage import DTYPES
 from legible.train.adapters import select_parameters
 
@@ -57,6 +58,8 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     dtype, wide, master = DTYPES[model.dtype], BYTES[model.dtype], BYTES[training.weights]
     transformer, vae, encoder = (empty(model, name) for name in ("transformer", "vae", "text_encoder"))
     frozen, decoder = count(transformer), count(vae)
+    few_bits = training.quantization != "none"
+    small, small_bytes = quantized_bytes(transformer, training.quantization) if few_bits else (0, 0.0)
     chosen = sum(p.numel() for p in select_parameters(transformer, training, 0).values())
     whole = count(transformer)
     frozen = frozen - chosen if training.method == "full" else frozen
@@ -64,7 +67,9 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = training.batch_size * height * width * factor**2
     caption = -(-model.max_sequence_length // 32) * 32  # captions are padded to multiples of 32
-    values = (pixels // (2 * factor) ** 2 + training.batch_size * caption) * transformer.config.dim
+    # The velocity anchor's points have a forward and backward pass of their own.
+    points = max(training.batch_size, training.anchor.batch_size if training.anchor.weight else 0)
+    values = points * (height * width // 4 + caption) * transformer.config.dim
     blocks = len(transformer.layers) + len(transformer.noise_refiner)
     mixed = training.weights != model.dtype
     kept = values * kept_by_a_block(dtype, training, mixed)
@@ -73,7 +78,8 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     activations = blocks * values * wide + kept if again else blocks * kept
     heard, measured = bool(training.aux.weights), bool(training.aux.weights and training.aux.measure_every)
     parts = [
-        ("frozen weights", frozen * wide),
+        ("frozen weights", (frozen - small) * wide),
+        (f"frozen weights, {training.quantization}", small_bytes),
         (f"trained weights, {training.weights}", chosen * master),
         ("their gradients", chosen * master),
         (f"moments, {training.optimizer}", chosen * (EIGHT_BIT if training.optimizer == "adamw_8bit" else 2 * master)),
@@ -113,6 +119,7 @@ def ways_out(training: Training) -> list[str]:
         ("training.batch_size: 1 with more accumulation", training.batch_size > 1),
         ("training.weights: bfloat16", training.method == "full" and training.weights == "float32"),
         ("training.method: lora", training.method == "full"),
+        ("training.quantization: int8 or nf4", training.method == "lora" and training.quantization == "none"),
     ]
     return [way for way, open_ in ways if open_] or ["a device with more memory"]
 
