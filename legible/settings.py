@@ -277,6 +277,9 @@ class Training(Section):
     quantization: Literal["none", "int8", "nf4"] = Field(
         "none", description="the frozen base under LoRA: int8 (needs torchao) or nf4 (bitsandbytes); not for sampling"
     )
+    assistant_lora: str | None = Field(
+        None, description="LoRA file (a de-distillation adapter) merged while training, taken out of what is saved"
+    )
     sigma: SigmaSampling = SigmaSampling()
     aux: Aux = Aux()
     anchor: Keep = Keep()
@@ -290,6 +293,11 @@ class Training(Section):
             raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")
         if self.quantization != "none" and self.method != "lora":
             raise ValueError(f"quantization: {self.quantization} needs method lora; with full training choose none")
+        if self.assistant_lora and self.quantization != "none":
+            raise ValueError("assistant_lora: it cannot be merged into a quantised base; set quantization: none")
+        if self.assistant_lora and self.anchor.weight and self.anchor.reference == "recorded":
+            # It would pull the merged model back to the distilled one, and undo what the assistant is there for.
+            raise ValueError("assistant_lora: the recorded base is without it; set anchor.reference: adapter_off")
         return self
 
 

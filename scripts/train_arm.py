@@ -17,6 +17,7 @@ from legible.models.hub import pinned
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import keep_weights, select_parameters
 from legible.train.anchor import open_reference
+from legible.train.assistant import assistant_file, merge_assistant
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.loop import train
@@ -24,12 +25,12 @@ from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import describe, free_bytes, plan
 
 
-def run_key(config: dict, seed: int, data_key: str, critics: list[Path | None]) -> str:
-    """Identifies a run: configuration, seed, data, base weights and code. Only an equal run may resume it."""
+def run_key(config: dict, seed: int, data_key: str, files: list[Path | None]) -> str:
+    """Identifies a run: configuration, seed, data, base weights, files, code. Only an equal run may resume it."""
     folder = Path(config["model"].path) / "transformer"
     weights = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.is_file()}
     plain = {name: section.model_dump(mode="json", by_alias=True) for name, section in config.items()}
-    hashes = [sha256_file(path) if path else None for path in critics]
+    hashes = [sha256_file(path) if path else None for path in files]
     return sha256_json([plain, seed, data_key, weights, hashes, code_fingerprint(__file__)])
 
 
@@ -53,7 +54,8 @@ def main() -> None:
     config = sections(arguments.config, "model", "clip", "reader", "training", "generation")
     config["model"], training = pinned(config["model"]), config["training"]
     data = load_training_data(arguments.cache)
-    key = run_key(config, arguments.seed, data.key, [arguments.segmenter, arguments.anchor])
+    read = [arguments.segmenter, arguments.anchor, assistant_file(training)]
+    key = run_key(config, arguments.seed, data.key, read)
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
@@ -66,6 +68,7 @@ def main() -> None:
     aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)
     total = sum(parameter.numel() for parameter in model.transformer.parameters())
     parameters = select_parameters(model.transformer, training, arguments.seed)
+    assistant = merge_assistant(model.transformer, training)
     model.save_memory(training.gradient_checkpointing)
     if training.compile:
         model.transformer.compile_repeated_blocks()
@@ -82,9 +85,9 @@ def main() -> None:
     changed = changed_fraction(before, list(parameters.values()))
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
     # The snapshots last: they are written through the model's own parameters, which the final weights are views of.
-    keep_weights(model.transformer, weights, training, arguments.output_dir / "weights")
+    keep_weights(model.transformer, assistant.removed_from(weights), training, arguments.output_dir / "weights")
     for step in training.snapshots:
-        snapshot = load_file(folder / f"snapshot-{step}.safetensors")
+        snapshot = assistant.removed_from(load_file(folder / f"snapshot-{step}.safetensors"))
         keep_weights(model.transformer, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
@@ -97,6 +100,7 @@ def main() -> None:
         "key": key,
         "data": data.key,
         "model": {"path": config["model"].path, "revision": config["model"].revision},
+        "assistant_lora": assistant.sha256,
         "training": training.model_dump(mode="json", by_alias=True),
         "sigma_grid": grid.tolist(),
         "parameters_total": total,
