@@ -265,6 +265,9 @@ class Training(Section):
     gradient_checkpointing: tuple[Literal["transformer", "decoder"], ...] = Field(
         (), description="what is computed twice to save memory: transformer, decoder"
     )
+    attention: str = Field(
+        "native", description="attention backend of diffusers, as _native_flash; its backward pass is checked first"
+    )
     compile: bool = Field(False, description="torch.compile the transformer's blocks; pays after some hundred steps")
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(0.0, description="decay of averaged weights; 0 = off")
     method: Literal["full", "lora"] = Field("full", description="train the modules below, or adapters only")
@@ -299,6 +302,11 @@ class Training(Section):
             # It would pull the merged model back to the distilled one, and undo what the assistant is there for.
             raise ValueError("assistant_lora: the recorded base is without it; set anchor.reference: adapter_off")
         return self
+
+    @property
+    def ragged(self) -> bool:
+        """Whether captions of different lengths can come in one batch."""
+        return max(self.batch_size, self.anchor.batch_size if self.anchor.weight else 1) > 1
 
 
 class Drift(Section):

@@ -69,6 +69,7 @@ def main() -> None:
     total = sum(parameter.numel() for parameter in model.transformer.parameters())
     parameters = select_parameters(model.transformer, training, arguments.seed)
     assistant = merge_assistant(model.transformer, training)
+    model.use_attention(training.attention, training.ragged)
     model.save_memory(training.gradient_checkpointing)
     if training.compile:
         model.transformer.compile_repeated_blocks()
