@@ -21,10 +21,10 @@ run: environment
 test: environment
 	$(BIN)/python -m pytest
 
-# The optimisers that need torchao, which lies beside the environment: with it in there, every import takes longer.
+# What needs torchao or bitsandbytes, which lie beside the environment: with them in there, every import takes longer.
 test-gpu-extras: environment
 	$(BIN)/uv pip install --quiet --target .gpu --no-deps --require-hashes -r envs/gpu.txt
-	PYTHONPATH=.gpu $(BIN)/python -m pytest tests/test_optimizer.py
+	PYTHONPATH=.gpu $(BIN)/python -m pytest tests/test_optimizer.py tests/test_quantization.py
 
 lint: environment
 	$(BIN)/ruff check .
@@ -41,7 +41,7 @@ format: environment
 requirements:
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/requirements.txt
-	echo torchao | uv pip compile - --python-version 3.11 --universal --no-deps --generate-hashes \
+	printf 'bitsandbytes\ntorchao\n' | uv pip compile - --python-version 3.11 --universal --no-deps --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/gpu.txt
 
 # Drops all experiments; the checkpoints of nano's own training (hours of work) stay.

@@ -19,6 +19,8 @@ PACKAGES = (
     "transformers",
     "open_clip_torch",
     "peft",
+    "torchao",
+    "bitsandbytes",
     "easyocr",
     "rapidocr",
     "tesserocr",

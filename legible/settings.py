@@ -220,10 +220,13 @@ class Aux(Section):
 
 
 class Keep(Section):
-    """Velocity anchor: on prompts without text the model shall go on doing what the base model does."""
+    """Velocity anchor: the model shall go on doing what the base model does."""
 
     weight: NonNegative = Field(0.0, description="weight of the anchor in the total loss; 0 = off")
-    batch_size: Positive = Field(8, description="points of the base's sampling trajectories per optimiser step")
+    reference: Literal["recorded", "adapter_off"] = Field(
+        "recorded", description="the base's recorded trajectories, or its answers now, with the adapters off (lora)"
+    )
+    batch_size: Positive = Field(8, description="points per optimiser step: of the trajectories, or of training's own")
 
 
 class Anchor(Section):
@@ -265,6 +268,9 @@ class Training(Section):
     gradient_checkpointing: tuple[Literal["transformer", "decoder"], ...] = Field(
         (), description="what is computed twice to save memory: transformer, decoder"
     )
+    attention: str = Field(
+        "native", description="attention backend of diffusers, as _native_flash; its backward pass is checked first"
+    )
     compile: bool = Field(False, description="torch.compile the transformer's blocks; pays after some hundred steps")
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(0.0, description="decay of averaged weights; 0 = off")
     method: Literal["full", "lora"] = Field("full", description="train the modules below, or adapters only")
@@ -274,6 +280,12 @@ class Training(Section):
         min_length=1,
     )
     lora: Lora = Lora()
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        "none", description="the frozen base under LoRA: int8 (needs torchao) or nf4 (bitsandbytes); not for sampling"
+    )
+    assistant_lora: str | None = Field(
+        None, description="LoRA file (a de-distillation adapter) merged while training, taken out of what is saved"
+    )
     sigma: SigmaSampling = SigmaSampling()
     aux: Aux = Aux()
     anchor: Keep = Keep()
@@ -290,7 +302,7 @@ class Training(Section):
     threads: Positive = Field(1, description="CPU threads of one training (fixed, so that results do not depend on it)")
 
     @model_validator(mode="after")
-    def divisible(self) -> "Training":
+    def consistent(self) -> "Training":
         if self.accumulation % self.processes and self.batch_size % self.processes:
             raise ValueError(
                 f"{self.processes} processes cannot share {self.accumulation} forward passes of {self.batch_size} "
@@ -300,7 +312,21 @@ class Training(Section):
             raise ValueError("parallel: shard needs method: full (adapters are small; choose replicate)")
         if self.sharded and self.aux.weights and (self.aux.measure_every or self.aux.balance == "gradient_norm"):
             raise ValueError("sharded training cannot measure two gradients apart; set aux.measure_every: 0")
+        if self.anchor.reference == "adapter_off" and self.method != "lora":
+            raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")
+        if self.quantization != "none" and self.method != "lora":
+            raise ValueError(f"quantization: {self.quantization} needs method lora; with full training choose none")
+        if self.assistant_lora and self.quantization != "none":
+            raise ValueError("assistant_lora: it cannot be merged into a quantised base; set quantization: none")
+        if self.assistant_lora and self.anchor.weight and self.anchor.reference == "recorded":
+            # It would pull the merged model back to the distilled one, and undo what the assistant is there for.
+            raise ValueError("assistant_lora: the recorded base is without it; set anchor.reference: adapter_off")
         return self
+
+    @property
+    def ragged(self) -> bool:
+        """Whether captions of different lengths can come in one batch."""
+        return max(self.batch_size, self.anchor.batch_size if self.anchor.weight else 1) > 1
 
     @property
     def sharded(self) -> bool:

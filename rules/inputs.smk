@@ -15,8 +15,10 @@ def arm_config(wildcards):
 
 
 def arm_models(wildcards):
-    """Files of the base transformer and, for arms with an auxiliary loss, of what their losses look with."""
-    return loss_models(CONFIG.arm(wildcards.arm).aux.weights)
+    """Files of the base transformer, the assistant LoRA and, for an auxiliary loss, of what it looks with."""
+    training = CONFIG.arm(wildcards.arm)
+    assistant = [training.assistant_lora] if training.assistant_lora and Path(training.assistant_lora).is_file() else []
+    return loss_models(training.aux.weights) + assistant  # a missing one is the script's to name
 
 
 def loss_models(losses):
@@ -38,8 +40,9 @@ def arm_segmenter(wildcards):
 
 
 def arm_anchor(wildcards):
-    """Trajectories of the base, for arms with a velocity anchor."""
-    return [ANCHOR] if CONFIG.arm(wildcards.arm).anchor.weight else []
+    """Trajectories of the base, for arms with a velocity anchor that is held at them."""
+    anchor = CONFIG.arm(wildcards.arm).anchor
+    return [ANCHOR] if anchor.weight and anchor.reference == "recorded" else []
 
 
 def anchor_option(wildcards, input):

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from legible.config import sections
-from legible.errors import UserError, run_cli
+from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json, write_json
 from legible.losses.auxiliary import open_aux_loss
 from legible.models import open_model
@@ -17,7 +17,8 @@ from legible.models.hub import pinned
 from legible.models.zimage import choose_device
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import keep_weights
-from legible.train.anchor import load_trajectories
+from legible.train.anchor import open_reference
+from legible.train.assistant import assistant_file
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.group import join_group
@@ -27,12 +28,12 @@ from legible.train.preflight import check_memory, free_bytes, plan
 from legible.train.prepare import open_for_training
 
 
-def run_key(config: dict, seed: int, data_key: str, critics: list[Path | None]) -> str:
-    """Identifies a run: configuration, seed, data, base weights and code. Only an equal run may resume it."""
+def run_key(config: dict, seed: int, data_key: str, files: list[Path | None]) -> str:
+    """Identifies a run: configuration, seed, data, base weights, files, code. Only an equal run may resume it."""
     folder = Path(config["model"].path) / "transformer"
     weights = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.is_file()}
     plain = {name: section.model_dump(mode="json", by_alias=True) for name, section in config.items()}
-    hashes = [sha256_file(path) if path else None for path in critics]
+    hashes = [sha256_file(path) if path else None for path in files]
     return sha256_json([plain, seed, data_key, weights, hashes, code_fingerprint(__file__)])
 
 
@@ -56,7 +57,7 @@ def main() -> None:
     config = sections(arguments.config, "model", "clip", "reader", "training", "generation")
     config["model"], training = pinned(config["model"]), config["training"]
     data = load_training_data(arguments.cache)
-    key = run_key(config, arguments.seed, data.key, [arguments.segmenter, arguments.anchor])
+    key = run_key(config, arguments.seed, data.key, [arguments.segmenter, arguments.anchor, assistant_file(training)])
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
@@ -65,16 +66,14 @@ def main() -> None:
         first = group.rank == 0
         if device.type == "cuda":  # on the CPU: `snakemake preflight`
             check_memory(plan(config["model"], training, *data.latents.shape[-2:]), free_bytes(), training)
-        model, parameters, total = open_for_training(config["model"], training, arguments.seed, group)
+        model, parameters, assistant, total = open_for_training(config["model"], training, arguments.seed, group)
         critics = (config["clip"], config["reader"], arguments.segmenter)
         aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)
         before = sample_weights(list(parameters.values()))
         grid = model.sigma_grid(config["generation"].steps)
         if first:
             print(f"{label}: {len(data.latents)} samples, σ grid {[round(s, 4) for s in grid.tolist()]}", flush=True)
-        if training.anchor.weight > 0 and arguments.anchor is None:
-            raise UserError("training.anchor.weight: the velocity anchor needs --anchor, the base's trajectories")
-        paths = load_trajectories(arguments.anchor) if training.anchor.weight > 0 else None
+        paths = open_reference(training, arguments.anchor, data, grid)
         with alone_in(folder) if first else nullcontext(), stop_requests() as stopping:
             group.wait()  # until the first one has the folder for itself
             weights = train(
@@ -88,9 +87,9 @@ def main() -> None:
     if group.sharded:  # the other processes hold the rest of it
         transformer = open_model(config["model"], ("transformer",)).transformer
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
-    keep_weights(transformer, weights, training, arguments.output_dir / "weights")
+    keep_weights(transformer, assistant.removed_from(weights), training, arguments.output_dir / "weights")
     for step in training.snapshots:
-        snapshot = load_file(folder / f"snapshot-{step}.safetensors")
+        snapshot = assistant.removed_from(load_file(folder / f"snapshot-{step}.safetensors"))
         keep_weights(transformer, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
@@ -103,6 +102,7 @@ def main() -> None:
         "key": key,
         "data": data.key,
         "model": {"path": config["model"].path, "revision": config["model"].revision},
+        "assistant_lora": assistant.sha256,
         "training": training.model_dump(mode="json", by_alias=True),
         "sigma_grid": grid.tolist(),
         "parameters_total": total,

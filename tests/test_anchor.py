@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 from training import Killed, equal, killed_at, metrics, region_loss, run, settings, small_data
 
-from legible.config import Keep
+from legible.config import Keep, Model, validate
 from legible.errors import UserError
 from legible.io import write_jsonl
-from legible.train.anchor import Trajectories, anchor_loss, load_trajectories, save_trajectories
+from legible.models import open_model
+from legible.train.adapters import select_parameters
+from legible.train.anchor import Trajectories, anchor_loss, load_trajectories, open_reference, save_trajectories
 from legible.train.checkpoint import stateless_generator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +92,90 @@ def test_the_anchor_holds_the_base_and_resumes_bit_for_bit(folders, zimage, tmp_
         with pytest.raises(Killed):
             run(folders.zimage, data, held, tmp_path / "cut", loss, paths=paths)
     assert equal(run(folders.zimage, data, held, tmp_path / "cut", loss, paths=paths), runs["held"])
+
+
+LIVE = {"weight": 100.0, "reference": "adapter_off", "batch_size": 6}
+
+
+@pytest.fixture
+def adapted(zimage, folders):
+    """The tiny model with adapters that have been moved, training's data and what the anchor compares with."""
+    training = settings(method="lora", anchor=LIVE)
+    parameters = select_parameters(zimage.transformer, training, 0)
+    data = small_data(folders.zimage)
+    reference = open_reference(training, None, data, zimage.sigma_grid(4))
+    return zimage, training, parameters, reference
+
+
+def moved(parameters: dict[str, torch.nn.Parameter]) -> None:
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=stateless_generator(1)))
+
+
+def test_with_the_adapter_off_the_base_itself_answers(adapted, folders):
+    model, training, parameters, reference = adapted
+    assert anchor_loss(model, reference, training.anchor, 0, 0).item() == 0  # B is zero at the start
+    moved(parameters)
+    points = reference.points(model, 6, stateless_generator(3))
+    base = open_model(Model(path=str(folders.zimage)), ("transformer",))
+    with torch.no_grad():
+        assert torch.equal(points.velocities, base.predict(points.latents, points.sigma, points.captions))
+        here = model.predict(points.latents, points.sigma, points.captions)
+    assert (here - points.velocities).abs().max() > 1e-3  # and the adapters are on again
+    losses = [anchor_loss(model, reference, training.anchor, 0, step).item() for step in (0, 0, 1)]
+    assert losses[0] > 1e-6
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_live_anchors_gradient_reaches_the_adapters_only(adapted):
+    model, training, parameters, reference = adapted
+    moved(parameters)
+    loss = anchor_loss(model, reference, training.anchor, 0, 0)
+    assert {name for name, p in model.transformer.named_parameters() if p.requires_grad} == set(parameters)
+    loss.backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in parameters.values())
+    others = {name: p.grad for name, p in model.transformer.named_parameters() if name not in parameters}
+    assert set(others.values()) == {None}
+    before = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+    model.transformer.enable_gradient_checkpointing()  # its second forward pass comes after the base's answer
+    for parameter in parameters.values():
+        parameter.grad = None
+    anchor_loss(model, reference, training.anchor, 0, 0).backward()
+    assert equal({name: parameter.grad for name, parameter in parameters.items()}, before)
+
+
+def test_the_live_anchor_holds_the_base_resumes_and_without_weight_changes_nothing(folders, tmp_path, monkeypatch):
+    data = small_data(folders.zimage)
+    grid = open_model(Model(path=str(folders.zimage)), ("scheduler",)).sigma_grid(8)
+    found, last = {}, {}
+    for name, anchor in {"free": {}, "off": LIVE | {"weight": 0.0}, "held": LIVE}.items():
+        training = settings(steps=8, method="lora", learning_rate=1.0e-2, anchor=anchor)
+        reference = open_reference(training, None, data, grid)
+        found[name] = run(folders.zimage, data, training, tmp_path / name, paths=reference)
+        last[name] = metrics(tmp_path / name)
+    assert equal(found["off"], found["free"])
+    assert last["off"] == last["free"]
+    assert last["held"][0]["loss_anchor"] == 0
+    assert last["held"][-1]["loss_anchor"] > 0
+    moves = {name: sum(p.square().sum() for n, p in w.items() if "lora_B" in n) for name, w in found.items()}
+    assert moves["held"] < 0.8 * moves["free"]
+    with monkeypatch.context() as patch:
+        killed_at(patch, 6)
+        with pytest.raises(Killed):
+            run(folders.zimage, data, training, tmp_path / "cut", paths=reference)
+    assert equal(run(folders.zimage, data, training, tmp_path / "cut", paths=reference), found["held"])
+
+
+def test_what_the_anchor_needs_is_said(adapted):
+    reference = adapted[-1]
+    recorded = settings(anchor={"weight": 1.0})
+    with pytest.raises(UserError, match=r"needs --anchor, the base's trajectories"):
+        open_reference(recorded, None, reference.data, reference.grid)
+    assert open_reference(settings(), None, reference.data, reference.grid) is None
+    arms = {"diffusion_only": {}, "held": {"anchor": {"reference": "adapter_off"}}}
+    with pytest.raises(UserError, match=r"arms\.held\.anchor\.reference: adapter_off needs method lora"):
+        validate({"arms": arms}, "x")
 
 
 def test_recording_refuses_prompts_on_which_drift_is_measured(folders, tmp_path):

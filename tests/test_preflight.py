@@ -75,6 +75,28 @@ def test_every_setting_has_its_place(turbo):
     assert parts(turbo, batch_size=2)["activations"] == pytest.approx(2 * parts(turbo)["activations"])
 
 
+def test_a_quantised_base_takes_its_bytes_and_lora_fits_into_twelve_gib(turbo):
+    small = {"method": "lora", "lora": {"rank": 32}, "gradient_checkpointing": ["transformer", "decoder"]}
+    plain = parts(turbo, **small)
+    for kind, byte in (("int8", 1.0), ("nf4", 0.5 + 1 / 64)):
+        found = parts(turbo, **small, quantization=kind)
+        changed = 34 * (4 * 3840**2 + 3 * 3840 * 10240)  # attention and feed-forward of 30 + 2 + 2 blocks
+        assert found[f"frozen weights, {kind}"] * GIB == pytest.approx(changed * byte, rel=2e-3)
+        assert plain["frozen weights"] - found["frozen weights"] == pytest.approx(2 * changed / GIB)
+        assert {name: size for name, size in found.items() if "frozen" not in name} == {
+            name: size for name, size in plain.items() if "frozen" not in name
+        }
+        assert sum(found.values()) < 0.9 * 12 < sum(plain.values())
+    training = settings(batch_size=1, **small)
+    assert "training.quantization: int8 or nf4" in describe(plan(turbo, training, 64, 64), 4 * GIB, training)
+
+
+def test_the_anchors_points_count_where_they_are_more_than_a_batch(turbo):
+    alone, held = (parts(turbo, anchor={"weight": weight, "batch_size": 3}) for weight in (0.0, 1.0))
+    assert held["activations"] == pytest.approx(3 * alone["activations"])
+    assert parts(turbo, batch_size=4, anchor={"weight": 1.0})["activations"] == pytest.approx(8 * alone["activations"])
+
+
 def test_nanos_activations_are_what_its_forward_pass_keeps():
     path = ROOT / "resources/nano/zimage"
     model = open_model(Model(path=str(path)), ("transformer",))
@@ -101,8 +123,9 @@ def test_what_does_not_fit_is_told_with_the_ways_out(turbo):
     assert said.splitlines()[-1].endswith("training.method: lora")
     assert "DOES NOT FIT" not in describe(phases, 200 * GIB, training)
     small = settings(
-        batch_size=1, method="lora", optimizer="adamw_8bit", gradient_checkpointing=["transformer", "decoder"]
-    )
+        batch_size=1, method="lora", optimizer="adamw_8bit", quantization="nf4",
+        gradient_checkpointing=["transformer", "decoder"],
+    )  # fmt: skip
     assert (
         describe(plan(turbo, small, 64, 64), GIB, small).splitlines()[-1] == "to need less: a device with more memory"
     )
@@ -136,3 +159,15 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(turbo, cap
         check_memory(phases, 8 * GIB, training)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().out.count("DOES NOT FIT") >= 1
+
+
+def test_what_several_processes_share(turbo):
+    one = parts(turbo, weights="bfloat16", accumulation=8)
+    four = parts(turbo, weights="bfloat16", accumulation=8, processes=4)
+    for name in ("trained weights, bfloat16", "their gradients", "moments, adamw"):
+        assert four[name] == pytest.approx(one[name] / 4)
+    assert four["activations"] == one["activations"]  # two forward passes each instead of eight
+    assert four["copies in bfloat16"] == pytest.approx(one["trained weights, bfloat16"] * 2 / 32, rel=0.01)
+    whole = parts(turbo, weights="bfloat16", accumulation=8, processes=4, parallel="replicate")
+    assert whole == one
+    assert parts(turbo, batch_size=4, processes=4)["activations"] == parts(turbo)["activations"]  # a sample each

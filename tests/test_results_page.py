@@ -272,6 +272,10 @@ def test_arms_are_described_from_their_configuration():
     assert describe_arm(held, control | {"method": None, "threads": 1}).endswith(
         "velocity anchor of weight 40 on 16 points per step"
     )
+    held["anchor"]["reference"] = "adapter_off"
+    assert describe_arm(held, control | {"method": None, "threads": 1}).endswith(
+        "velocity anchor of weight 40 on 16 points of training's own, adapters off per step"
+    )
 
 
 def test_the_legend_describes_every_arm_and_every_loss(results, page):

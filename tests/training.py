@@ -15,7 +15,8 @@ from legible.models import open_model
 from legible.models.zimage import COMPONENTS
 from legible.train import loop
 from legible.train.adapters import save_weights, select_parameters
-from legible.train.anchor import Trajectories
+from legible.train.anchor import AdapterOff, Trajectories
+from legible.train.assistant import merge_assistant
 from legible.train.data import TrainingData
 from legible.train.loop import train
 
@@ -76,16 +77,19 @@ def on_pixels(loss: Callable) -> AuxLoss:
 
 def run(
     folder: Path, data: TrainingData, training: Training, work: Path, aux: AuxLoss | None = None, seed: int = 0,
-    output: Path | None = None, dtype: str = "float32", key: str = "key", paths: Trajectories | None = None,
+    output: Path | None = None, dtype: str = "float32", key: str = "key",
+    paths: Trajectories | AdapterOff | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Train the tiny model as scripts/train_arm.py does; return the trained weights, by name."""
-    model = open_model(Model(path=str(folder), dtype=dtype), ("transformer", "scheduler", "vae"))
+    parts = ("transformer", "scheduler", "vae")
+    model = open_model(Model(path=str(folder), dtype=dtype), parts, quantization=training.quantization)
     parameters = select_parameters(model.transformer, training, seed)
+    assistant = merge_assistant(model.transformer, training)
     grid = model.sigma_grid(8)
     weights = train(model, parameters, data, training, grid, aux, paths, seed, work, key, "test")
     weights = {name: weight.clone() for name, weight in weights.items()}
     if output is not None:
-        save_weights(model.transformer, weights, training, output)
+        save_weights(model.transformer, assistant.removed_from(weights), training, output)
     return weights
 
 

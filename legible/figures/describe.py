@@ -30,7 +30,8 @@ def describe_arm(training: Mapping, control: Mapping) -> str:
     parts = [describe_aux(training.get("aux", {}))]
     anchor = training.get("anchor", {})
     if anchor.get("weight", 0):
-        parts.append(f"velocity anchor of weight {anchor['weight']:g} on {anchor['batch_size']} points per step")
+        live = " of training's own, adapters off" if anchor.get("reference") == "adapter_off" else ""
+        parts.append(f"velocity anchor of weight {anchor['weight']:g} on {anchor['batch_size']} points{live} per step")
     for key in sorted({*training, *control} - set(NEVER_NAMED)):
         if training.get(key) != control.get(key):
             parts.append(f"{key} = {training.get(key)} (control: {control.get(key)})")

@@ -15,13 +15,20 @@ from legible.config import Model
 from legible.models.zimage import ZImage, open_zimage
 
 
-def open_model(model: Model, components: tuple[str, ...], threads: int = 1, weights: Path | None = None) -> ZImage:
+def open_model(
+    model: Model,
+    components: tuple[str, ...],
+    threads: int = 1,
+    weights: Path | None = None,
+    quantization: str = "none",
+) -> ZImage:
     """Open the parts of the configured model that a stage needs (e.g. only "transformer").
 
     Args:
         weights: folder of fine-tuned weights, taken instead of the base's (full) or added to them (LoRA).
+        quantization: none, int8 or nf4: of the frozen layers under adapters that are to be trained.
     """
-    return open_zimage(model, components, threads, weights)
+    return open_zimage(model, components, threads, weights, quantization)
 
 
 def embed_prompts(model: Model, prompts: list[str], threads: int = 1) -> list[Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,6 +16,7 @@ from legible.config import Model
 from legible.errors import UserError
 from legible.losses import flow
 from legible.models.hub import pinned
+from legible.models.quantization import quantize
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -81,9 +83,7 @@ class ZImage:
         if len(captions) != len(noisy) or len(sigma) != len(noisy):
             raise ValueError(f"{len(noisy)} latents, {len(sigma)} sigmas and {len(captions)} captions do not match")
         inputs = list(noisy.to(self.transformer.dtype).unsqueeze(2).unbind(0))
-        # In training, float32 weights stand beside frozen bfloat16 ones (see select_parameters).
-        mixed = len({parameter.dtype for parameter in self.transformer.parameters()}) > 1
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+        with self._autocast():
             output = self.transformer(inputs, 1.0 - sigma.float(), captions, return_dict=False)[0]
         return -torch.stack(output).squeeze(2).float()
 
@@ -93,6 +93,63 @@ class ZImage:
             self.transformer.enable_gradient_checkpointing()
         if "decoder" in parts and self.vae is not None:
             self.vae.enable_gradient_checkpointing()
+
+    def use_attention(self, backend: str, ragged: bool) -> None:
+        """Train with an attention backend of diffusers, after a look at its backward pass; `native` changes nothing.
+
+        Z-Image pads captions and pictures to multiples of 32 tokens with learned tokens that are attended. A sample by
+        itself, and a batch whose padded lengths are all equal, therefore has no mask (None), and the flash backends can
+        be used. A ragged batch has a boolean mask [B, 1, 1, S] of the keys, which most of them refuse.
+
+        Args:
+            backend: a name that `set_attention_backend` of diffusers knows. Those that end in _hub are not taken: they
+                download and run code.
+            ragged: whether captions of different lengths will come in one batch.
+
+        Raises:
+            UserError: there is no such backend, it cannot be used here, its gradient is missing or wrong, or it takes
+                no mask where one is needed.
+        """
+        known = sorted(name.value for name in AttentionBackendName if not name.value.endswith("_hub"))
+        if backend not in known:
+            raise UserError(f"training.attention: `{backend}` is no such backend; allowed are {', '.join(known)}")
+        if backend == "native":
+            return
+        for masked in (False, True) if ragged else (False,):
+            expected = self._attention("_native_math", masked)
+            try:
+                found = self._attention(backend, masked)
+            except Exception as error:  # every library has its own for what it cannot do
+                found, reason = None, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if found is not None and close(found, expected):
+                continue
+            if masked:
+                raise UserError(
+                    f"training.attention: {backend} cannot mask attention, as captions of different lengths in one"
+                    " batch need it; set batch_size (and anchor.batch_size) to 1 or choose native"
+                )
+            why = f" ({reason})" if found is None else ""
+            raise UserError(
+                f"training.attention: {backend} has no usable backward pass on this device{why}; choose native"
+            )
+        self.transformer.set_attention_backend(backend)
+
+    def _attention(self, backend: str, masked: bool) -> tuple[Tensor, Tensor]:
+        """What the first block's attention makes of two samples of 64 tokens, and the gradient, both [2, 64, dim]."""
+        attention, tokens = self.transformer.layers[0].attention, 64
+        generator = torch.Generator().manual_seed(0)
+        seen, pull = torch.randn((2, 2, tokens, self.transformer.config.dim), generator=generator)
+        seen = seen.to(self.device, self.transformer.dtype).requires_grad_(True)
+        mask = torch.arange(tokens) < torch.tensor([[tokens], [tokens // 2]]) if masked else None
+        with attention_backend(backend), self._autocast(), torch.enable_grad():
+            output = attention(seen, attention_mask=None if mask is None else mask.to(self.device)).float()
+            (gradient,) = torch.autograd.grad((output * pull.to(self.device)).sum(), seen)
+        return output.detach(), gradient.float()
+
+    def _autocast(self) -> torch.autocast:
+        """On where float32 weights are trained beside frozen bfloat16 ones (see select_parameters); nf4's are bytes."""
+        mixed = len({p.dtype for p in self.transformer.parameters() if p.is_floating_point()}) > 1
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
     def predicted_clean(self, noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
         """x̂0 from one prediction."""
@@ -183,15 +240,23 @@ def choose_device(model: Model) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and model.device != "cpu" else "cpu")
 
 
-def open_zimage(model: Model, components: tuple[str, ...], threads: int = 1, weights: Path | None = None) -> ZImage:
+def open_zimage(
+    model: Model,
+    components: tuple[str, ...],
+    threads: int = 1,
+    weights: Path | None = None,
+    quantization: str = "none",
+) -> ZImage:
     """Open `components` of a Z-Image model, frozen and in evaluation mode, on the configured device.
 
     Args:
         weights: folder of fine-tuned weights: a `transformer` folder, opened in place of the base's (never both), or
             LoRA adapters (pytorch_lora_weights.safetensors), put on top of it.
+        quantization: of the transformer's blocks, for training adapters on them: none, int8 or nf4.
 
     Raises:
-        UserError: a component is missing, its weights are damaged, the hub cannot be reached, or the device is missing.
+        UserError: a component is missing, its weights are damaged, the hub cannot be reached, the device is missing, or
+            what quantises is not installed.
     """
     torch.set_num_threads(threads)
     model = pinned(model)
@@ -206,11 +271,20 @@ def open_zimage(model: Model, components: tuple[str, ...], threads: int = 1, wei
     parts = {name: _open_part(place, name, DTYPES[model.dtype]) for name, place in places.items()}
     for name in ("transformer", "vae", "text_encoder"):
         if name in parts:
-            parts[name] = parts[name].to(device).eval().requires_grad_(False)
+            parts[name] = parts[name].eval().requires_grad_(False)
+            if name == "transformer" and quantization != "none":
+                quantize(parts[name], quantization, device)
+            parts[name] = parts[name].to(device)
     opened = ZImage(device=device, max_sequence_length=model.max_sequence_length, **parts)
     if adapters is not None:
         opened.pipeline().load_lora_weights(weights, weight_name=adapters.name, use_safetensors=True)
     return opened
+
+
+def close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float = 0.05) -> bool:
+    """Whether every tensor is finite and its error, relative in the 2-norm, is below `tolerance` (bfloat16: 0.01)."""
+    pairs = list(zip(found, expected, strict=True))
+    return all(a.isfinite().all() and (a - b).norm() < tolerance * b.norm() for a, b in pairs)
 
 
 def _open_part(model: Model, name: str, dtype: torch.dtype):

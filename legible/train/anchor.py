@@ -1,24 +1,44 @@
-"""The velocity anchor: on prompts without text the fine-tuned model shall go on doing what the base model does.
+"""The velocity anchor: where it is held, the fine-tuned model shall go on doing what the base model does.
 
-The base model's sampling trajectories are recorded once; training then compares velocities at their points, which are
-the very points at which a few-step sampler calls the network. No second copy of the base is needed while training.
+`recorded`: the base model's sampling trajectories on prompts without text are recorded once; training then compares
+velocities at their points, which are the very points at which a few-step sampler calls the network. No second copy of
+the base is needed while training.
+
+`adapter_off`: with LoRA the base is still there, under the adapters. Without a recording the points are training's own
+(its samples with their captions, its noise levels, noise of their own), and the base answers at them with the adapters
+off: what the model is taught is weighed against moving away from the base just there, as a KL term does elsewhere.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import ZImageTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from legible.config import Keep
+from legible.config import Keep, SigmaSampling, Training
 from legible.errors import UserError
 from legible.io import atomic_path
+from legible.losses import flow
 from legible.models.zimage import ZImage
 from legible.train.checkpoint import stateless_generator
+from legible.train.data import TrainingData
 
 TENSORS = ("latents", "velocities", "sigma", "captions", "offsets")
+
+
+@dataclass(frozen=True)
+class Points:
+    """B points at which the model is held, on its device: noisy latents, σ, captions and the base's velocities."""
+
+    latents: Tensor  # [B, C, h, w]
+    sigma: Tensor  # [B]
+    captions: list[Tensor]  # B × [T, D]
+    velocities: Tensor  # [B, C, h, w], of the base, without gradient
 
 
 @dataclass(frozen=True)
@@ -31,20 +51,75 @@ class Trajectories:
     captions: Tensor  # [ΣT, D], the embeddings of the N captions one after the other
     offsets: Tensor  # [N + 1], where each caption begins
 
+    def points(self, model: ZImage, count: int, generator: torch.Generator) -> Points:
+        """`count` of the recorded points, drawn at random."""
+        places = torch.randint(len(self.sigma), (count,), generator=generator)
+        rows = torch.randint(self.latents.shape[1], (count,), generator=generator)
+        captions = [
+            self.captions[self.offsets[row] : self.offsets[row + 1]].to(model.device, model.transformer.dtype)
+            for row in rows.tolist()
+        ]
+        latents, sigma = self.latents[places, rows].to(model.device), self.sigma[places].to(model.device)
+        return Points(latents, sigma, captions, self.velocities[places, rows].to(model.device))
 
-def anchor_loss(model: ZImage, paths: Trajectories, settings: Keep, seed: int, step: int) -> Tensor:
+
+@dataclass(frozen=True)
+class AdapterOff:
+    """The model under the adapters, asked at points of the training distribution."""
+
+    data: TrainingData
+    draw: SigmaSampling
+    grid: Tensor  # [S], the sampler's σ values
+
+    def points(self, model: ZImage, count: int, generator: torch.Generator) -> Points:
+        """`count` training samples, drawn at random, with new noise and σ as training draws it."""
+        rows = torch.randint(len(self.data.latents), (count,), generator=generator)
+        sigma = flow.draw_sigma(self.draw.distribution, self.draw.mean, self.draw.std, self.grid, count, generator)
+        noise = torch.randn((count, *self.data.latents.shape[1:]), generator=generator)
+        latents = flow.noised(self.data.latents[rows], noise, sigma).to(model.device)
+        sigma = sigma.to(model.device)
+        captions = [self.data.caption(row).to(model.device, model.transformer.dtype) for row in rows.tolist()]
+        with torch.no_grad(), adapters_off(model.transformer):
+            velocities = model.predict(latents, sigma, captions)
+        return Points(latents, sigma, captions, velocities)
+
+
+@contextmanager
+def adapters_off(transformer: ZImageTransformer2DModel) -> Iterator[None]:
+    """The transformer without its adapters; what was merged into its weights stays."""
+    transformer.disable_adapters()
+    try:
+        yield
+    finally:
+        transformer.enable_adapters()
+
+
+def open_reference(
+    training: Training, recording: Path | None, data: TrainingData, grid: Tensor
+) -> Trajectories | AdapterOff | None:
+    """What the anchor of `training` compares with; None where it is off.
+
+    Args:
+        recording: the base's trajectories, where they are what is compared with.
+        grid: the sampler's σ values [S].
+
+    Raises:
+        UserError: the recording is needed, and missing or damaged.
+    """
+    if training.anchor.weight == 0:
+        return None
+    if training.anchor.reference == "adapter_off":
+        return AdapterOff(data, training.sigma, grid)
+    if recording is None:
+        raise UserError("training.anchor.weight: the velocity anchor needs --anchor, the base's trajectories")
+    return load_trajectories(recording)
+
+
+def anchor_loss(model: ZImage, reference: Trajectories | AdapterOff, settings: Keep, seed: int, step: int) -> Tensor:
     """Mean squared difference of the model's velocity to the base's at `batch_size` random points, a scalar ≥ 0."""
-    generator = stateless_generator(seed, 6, step)
-    places = torch.randint(len(paths.sigma), (settings.batch_size,), generator=generator)
-    rows = torch.randint(paths.latents.shape[1], (settings.batch_size,), generator=generator)
-    captions = [
-        paths.captions[paths.offsets[row] : paths.offsets[row + 1]].to(model.device, model.transformer.dtype)
-        for row in rows.tolist()
-    ]
-    velocity = model.predict(
-        paths.latents[places, rows].to(model.device), paths.sigma[places].to(model.device), captions
-    )
-    return (velocity - paths.velocities[places, rows].to(model.device)).square().mean()
+    points = reference.points(model, settings.batch_size, stateless_generator(seed, 6, step))
+    velocity = model.predict(points.latents, points.sigma, points.captions)
+    return (velocity - points.velocities).square().mean()
 
 
 def save_trajectories(path: Path, paths: Trajectories) -> None:

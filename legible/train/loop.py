@@ -20,7 +20,7 @@ from legible.io import atomic_path
 from legible.losses.auxiliary import AuxLoss
 from legible.models.zimage import ZImage
 from legible.progress import progress
-from legible.train.anchor import Trajectories, anchor_loss
+from legible.train.anchor import AdapterOff, Trajectories, anchor_loss
 from legible.train.balance import Balance
 from legible.train.checkpoint import load_checkpoint, sample_order, save_checkpoint, stateless_generator
 from legible.train.data import TrainingData, other_samples
@@ -37,7 +37,7 @@ def train(
     training: Training,
     grid: Tensor,
     aux: AuxLoss | None,
-    paths: Trajectories | None,
+    paths: Trajectories | AdapterOff | None,
     seed: int,
     folder: Path,
     key: str,
@@ -51,7 +51,7 @@ def train(
 
     Args:
         grid: the sampler's σ values.
-        paths: the base's trajectories, if the velocity anchor is on.
+        paths: what the velocity anchor compares with, if it is on.
         folder: where checkpoint and metrics live between attempts.
         key: identifies configuration, data, base model and code; a checkpoint of another key is refused.
         stopping: asked after every step whether to write a checkpoint and stop.

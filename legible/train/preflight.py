@@ -21,8 +21,10 @@ from transformers import AutoConfig, AutoModel
 from legible.config import Data, Model, Training
 from legible.errors import UserError
 from legible.models.hub import pinned
+from legible.models.quantization import quantized_bytes
 from legible.models.zimage import DTYPES
 from legible.train.adapters import select_parameters
+from legible.train.group import Group
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -45,7 +47,7 @@ class Phase:
 
 
 def plan(model: Model, training: Training, height: int, width: int) -> list[Phase]:
-    """The phases of a run. The critics of auxiliary losses (CLIP, reader: below 1 GiB) are not counted.
+    """The phases of a run, in each of its processes, without the critics of auxiliary losses (CLIP, reader: < 1 GiB).
 
     Args:
         height, width: of the latents.
@@ -57,14 +59,19 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     dtype, wide, master = DTYPES[model.dtype], BYTES[model.dtype], BYTES[training.weights]
     transformer, vae, encoder = (empty(model, name) for name in ("transformer", "vae", "text_encoder"))
     frozen, decoder = count(transformer), count(vae)
+    few_bits = training.quantization != "none"
+    small, small_bytes = quantized_bytes(transformer, training.quantization) if few_bits else (0, 0.0)
     chosen = sum(p.numel() for p in select_parameters(transformer, training, 0).values())
     whole = count(transformer)
     frozen = frozen - chosen if training.method == "full" else frozen
 
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    pixels = training.batch_size * height * width * factor**2
+    batch = len(Group(size=training.processes).passes(training)[0])
+    pixels = batch * height * width * factor**2
     caption = -(-model.max_sequence_length // 32) * 32  # captions are padded to multiples of 32
-    values = (pixels // (2 * factor) ** 2 + training.batch_size * caption) * transformer.config.dim
+    # The velocity anchor's points have a forward and backward pass of their own.
+    points = max(batch, training.anchor.batch_size if training.anchor.weight else 0)
+    values = points * (height * width // 4 + caption) * transformer.config.dim
     blocks = len(transformer.layers) + len(transformer.noise_refiner)
     mixed = training.weights != model.dtype
     kept = values * kept_by_a_block(dtype, training, mixed)
@@ -72,13 +79,17 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     again = "transformer" in training.gradient_checkpointing
     activations = blocks * values * wide + kept if again else blocks * kept
     heard, measured = bool(training.aux.weights), bool(training.aux.weights and training.aux.measure_every)
+    # Of sharded weights each process has its part; at a time, two blocks are whole (one computes, one is fetched).
+    mine = chosen / training.processes if training.sharded else chosen
+    copied = chosen * 2 / blocks if training.sharded else chosen if mixed else 0
     parts = [
-        ("frozen weights", frozen * wide),
-        (f"trained weights, {training.weights}", chosen * master),
-        ("their gradients", chosen * master),
-        (f"moments, {training.optimizer}", chosen * (EIGHT_BIT if training.optimizer == "adamw_8bit" else 2 * master)),
-        (f"copies in {model.dtype}", chosen * wide if mixed else 0),
-        ("averaged weights", chosen * 4 if training.ema else 0),
+        ("frozen weights", (frozen - small) * wide),
+        (f"frozen weights, {training.quantization}", small_bytes),
+        (f"trained weights, {training.weights}", mine * master),
+        ("their gradients", mine * master),
+        (f"moments, {training.optimizer}", mine * (EIGHT_BIT if training.optimizer == "adamw_8bit" else 2 * master)),
+        (f"copies in {model.dtype}", copied * wide),
+        ("averaged weights", mine * 4 if training.ema else 0),
         ("gradient of the auxiliary loss", chosen * master if measured else 0),
         ("activations", activations),
         ("decoder", decoder * wide if heard else 0),
@@ -128,6 +139,7 @@ def ways_out(training: Training) -> list[str]:
         ("training.batch_size: 1 with more accumulation", training.batch_size > 1),
         ("training.weights: bfloat16", training.method == "full" and training.weights == "float32"),
         ("training.method: lora", training.method == "full"),
+        ("training.quantization: int8 or nf4", training.method == "lora" and training.quantization == "none"),
     ]
     return [way for way, open_ in ways if open_] or ["a device with more memory"]
 
