@@ -88,7 +88,7 @@ class Clip(Section):
     """The open_clip model of the `clip_region` loss."""
 
     path: str = Field("resources/nano/clip", description="local folder (open_clip_config.json + weights), or a hub id")
-    revision: str | None = None
+    revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
     template: str = Field("{}", description="what the target string stands in, for CLIPs that learned from captions")
     distractors: Positive = Field(9, description="strings one edit away that clip_contrastive tells the target from")
 

@@ -13,7 +13,7 @@ from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json, write_json
 from legible.losses.auxiliary import open_aux_loss
 from legible.models import open_model
-from legible.models.hub import pinned
+from legible.models.hub import pinned_sections, sources
 from legible.models.zimage import choose_device
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import keep_weights
@@ -40,9 +40,7 @@ def run_key(config: dict, seed: int, data_key: str, files: list[Path | None]) ->
 def main() -> None:
     """Parse, train, write weights, metrics and provenance."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--config", required=True, help="JSON with the sections model, clip, reader, training, generation"
-    )
+    parser.add_argument("--config", required=True, help="JSON: model, clip, reader, training, generation")
     parser.add_argument("--arm", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--cache", type=Path, required=True)
@@ -54,8 +52,8 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder that outlives a failed attempt")
     parser.add_argument("--output-dir", type=Path, required=True)
     arguments = parser.parse_args()
-    config = sections(arguments.config, "model", "clip", "reader", "training", "generation")
-    config["model"], training = pinned(config["model"]), config["training"]
+    config = pinned_sections(sections(arguments.config, "model", "clip", "reader", "training", "generation"))
+    training = config["training"]
     data = load_training_data(arguments.cache)
     key = run_key(config, arguments.seed, data.key, [arguments.segmenter, arguments.anchor, assistant_file(training)])
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
@@ -101,7 +99,7 @@ def main() -> None:
         "steps": training.steps,
         "key": key,
         "data": data.key,
-        "model": {"path": config["model"].path, "revision": config["model"].revision},
+        **sources(config),
         "assistant_lora": assistant.sha256,
         "training": training.model_dump(mode="json", by_alias=True),
         "sigma_grid": grid.tolist(),

@@ -7,12 +7,15 @@ import open_clip
 import pytest
 import torch
 from gradients import assert_gradient
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from legible.config import Clip
+from legible.config import Clip, Model, Training
 from legible.errors import UserError
 from legible.losses.clip import OpenedClip, clip_region_loss, open_clip_model
 from legible.losses.regions import crop_regions
+from legible.models.hub import commit, pinned_sections, sources
 
 OWNERS = torch.tensor([0, 1, 1])
 BOXES = torch.tensor([[10.0, 8.0, 50.0, 24.0], [0.0, 0.0, 64.0, 32.0], [40.0, 20.0, 63.0, 31.0]])
@@ -126,3 +129,79 @@ def test_a_damaged_clip_is_one_sentence(folders, tmp_path, file, damage):
         open_clip_model(Clip(path=str(tmp_path / "clip")), torch.device("cpu"))
     assert str(tmp_path / "clip") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def hub(folders, tmp_path, monkeypatch) -> str:
+    """The hub's cache on this machine with two commits of the tiny CLIP, `main` being the newer one, and no network."""
+    cache = tmp_path / "hub" / "models--someone--clip"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text(NEW)
+    for name, factor in ((OLD, 1.0), (NEW, 2.0)):
+        shutil.copytree(folders.clip, cache / "snapshots" / name)
+        weights = cache / "snapshots" / name / "open_clip_model.safetensors"
+        save_file({key: factor * value for key, value in load_file(weights).items()}, weights)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit.cache_clear()
+    yield "someone/clip"
+    commit.cache_clear()
+
+
+def test_a_hub_id_is_opened_at_its_commit_and_said_when_it_is_not_pinned(hub, tiny_clip, capsys):
+    cpu = torch.device("cpu")
+    for revision, factor, warned in ((OLD, 1.0, False), (NEW, 2.0, False), (None, 2.0, True), ("main", 2.0, True)):
+        opened = open_clip_model(Clip(path=hub, revision=revision), cpu)
+        for name, value in opened.model.state_dict().items():
+            assert torch.equal(value, factor * tiny_clip.model.state_dict()[name])
+        assert torch.equal(opened.tokenize(["OPEN"]), tiny_clip.tokenize(["OPEN"]))
+        said = capsys.readouterr().err
+        assert (f"warning: clip.revision is not pinned; {hub} at main is {NEW} now" in said) == warned
+
+
+def test_pickled_weights_of_the_hub_are_not_read(hub, tmp_path):
+    folder = tmp_path / "hub" / "models--someone--clip" / "snapshots" / OLD
+    weights = folder / "open_clip_model.safetensors"
+    torch.save(load_file(weights), folder / "open_clip_pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"someone/clip: .*open_clip_model\.safetensors is missing"):
+        open_clip_model(Clip(path=hub, revision=OLD), torch.device("cpu"))
+
+
+def test_only_weights_configuration_and_tokenizer_are_fetched(monkeypatch, folders):
+    asked = {}
+
+    def fetched(path: str, **named) -> str:
+        asked.update(named, path=path)
+        return str(folders.clip)
+
+    monkeypatch.setattr("legible.models.hub.snapshot_download", fetched)
+    open_clip_model(Clip(path="someone/clip", revision=OLD), torch.device("cpu"))
+    patterns = asked.pop("allow_patterns")
+    assert asked == {"path": "someone/clip", "revision": OLD}
+    offered = ["open_clip_model.safetensors", "open_clip_config.json", "merges.txt", "pytorch_model.bin", "run.py"]
+    offered += ["open_clip_pytorch_model.bin", "model.safetensors"]
+    assert list(filter_repo_objects(offered, allow_patterns=patterns)) == offered[:3]
+
+
+def test_a_commit_that_is_nowhere_and_a_bad_name_are_one_sentence(hub):
+    for path, revision, message in (
+        (hub, "c" * 40, r"clip\.revision: someone/clip at c{40} is neither to be had from the hub .* nor in the cache"),
+        ("someone/other", None, r"clip\.path: someone/other is no folder, .* in the format of open_clip, or run `hf"),
+        ("a/b/c", None, r"clip\.path: a/b/c is neither a folder on this machine nor a hub id"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            open_clip_model(Clip(path=path, revision=revision), torch.device("cpu"))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_run_records_the_commits_of_what_it_uses(hub, folders):
+    for loss, expected in (("clip_region", {"path": hub, "revision": NEW}), ("glyph_mask", None)):
+        training = Training.model_validate({"aux": {"loss": loss, "lambda": 1.0}})
+        given = {"model": Model(path=str(folders.zimage)), "clip": Clip(path=hub), "training": training}
+        config = pinned_sections(given)
+        assert sources(config) == {"model": {"path": str(folders.zimage), "revision": None}, "clip": expected}
+        assert config["clip"].revision == (NEW if expected else None)

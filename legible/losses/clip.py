@@ -6,7 +6,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import open_clip
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from legible.config import Clip
 from legible.errors import UserError
 from legible.losses.regions import crop_regions
+from legible.models.hub import clip_folder
 
 
 def first_line(error: Exception) -> str:
@@ -38,12 +38,12 @@ def open_clip_model(clip: Clip, device: torch.device) -> OpenedClip:
     """Open the configured CLIP, frozen, from a local folder or a pinned hub revision (safetensors, no remote code).
 
     Raises:
-        UserError: the folder is incomplete or its weights are damaged.
+        UserError: the folder is incomplete or its weights are damaged, or the hub does not give it.
     """
-    folder = Path(clip.path)
-    name = f"local-dir:{folder}" if folder.is_dir() else f"hf-hub:{clip.path}"
+    folder = clip_folder(clip)
+    name = f"local-dir:{folder}"
     try:
-        if folder.is_dir() and not (folder / "open_clip_model.safetensors").is_file():
+        if not (folder / "open_clip_model.safetensors").is_file():
             raise FileNotFoundError("open_clip_model.safetensors is missing")
         model = open_clip.create_model(name, weights_only=True)
         tokenize = open_clip.get_tokenizer(name)
