@@ -159,6 +159,7 @@ def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: 
     runs = {name: partial(whole, loss) for name, loss in losses.items()}
     operations = {name: flop(run) for name, run in runs.items()}
     optimizer_step()
+    print("  operations are counted, both sides agree; timing …", flush=True)
     times = interleaved(runs | {"optimiser step": optimizer_step}, warmup, rounds, device)
     memory = {}
     for name, run in runs.items():

@@ -243,11 +243,8 @@ def page(results: list[dict]) -> str:
     """The whole document."""
     rows = [[goal.text, goal.found, f"**{goal.verdict}**"] for goal in goals(results)]
     parts = [INTRODUCTION.rstrip(), "## Goals", table(["goal", "found", ""], rows)]
-    if not any(result["device"] != "cpu" for result in results):
-        parts += [
-            "## GPU",
-            f"Not measured yet. This one command fills the tables, on a machine with an H200: `{GPU_COMMAND}`.",
-        ]
+    if all(result["device"] == "cpu" for result in results):
+        parts += ["## GPU", f"Not measured yet: this one command fills it, on a machine with an H200: `{GPU_COMMAND}`."]
     return "\n\n".join([*parts, *(section(result) for result in results)]) + "\n"
 
 
