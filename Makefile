@@ -49,17 +49,17 @@ clean:
 	find results -mindepth 1 -maxdepth 1 -type d ! -name nano_models -exec rm -rf {} +
 	rm -rf .snakemake
 
-# docs/PERFORMANCE.md, times taken on this machine. Without a GPU: nano and a slice of Z-Image; keep it quiet.
+# docs/PERFORMANCE.md, times taken on this machine. Without a GPU: nano and a slice of Z-Image (two hours; keep it quiet).
 MEASURE := PYTHONPATH=.:.gpu $(BIN)/python
 benchmarks: environment
 	$(BIN)/uv pip install --quiet --target .gpu --no-deps --require-hashes -r envs/gpu.txt
 	$(MEASURE) benchmarks/train_step.py --model nano --steps 15 --output docs/performance/train_step-nano.json
 	$(MEASURE) benchmarks/sample.py --model nano --cases 1,1+compile,32,32+compile --steps 15 \
 	  --output docs/performance/sample-nano.json
-	$(MEASURE) benchmarks/train_step.py --model slice --size 256 --steps 3 --warmup 1 \
-	  --cases lora,lora+compile,full,full+compile,full+checkpointing+compile \
+	$(MEASURE) benchmarks/train_step.py --model slice --steps 3 --warmup 1 \
+	  --cases lora,lora+compile,full+compile,full+checkpointing+compile \
 	  --output docs/performance/train_step-slice.json
-	$(MEASURE) benchmarks/sample.py --model slice --size 256 --cases 1,1+compile --steps 3 --warmup 1 \
+	$(MEASURE) benchmarks/sample.py --model slice --cases 1,1+compile --steps 3 --warmup 1 \
 	  --output docs/performance/sample-slice.json
 	$(MEASURE) benchmarks/write_performance.py
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,19 @@ def test_out_of_memory_ends_one_case_only(folders, tmp_path, monkeypatch, error)
     written = json.loads(result.read_text())
     assert [case["status"] for case in written["cases"]] == ["out of memory", "measured"]
     assert "| `full` | out of memory |" in write_performance.page([written])
+
+
+def test_what_a_failed_case_held_is_given_back_before_the_next(monkeypatch):
+    held, alive = [], []
+
+    def measured():
+        model = torch.nn.Linear(2, 2)
+        held.append(weakref.ref(model))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(measure.gc, "collect", lambda: alive.append(held[0]()))  # emptying the cache comes after it
+    assert measure.attempt("full", measured) == {"case": "full", "status": "out of memory"}
+    assert alive == [None]
 
 
 def test_another_error_is_not_taken_for_it(tiny, monkeypatch):
