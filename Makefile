@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all run test test-gpu-extras lint format environment requirements clean
+.PHONY: all run test test-gpu-extras benchmarks benchmarks-gpu lint format environment requirements clean
 all: run
 
 environment: $(VENV)/.ready
@@ -48,3 +48,24 @@ requirements:
 clean:
 	find results -mindepth 1 -maxdepth 1 -type d ! -name nano_models -exec rm -rf {} +
 	rm -rf .snakemake
+
+# docs/PERFORMANCE.md, times taken on this machine. Without a GPU: nano and a slice of Z-Image (two hours; keep it quiet).
+MEASURE := PYTHONPATH=.:.gpu $(BIN)/python
+benchmarks: environment
+	$(BIN)/uv pip install --quiet --target .gpu --no-deps --require-hashes -r envs/gpu.txt
+	$(MEASURE) benchmarks/train_step.py --model nano --steps 15 --output docs/performance/train_step-nano.json
+	$(MEASURE) benchmarks/sample.py --model nano --cases 1,1+compile,32,32+compile --steps 15 \
+	  --output docs/performance/sample-nano.json
+	$(MEASURE) benchmarks/train_step.py --model slice --steps 3 --warmup 1 \
+	  --cases lora,lora+compile,full+compile,full+checkpointing+compile \
+	  --output docs/performance/train_step-slice.json
+	$(MEASURE) benchmarks/sample.py --model slice --cases 1,1+compile --steps 3 --warmup 1 \
+	  --output docs/performance/sample-slice.json
+	$(MEASURE) benchmarks/write_performance.py
+
+# The same of the whole 6B model with random weights, on a GPU with 141 GB.
+benchmarks-gpu: environment
+	$(BIN)/uv pip install --quiet --target .gpu --no-deps --require-hashes -r envs/gpu.txt
+	$(MEASURE) benchmarks/train_step.py --model full --steps 20 --warmup 5 --output docs/performance/train_step-full.json
+	$(MEASURE) benchmarks/sample.py --model full --steps 10 --warmup 3 --output docs/performance/sample-full.json
+	$(MEASURE) benchmarks/write_performance.py

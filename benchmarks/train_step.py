@@ -1,0 +1,220 @@
+"""Time, arithmetic and memory of Legible's real training step, interleaved with diffusers' example trainer's recipe.
+
+python benchmarks/train_step.py --model nano|slice|full --output FILE.json
+
+A case is `lora` or `full`, with `+checkpointing` and `+compile` as wanted. In every round each case runs five kinds of
+micro-step (forward and backward pass), one after the other, on the same model and samples: ours and the reference
+without an auxiliary loss; ours with clip_region, decoding the crop or the whole picture; the reference with it. Then
+one optimiser step is taken, which is the same for both. `reference.py` says what the reference does.
+"""
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from measure import GIB, attempt, default_device, flop, interleaved, peak_memory, plain
+from reference import drawn_levels, encoded, predicted, reference_loss, text_loss
+from setting import Setting, add_options, open_subject, result_of, setting_of
+from subjects import Subject
+from torch import Tensor
+
+from legible.config import Model, Training
+from legible.errors import UserError, run_cli
+from legible.io import write_json
+from legible.losses.clip import clip_region_loss
+from legible.models.zimage import DTYPES
+from legible.train.adapters import select_parameters
+from legible.train.checkpoint import stateless_generator
+from legible.train.optimizer import build_optimizer, take_step
+from legible.train.preflight import free_bytes, plan, saved_bytes
+from legible.train.step import look, micro_step
+
+LAMBDA = 0.2
+CASES = tuple(
+    "+".join(parts)
+    for method in ("lora", "full")
+    for rest in itertools.chain.from_iterable(itertools.combinations(("checkpointing", "compile"), n) for n in range(3))
+    for parts in [(method, *rest)]
+)
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the reference's loss against ours
+
+
+def training_of(setting: Setting, case: str) -> Training:
+    """The training section of a case: the study's setting, or for nano that of config.yaml.
+
+    Raises:
+        UserError: there is no such case.
+    """
+    if case not in CASES:
+        raise UserError(f"--cases: there is no case {case!r}; allowed are {', '.join(CASES)}")
+    method, *rest = case.split("+")
+    nano = setting.model == "nano"
+    again = ["transformer", "decoder"] if "checkpointing" in rest else []
+    own = {"accumulation": 1} if nano else {"accumulation": 8, "learning_rate": 1e-5, "lora": {"rank": 32, "alpha": 32}}
+    if method == "full" and not nano:
+        own |= {"weights": "bfloat16", "optimizer": "adamw_8bit"}
+    aux = {"loss": "clip_region", "lambda": LAMBDA, "margin": 2 if nano else 8}
+    return Training.model_validate(
+        {"method": method, "batch_size": setting.batch, "gradient_checkpointing": again, "aux": aux}
+        | {"compile": "compile" in rest, "threads": setting.threads}
+        | own
+    )
+
+
+def batch_of(subject: Subject, training: Training, step: int) -> Tensor:
+    """The samples [B] of micro-step number `step`."""
+    first = step * training.batch_size
+    return torch.arange(first, first + training.batch_size) % len(subject.data.latents)
+
+
+def our_loss(subject: Subject, training: Training, grid: Tensor, region: str | None, step: int) -> Tensor:
+    """The total loss of one micro-step of Legible; `region` crop, image or None (without the auxiliary loss)."""
+    picked = batch_of(subject, training, step)
+    aux = None
+    if region is not None:
+        training = training.model_copy(update={"aux": training.aux.model_copy(update={"region": region})})
+        aux = partial(clip_distance, subject, training.aux.margin)
+    generators = [stateless_generator(0, 2, step, sample) for sample in range(training.batch_size)]
+    losses = micro_step(subject.model, subject.data, picked, None, training, grid, aux, generators)
+    return losses.diffusion if losses.aux is None else losses.diffusion + training.aux.lambda_aux * losses.aux
+
+
+def clip_distance(subject: Subject, margin: float, view) -> Tensor:
+    """The clip_region loss [B] of a View, as legible.losses.auxiliary opens it, on this subject's CLIP."""
+    return view.per_sample(clip_region_loss(subject.clip, view.images, view.owners, view.boxes, view.texts, margin))
+
+
+def disagreement(subject: Subject, training: Training) -> float:
+    """Largest relative difference of the two sides' losses on the same samples, noise and noise levels."""
+    model, picked = subject.model, batch_of(subject, training, 0)
+    captions = [subject.data.caption(i).to(model.device, model.transformer.dtype) for i in picked.tolist()]
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        latents = encoded(model, subject.pixels[picked])
+        noise, levels = torch.randn_like(latents), drawn_levels(model, len(picked))
+        theirs = predicted(model, latents, noise, levels, captions)
+        sigma = model.scheduler.sigmas[levels]
+        ours, view = look(model, subject.data, picked, None, training.aux, noise.float(), sigma)
+        text = clip_distance(subject, training.aux.margin, view(torch.arange(len(picked)))).sum() / len(picked)
+        pairs = [
+            (ours.mean(), theirs.loss),
+            (text, text_loss(subject, theirs.clean, picked, training.aux.margin)),
+        ]
+    return max(abs(a.item() - b.item()) / max(abs(b.item()), 1e-12) for a, b in pairs)
+
+
+def micro_steps(subject: Subject, training: Training) -> dict[str, Callable[[int], Tensor]]:
+    """The five kinds of micro-step: number of the step → total loss."""
+    model = subject.model
+    grid, margin = model.sigma_grid(8), training.aux.margin
+    rows = range(len(subject.data.latents))
+    kept = [subject.data.caption(index).to(model.device, model.transformer.dtype) for index in rows]
+
+    def reference(weight: float, step: int) -> Tensor:
+        with torch.compiler.set_stance("force_eager"):
+            loss = reference_loss(subject, batch_of(subject, training, step), kept, weight, margin)
+        loss.item()  # its progress bar shows the loss of every micro-step
+        return loss
+
+    return {
+        "ours": partial(our_loss, subject, training, grid, None),
+        "reference": partial(reference, 0.0),
+        "ours, aux crop": partial(our_loss, subject, training, grid, "crop"),
+        "ours, aux image": partial(our_loss, subject, training, grid, "image"),
+        "reference, aux": partial(reference, LAMBDA),
+    }
+
+
+def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: torch.device) -> dict:
+    """Everything about one case, as JSON.
+
+    Raises:
+        RuntimeError: ours and the reference do not compute the same losses; the comparison would be worth nothing.
+    """
+    training = training_of(setting, case)
+    subject = open_subject(setting, device, 2 * setting.batch)
+    model = subject.model
+    trained = list(select_parameters(model.transformer, training, 0).values())
+    model.save_memory(training.gradient_checkpointing)
+    if training.compile:
+        model.transformer.compile_repeated_blocks()
+    optimizer = build_optimizer(trained, training)
+    apart = disagreement(subject, training)
+    if apart > TOLERANCE[DTYPES[setting.dtype]]:
+        raise RuntimeError(f"{case}: the losses of both sides differ by {apart:.1e}, relatively")
+    count = itertools.count()
+
+    def whole(loss: Callable[[int], Tensor]) -> None:
+        (loss(next(count)) / training.accumulation).backward()
+
+    def optimizer_step() -> None:
+        torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm).item()
+        take_step(optimizer, training.learning_rate, 0, next(count))
+        optimizer.zero_grad(set_to_none=True)
+
+    losses = micro_steps(subject, training)
+    runs = {name: partial(whole, loss) for name, loss in losses.items()}
+    operations = {name: flop(run) for name, run in runs.items()}
+    optimizer_step()
+    print("  operations are counted, both sides agree; timing …", flush=True)
+    times = interleaved(runs | {"optimiser step": optimizer_step}, warmup, rounds, device)
+    memory = {}
+    for name, run in runs.items():
+        if device.type == "cuda":
+            memory[name] = dict(zip(("allocated", "reserved"), peak_memory(run, device), strict=True))
+        else:
+            memory[name] = {"saved": saved_bytes(partial(losses[name], next(count)), model.transformer)}
+    if device.type == "cuda":
+        peak = peak_memory(optimizer_step, device)
+        memory["optimiser step"] = dict(zip(("allocated", "reserved"), peak, strict=True))
+    return {
+        "training": training.model_dump(mode="json", by_alias=True),
+        "parameters": sum(p.numel() for p in model.transformer.parameters()),
+        "trained": sum(p.numel() for p in trained),
+        "loss_difference": apart,
+        "kinds": {
+            name: {**plain(took), "flop": operations.get(name), "memory": memory.get(name)}
+            for name, took in times.items()
+        },
+    }
+
+
+def try_case(setting: Setting, case: str, warmup: int, rounds: int, device: torch.device) -> dict:
+    """`measure_case`, or why it was not measured: too much is planned, or the memory was not enough after all."""
+    training, scale = training_of(setting, case), 8 if setting.clip is None else 4  # pixels a latent cell
+    where = Model(path=str(setting.folder), dtype=setting.dtype)
+    phases = plan(where, training, setting.size[0] // scale, setting.size[1] // scale)
+    planned = next(phase.total for phase in phases if phase.name == "training")
+    if planned > (free := free_bytes()):
+        status = f"skipped: {planned / GIB:.1f} GiB planned, {free / GIB:.1f} GiB free"
+        return {"case": case, "status": status, "planned": planned}
+    run = partial(measure_case, setting, case, warmup, rounds, device)
+    return attempt(case, run) | {"planned": planned}
+
+
+def main() -> None:
+    """Measure every case; the file is written anew after each, so that what is measured is never lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--cases", default=",".join(CASES), help=f"comma-separated, of {', '.join(CASES)}")
+    arguments, device = parser.parse_args(), default_device()
+    with tempfile.TemporaryDirectory() as folder:
+        setting, names = setting_of(arguments, Path(folder)), arguments.cases.split(",")
+        for case in names:  # a misspelt one is refused before hours are spent on the others
+            training_of(setting, case)
+        result = result_of("train_step", setting, arguments, device)
+        for case in names:
+            print(f"{setting.model} {case} …", flush=True)
+            found = try_case(setting, case, arguments.warmup, arguments.steps, device)
+            for name, kind in found.get("kinds", {}).items():
+                print(f"  {name:<16} {kind['median']:.4f} s ({kind['low']:.4f} … {kind['high']:.4f})", flush=True)
+            print(f"  {found['status']}", flush=True)
+            result["cases"].append(found)
+            write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    run_cli(main)
