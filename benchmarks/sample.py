@@ -20,6 +20,7 @@ from torch import Tensor
 
 from legible.errors import UserError, run_cli
 from legible.io import write_json
+from legible.models.compiled import compile_blocks
 from legible.models.zimage import ZImage
 
 STEPS = 8
@@ -75,7 +76,7 @@ def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: 
     captions = [subject.data.caption(i).to(device, model.transformer.dtype) for i in range(batch)]
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(device)
     if compiled:
-        model.transformer.compile_repeated_blocks()
+        compile_blocks(model.transformer)
     runs = kinds_of(model, captions, noise, setting.size[0] // shape[2])
     operations = {name: flop(run) for name, run in runs.items()}
     times = interleaved(runs, warmup, rounds, device)

@@ -26,6 +26,7 @@ from legible.config import Model, Training
 from legible.errors import UserError, run_cli
 from legible.io import write_json
 from legible.losses.clip import clip_region_loss
+from legible.models.compiled import compile_blocks
 from legible.models.zimage import DTYPES
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import stateless_generator
@@ -140,7 +141,7 @@ def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: 
     trained = list(select_parameters(model.transformer, training, 0).values())
     model.save_memory(training.gradient_checkpointing)
     if training.compile:
-        model.transformer.compile_repeated_blocks()
+        compile_blocks(model.transformer)
     optimizer = build_optimizer(trained, training)
     apart = disagreement(subject, training)
     if apart > TOLERANCE[DTYPES[setting.dtype]]:

@@ -92,8 +92,9 @@ def test_the_placebo_changes_the_loss_and_nothing_else_of_the_run(folders, data,
     assert first["loss_aux"] != second["loss_aux"]
 
 
-def test_decoding_only_the_regions_shows_the_losses_the_same_place(data, zimage):
+def test_decoding_only_the_regions_shows_the_losses_the_same_place(folders, zimage):
     """With a decoder that looks at nothing but its own cell, the middle of a region is the same pixel in both."""
+    data = small_data(folders.zimage, size=(96, 160))  # so large that a window is a small part of it
     select_parameters(zimage.transformer, settings(), 0)
     seen = {}
     for region in ("image", "crop"):
@@ -106,6 +107,8 @@ def test_decoding_only_the_regions_shows_the_losses_the_same_place(data, zimage)
         assert not view.clean_images.requires_grad
         assert view.per_sample(torch.ones(len(view.owners))).tolist() == [2.0 if i % 3 == 0 else 1.0 for i in range(12)]
     assert view.images.shape[0] == len(data.texts)
+    assert view.images.shape[-2] * view.images.shape[-1] < 96 * 160 / 4
+    assert ((view.boxes[:, :2] >= 0) & (view.boxes[:, 2:] <= torch.tensor(view.images.shape[:-3:-1]))).all()
     for whole, cut in zip(seen["image"], seen["crop"], strict=True):
         assert torch.equal(whole, cut)
     (gradient,) = torch.autograd.grad(view.images.sum(), view.predicted)

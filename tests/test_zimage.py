@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from legible.config import Model
 from legible.errors import UserError
 from legible.models import open_model
+from legible.models.compiled import use_real_rotary
 from legible.models.hub import commit, pinned
 from legible.models.zimage import COMPONENTS, ZImage
 
@@ -183,6 +184,27 @@ def test_a_batch_of_captions_of_different_lengths_equals_single_samples(zimage):
     for i in range(4):
         single = zimage.predict(noise[i : i + 1], sigma[i : i + 1], captions[i : i + 1])
         torch.testing.assert_close(batch[i : i + 1], single, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rotation_in_real_arithmetic_changes_nothing(folders, dtype):
+    """What is compiled in place of the complex rotation gives the same velocity and gradient, masked or not."""
+    found = []
+    for real in (False, True):
+        model = open_model(Model(path=str(folders.zimage), dtype=dtype), COMPONENTS)
+        captions = [caption.detach() for caption in model.encode_prompts([PROMPTS[2], PROMPTS[3] + " and" * 16])]
+        assert [len(caption) > 32 for caption in captions] == [False, True]  # a batch of both is masked
+        model.transformer.requires_grad_(True)
+        if real:
+            model.transformer.set_attention_backend("_native_math")
+            use_real_rotary(model.transformer)
+            assert {b.attention.processor._attention_backend for b in model.transformer.layers} == {"_native_math"}
+        velocity = model.predict(noise_of(2), torch.tensor([0.3, 0.9]), captions)
+        velocity.square().mean().backward()
+        found.append((velocity.detach(), model.transformer.layers[0].attention.to_q.weight.grad.float()))
+    for one, two in zip(*found, strict=True):
+        assert one.abs().max() > 0
+        assert (one - two).norm() / one.norm() < {"float32": 1e-5, "bfloat16": 3e-2}[dtype]
 
 
 @torch.no_grad()

@@ -23,14 +23,16 @@ from legible.train.loop import train
 TEXTS = ("OPEN", "4711", "XQ", "ZEBRA", "TO", "907")
 
 
-def small_data(folder: Path, count: int = 12, long: tuple[int, ...] = ()) -> TrainingData:
-    """`count` samples in latents and captions of the tiny model in `folder`; every third sample has two regions.
+def small_data(
+    folder: Path, count: int = 12, long: tuple[int, ...] = (), size: tuple[int, int] = (32, 64)
+) -> TrainingData:
+    """`count` samples of `size` (height, width in pixels) in latents and captions of the tiny model in `folder`.
 
-    Those in `long` have captions of more than 32 tokens.
+    Every third sample has two regions. Those in `long` have captions of more than 32 tokens.
     """
     model = open_model(Model(path=str(folder)), COMPONENTS)
     generator = torch.Generator().manual_seed(11)
-    pixels = torch.rand((count, 3, 32, 64), generator=generator) * 2 - 1
+    pixels = torch.rand((count, 3, *size), generator=generator) * 2 - 1
     captions = model.encode_prompts(
         [
             f'a sign that says "{(TEXTS[i % 6] * 12)[:24] if i in long else TEXTS[i % 6]}" in red letters on white'
@@ -39,17 +41,17 @@ def small_data(folder: Path, count: int = 12, long: tuple[int, ...] = ()) -> Tra
     )
     owners = [i for i in range(count) for _ in range(2 if i % 3 == 0 else 1)]
     corner = torch.rand((len(owners), 2), generator=generator) * torch.tensor([20.0, 8.0])
-    size = torch.tensor([24.0, 12.0]) + torch.rand((len(owners), 2), generator=generator) * 10
+    extent = torch.tensor([24.0, 12.0]) + torch.rand((len(owners), 2), generator=generator) * 10
     return TrainingData(
         key="small",
         latents=model.encode_images(pixels),
         captions=torch.cat(captions),
         offsets=torch.tensor([0] + [len(caption) for caption in captions]).cumsum(0),
-        boxes=torch.cat([corner, corner + size], dim=1),
+        boxes=torch.cat([corner, corner + extent], dim=1),
         owners=torch.tensor(owners),
         texts=tuple(TEXTS[i % 6] for i in range(len(owners))),
-        masks=torch.randint(0, 256, (count, 8, 16), generator=generator, dtype=torch.uint8),
-        characters=torch.randint(0, 3, (count, 16, 32), generator=generator, dtype=torch.uint8),
+        masks=torch.randint(0, 256, (count, size[0] // 4, size[1] // 4), generator=generator, dtype=torch.uint8),
+        characters=torch.randint(0, 3, (count, size[0] // 2, size[1] // 2), generator=generator, dtype=torch.uint8),
     )
 
 

@@ -34,6 +34,11 @@ class ZImage:
     tokenizer: PreTrainedTokenizerBase | None = None
     scheduler: FlowMatchEulerDiscreteScheduler | None = None
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels a latent cell, in both directions; 1 without a VAE, where nothing is decoded."""
+        return 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str], batch: int = 64) -> list[Tensor]:
         """Caption embeddings, one [S, D] tensor a prompt (S = its own number of tokens).
@@ -222,7 +227,7 @@ class ZImage:
         Raises:
             UserError: height or width is not a multiple of the latent grid (VAE factor × patch size 2).
         """
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        factor = self.pixels_per_latent
         for name, value in (("height", height), ("width", width)):
             if value % (2 * factor):
                 raise UserError(f"data.{name}: {value} is not divisible by {2 * factor}, the latent grid of this model")

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from legible.losses.flow import noised, raw_target
+from legible.models.compiled import compile_blocks
 from legible.nano.pool import Pool
 from legible.nano.recipe import TransformerRecipe
 from legible.progress import progress
@@ -70,38 +70,6 @@ def build_transformer(recipe: TransformerRecipe, channels: int) -> ZImageTransfo
     for final in transformer.all_final_layer.values():
         nn.init.zeros_(final.linear.weight)
     return transformer
-
-
-class RealRotaryProcessor:
-    """Z-Image's attention with the rotary embedding in real arithmetic.
-
-    The same numbers as ZSingleStreamAttnProcessor up to rounding; but the compiler cannot fuse complex operations, and
-    a step takes a fifth longer with them. Used while nano trains, never afterwards.
-    """
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None):
-        """Attention over hidden_states [B, L, D]; freqs_cis [B, L, head_dim / 2, 2] holds cosines and sines."""
-        query, key, value = (
-            project(hidden_states).unflatten(-1, (attn.heads, -1)) for project in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        cosine, sine = freqs_cis.unsqueeze(2).unbind(-1)
-
-        def rotated(x: torch.Tensor) -> torch.Tensor:
-            even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-            return torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), -1).flatten(-2).transpose(1, 2)
-
-        query, key = rotated(attn.norm_q(query)), rotated(attn.norm_k(key))
-        attended = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), attn_mask=attention_mask)
-        return attn.to_out[0](attended.transpose(1, 2).flatten(2, 3))
-
-
-def compile_blocks(transformer: ZImageTransformer2DModel) -> None:
-    """Compile the repeated blocks for training (needs a C++ compiler); the weights keep their names."""
-    complex_embedder = transformer.rope_embedder
-    transformer.rope_embedder = lambda ids: torch.view_as_real(complex_embedder(ids))
-    for block in [*transformer.layers, *transformer.noise_refiner, *transformer.context_refiner]:
-        block.attention.processor = RealRotaryProcessor()
-    transformer.compile_repeated_blocks(dynamic=False)
 
 
 def learning_rate(recipe: TransformerRecipe, step: int) -> float:

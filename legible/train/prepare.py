@@ -5,6 +5,7 @@ import torch
 from legible.config import Model, Training
 from legible.losses.auxiliary import DECODED
 from legible.models import open_model
+from legible.models.compiled import compile_blocks
 from legible.models.zimage import DTYPES, ZImage
 from legible.train.adapters import select_parameters
 from legible.train.assistant import Assistant, merge_assistant
@@ -29,7 +30,7 @@ def open_for_training(
     opened.use_attention(training.attention, training.ragged)
     opened.save_memory(training.gradient_checkpointing)
     if training.compile:
-        opened.transformer.compile_repeated_blocks()
+        compile_blocks(opened.transformer)
     if group.sharded:
         shard(opened.transformer, DTYPES[model.dtype])
         parameters = {name: p for name, p in opened.transformer.named_parameters() if name in parameters}

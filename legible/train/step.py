@@ -63,7 +63,7 @@ def look(
             masks=data.masks[wanted].to(model.device).float() / 255,
             characters=data.characters[wanted].to(model.device).long(),
             decode=model.decode,
-            factor=data.characters.shape[-1] // data.latents.shape[-1],
+            factor=model.pixels_per_latent,
             crop=aux.region == "crop",
             soft_range=aux.soft_range,
             margin=aux.margin,
