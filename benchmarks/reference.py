@@ -6,14 +6,19 @@ through the table of 1000 noise levels, which are cast to the latents' type; eag
 weights ask for. It knows no auxiliary loss: with one, it decodes the whole predicted picture, as the study does.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from diffusers import ZImageTransformer2DModel
+from diffusers.models.transformers.transformer_z_image import ZSingleStreamAttnProcessor
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 from subjects import Subject
 from torch import Tensor
 
 from legible.losses.clip import clip_region_loss
+from legible.models.compiled import RealEmbedder
 from legible.models.zimage import ZImage
 
 
@@ -33,6 +38,23 @@ def encoded(model: ZImage, pixels: Tensor) -> Tensor:
     return (latents - model.vae.config.shift_factor) * model.vae.config.scaling_factor
 
 
+@contextmanager
+def as_diffusers_runs_it(transformer: ZImageTransformer2DModel) -> Iterator[None]:
+    """Eager and with diffusers' own attention processor, also where our side is compiled with another."""
+    blocks = [*transformer.layers, *transformer.noise_refiner, *transformer.context_refiner]
+    kept, embedder = [block.attention.processor for block in blocks], transformer.rope_embedder
+    transformer.rope_embedder = embedder.complex if isinstance(embedder, RealEmbedder) else embedder
+    for block in blocks:
+        block.attention.processor = ZSingleStreamAttnProcessor()
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        transformer.rope_embedder = embedder
+        for block, processor in zip(blocks, kept, strict=True):
+            block.attention.processor = processor
+
+
 def drawn_levels(model: ZImage, count: int) -> Tensor:
     """Indices [count] into the scheduler's table of 1000 noise levels, drawn evenly."""
     density = compute_density_for_timestep_sampling("none", count, logit_mean=0.0, logit_std=1.0, mode_scale=1.29)
@@ -44,7 +66,8 @@ def predicted(model: ZImage, latents: Tensor, noise: Tensor, levels: Tensor, cap
     timesteps = model.scheduler.timesteps[levels].to(model.device)
     sigmas = model.scheduler.sigmas[levels].to(model.device, latents.dtype).view(-1, 1, 1, 1)
     noisy = (1.0 - sigmas) * latents + sigmas * noise
-    mixed = len({parameter.dtype for parameter in model.transformer.parameters()}) > 1
+    kinds = {parameter.dtype for parameter in model.transformer.parameters() if parameter.is_floating_point()}
+    mixed = len(kinds) > 1
     with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
         inputs = list(noisy.unsqueeze(2).unbind(0))
         output = model.transformer(inputs, (1000 - timesteps) / 1000, captions, return_dict=False)[0]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from measure import attempt, default_device, flop, interleaved, peak_memory, plain
+from reference import as_diffusers_runs_it
 from setting import Setting, add_options, open_subject, result_of, setting_of
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def pipeline_images(model: ZImage, captions: list[Tensor], noise: Tensor, factor
     """What a user of diffusers calls: pictures as PIL images, without guidance, as Turbo models need it."""
     pipeline = model.pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    with torch.compiler.set_stance("force_eager"):
+    with as_diffusers_runs_it(model.transformer):
         return pipeline(
             prompt_embeds=list(captions),
             latents=noise,

@@ -2,10 +2,11 @@
 
 python benchmarks/train_step.py --model nano|slice|full --output FILE.json
 
-A case is `lora` or `full`, with `+checkpointing` and `+compile` as wanted. In every round each case runs five kinds of
-micro-step (forward and backward pass), one after the other, on the same model and samples: ours and the reference
-without an auxiliary loss; ours with clip_region, decoding the crop or the whole picture; the reference with it. Then
-one optimiser step is taken, which is the same for both. `reference.py` says what the reference does.
+A case is `lora` (`lora+int8`, `lora+nf4`: on a quantised base) or `full`, with `+checkpointing` and `+compile` as
+wanted. In every round each case runs five kinds of micro-step (forward and backward pass), one after the other, on the same
+model and samples: ours and the reference without an auxiliary loss; ours with clip_region, decoding the crop or the
+whole picture; the reference with it. Then one optimiser step is taken, which is the same for both. `reference.py` says
+what the reference does.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 from measure import GIB, attempt, default_device, flop, interleaved, peak_memory, plain
-from reference import drawn_levels, encoded, predicted, reference_loss, text_loss
+from reference import as_diffusers_runs_it, drawn_levels, encoded, predicted, reference_loss, text_loss
 from setting import Setting, add_options, open_subject, result_of, setting_of
 from subjects import Subject
 from torch import Tensor
@@ -27,19 +28,19 @@ from legible.errors import UserError, run_cli
 from legible.io import write_json
 from legible.losses.clip import clip_region_loss
 from legible.models.compiled import compile_blocks
+from legible.models.quantization import quantize
 from legible.models.zimage import DTYPES
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import stateless_generator
 from legible.train.optimizer import build_optimizer, take_step
-from legible.train.preflight import free_bytes, plan, saved_bytes
+from legible.train.preflight import free_bytes, plain_tensors, plan, saved_bytes
 from legible.train.step import look, micro_step
 
 LAMBDA = 0.2
 CASES = tuple(
-    "+".join(parts)
-    for method in ("lora", "full")
-    for rest in itertools.chain.from_iterable(itertools.combinations(("checkpointing", "compile"), n) for n in range(3))
-    for parts in [(method, *rest)]
+    method + rest
+    for method in ("lora", "lora+int8", "lora+nf4", "full")
+    for rest in ("", "+checkpointing", "+compile", "+checkpointing+compile")
 )
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the reference's loss against ours
 
@@ -58,10 +59,11 @@ def training_of(setting: Setting, case: str) -> Training:
     own = {"accumulation": 1} if nano else {"accumulation": 8, "learning_rate": 1e-5, "lora": {"rank": 32, "alpha": 32}}
     if method == "full" and not nano:
         own |= {"weights": "bfloat16", "optimizer": "adamw_8bit"}
+    quantized = [kind for kind in ("int8", "nf4") if kind in rest]
     aux = {"loss": "clip_region", "lambda": LAMBDA, "margin": 2 if nano else 8}
     return Training.model_validate(
         {"method": method, "batch_size": setting.batch, "gradient_checkpointing": again, "aux": aux}
-        | {"compile": "compile" in rest, "threads": setting.threads}
+        | {"compile": "compile" in rest, "threads": setting.threads, "quantization": (quantized or ["none"])[0]}
         | own
     )
 
@@ -93,7 +95,7 @@ def disagreement(subject: Subject, training: Training) -> float:
     """Largest relative difference of the two sides' losses on the same samples, noise and noise levels."""
     model, picked = subject.model, batch_of(subject, training, 0)
     captions = [subject.data.caption(i).to(model.device, model.transformer.dtype) for i in picked.tolist()]
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with torch.no_grad(), as_diffusers_runs_it(model.transformer):
         latents = encoded(model, subject.pixels[picked])
         noise, levels = torch.randn_like(latents), drawn_levels(model, len(picked))
         theirs = predicted(model, latents, noise, levels, captions)
@@ -115,7 +117,7 @@ def micro_steps(subject: Subject, training: Training) -> dict[str, Callable[[int
     kept = [subject.data.caption(index).to(model.device, model.transformer.dtype) for index in rows]
 
     def reference(weight: float, step: int) -> Tensor:
-        with torch.compiler.set_stance("force_eager"):
+        with as_diffusers_runs_it(model.transformer):
             loss = reference_loss(subject, batch_of(subject, training, step), kept, weight, margin)
         loss.item()  # its progress bar shows the loss of every micro-step
         return loss
@@ -138,10 +140,13 @@ def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: 
     training = training_of(setting, case)
     subject = open_subject(setting, device, 2 * setting.batch)
     model = subject.model
+    if training.quantization != "none":
+        quantize(model.transformer, training.quantization, device)
     trained = list(select_parameters(model.transformer, training, 0).values())
     model.save_memory(training.gradient_checkpointing)
     if training.compile:
         compile_blocks(model.transformer)
+    weights = [part for parameter in model.transformer.parameters() for part in plain_tensors(parameter)]
     optimizer = build_optimizer(trained, training)
     apart = disagreement(subject, training)
     if apart > TOLERANCE[DTYPES[setting.dtype]]:
@@ -175,6 +180,7 @@ def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: 
         "training": training.model_dump(mode="json", by_alias=True),
         "parameters": sum(p.numel() for p in model.transformer.parameters()),
         "trained": sum(p.numel() for p in trained),
+        "weight_bytes": sum(part.nbytes for part in weights),
         "loss_difference": apart,
         "kinds": {
             name: {**plain(took), "flop": operations.get(name), "memory": memory.get(name)}

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
-from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
+from diffusers.models.transformers.transformer_z_image import (
+    RopeEmbedder,
+    ZImageTransformerBlock,
+    ZSingleStreamAttnProcessor,
+)
 from tiny_models import ROOT, ModelFolders
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -24,6 +28,7 @@ import write_performance
 
 from legible.config import Model
 from legible.errors import UserError
+from legible.models.compiled import use_real_rotary
 from legible.train.preflight import count, empty
 
 CPU = torch.device("cpu")
@@ -144,12 +149,18 @@ def test_ours_is_compiled_and_the_reference_is_not(tiny):
     assert training.compile
     subject = setting.open_subject(tiny, CPU, 4)
     train_step.select_parameters(subject.model.transformer, training, 0)
+    use_real_rotary(subject.model.transformer)
     subject.model.transformer.compile_repeated_blocks(backend=counting)
+    ours = [block.attention.processor for block in subject.model.transformer.layers]
     losses = train_step.micro_steps(subject, training)
     losses["ours"](0).backward()
     blocks = len(calls)
     assert blocks >= 3
     losses["reference, aux"](0).backward()
+    assert [block.attention.processor for block in subject.model.transformer.layers] == ours
+    with reference.as_diffusers_runs_it(subject.model.transformer):
+        assert {type(b.attention.processor) for b in subject.model.transformer.layers} == {ZSingleStreamAttnProcessor}
+        assert isinstance(subject.model.transformer.rope_embedder, RopeEmbedder)
     assert measure.flop(lambda: losses["ours"](0).backward()) > 0
     assert len(calls) == blocks
     losses["ours"](1).backward()
@@ -391,3 +402,15 @@ def test_surcharge_counts_one_step_in_eight():
     assert write_performance.per_micro_step(one, "ours", None) == pytest.approx(0.1 + 0.016 / 8)
     assert write_performance.per_micro_step(one, "ours", 8) == pytest.approx(0.1 * (7 + 1.4) / 8 + 0.016 / 8)
     assert write_performance.per_micro_step(one, "reference", 1) == pytest.approx(0.4 + 0.016 / 8)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_base_is_measured_with_lora_on_both_sides(tiny, kind):
+    pytest.importorskip({"int8": "torchao", "nf4": "bitsandbytes"}[kind])
+    training = train_step.training_of(tiny, f"lora+{kind}")
+    assert (training.method, training.quantization) == ("lora", kind)
+    found = train_step.measure_case(tiny, f"lora+{kind}", 0, 1, CPU)
+    assert found["loss_difference"] < 1e-4
+    whole = train_step.measure_case(tiny, "lora", 0, 1, CPU)
+    assert found["trained"] == whole["trained"]
+    assert found["weight_bytes"] < whole["weight_bytes"]

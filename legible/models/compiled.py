@@ -1,8 +1,11 @@
 """Z-Image's repeated blocks, compiled (regional compilation: one block is compiled and used for all)."""
 
+from dataclasses import dataclass
+
 import torch
 from diffusers import ZImageTransformer2DModel
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.transformers.transformer_z_image import RopeEmbedder
 from torch import Tensor
 
 
@@ -38,10 +41,19 @@ class RealRotaryProcessor:
         return attn.to_out[0](attended.flatten(2, 3).to(query.dtype))
 
 
+@dataclass(frozen=True)
+class RealEmbedder:
+    """Z-Image's rotary embedder, whose complex numbers come as cosines and sines."""
+
+    complex: RopeEmbedder
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        return torch.view_as_real(self.complex(ids))
+
+
 def use_real_rotary(transformer: ZImageTransformer2DModel) -> None:
     """Let all blocks rotate queries and keys in real arithmetic; attention backends stay what they are."""
-    complex_embedder = transformer.rope_embedder
-    transformer.rope_embedder = lambda ids: torch.view_as_real(complex_embedder(ids))
+    transformer.rope_embedder = RealEmbedder(transformer.rope_embedder)
     for block in [*transformer.layers, *transformer.noise_refiner, *transformer.context_refiner]:
         block.attention.processor = RealRotaryProcessor(block.attention.processor._attention_backend)
 

@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import AutoConfig, AutoModel
 
 from legible.config import Data, Model, Training
@@ -209,9 +210,16 @@ def kept_by_the_decoder(vae: AutoencoderKL, dtype: torch.dtype, training: Traini
     return saved_bytes(lambda: real.decode(latents), real) / (side * factor) ** 2
 
 
+def plain_tensors(value: Tensor) -> list[Tensor]:
+    """The tensors with memory of their own that `value` (quantised weights, for example) is made of."""
+    if not is_traceable_wrapper_subclass(value):
+        return [value]
+    return [part for name in value.__tensor_flatten__()[0] for part in plain_tensors(getattr(value, name))]
+
+
 def saved_bytes(run: Callable[[], object], module: torch.nn.Module) -> int:
     """Bytes of the tensors that `run` keeps for a backward pass, without the module's own weights."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    own = {part.untyped_storage().data_ptr() for parameter in module.parameters() for part in plain_tensors(parameter)}
     kept: dict[int, Tensor] = {}  # the tensors themselves: a freed one's address would be used again
 
     def pack(tensor: Tensor) -> Tensor:
