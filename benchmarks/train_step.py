@@ -5,8 +5,8 @@ python benchmarks/train_step.py --model nano|slice|full --output FILE.json
 A case is `lora` (`lora+int8`, `lora+nf4`: on a quantised base) or `full`, with `+checkpointing` and `+compile` as
 wanted. In every round each case runs five kinds of micro-step (forward and backward pass), one after the other, on the
 same model and samples: ours and the reference without an auxiliary loss; ours with clip_region, decoding the crop or
-the whole picture; the reference with it. Then one optimiser step is taken, which is the same for both. `reference.py` says
-what the reference does.
+the whole picture; the reference with it. Then one optimiser step is taken, which is the same for both.
+`reference.py` says what the reference does.
 """
 
 import argparse
