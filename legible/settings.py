@@ -265,8 +265,8 @@ class Training(Section):
     weights: Literal["float32", "bfloat16"] = Field(
         "float32", description="the trained weights; bfloat16 is rounded stochastically (needs torchao)"
     )
-    gradient_checkpointing: tuple[Literal["transformer", "decoder"], ...] = Field(
-        (), description="what is computed twice to save memory: transformer, decoder"
+    gradient_checkpointing: tuple[Literal["auto", "transformer", "decoder"], ...] = Field(
+        (), description="what is computed twice to save memory: transformer, decoder; auto = what must, to fit"
     )
     attention: str = Field(
         "native", description="attention backend of diffusers, as _native_flash; its backward pass is checked first"

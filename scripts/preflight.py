@@ -5,7 +5,7 @@ from pathlib import Path
 
 from legible.config import load
 from legible.errors import UserError, run_cli
-from legible.train.preflight import HEADROOM, describe, free_bytes, latent_size, plan
+from legible.train.preflight import HEADROOM, describe, free_bytes, latent_size, plan, settle_checkpointing
 
 
 def main() -> None:
@@ -15,8 +15,10 @@ def main() -> None:
     config = load(arguments.config)
     free, size, too_large = free_bytes(), latent_size(config.model, config.data), []
     for arm in config.arms:
-        phases = plan(config.model, config.arm(arm), *size)
-        print(f"{arm}:\n{describe(phases, free, config.arm(arm))}\n")
+        training = settle_checkpointing(config.model, config.arm(arm), *size, free)
+        phases = plan(config.model, training, *size)
+        twice = ", ".join(training.gradient_checkpointing) or "nothing"
+        print(f"{arm}:\n{describe(phases, free, training)}\ncomputed twice: {twice}\n")
         if any(phase.total > HEADROOM * free for phase in phases):
             too_large.append(arm)
     if too_large:

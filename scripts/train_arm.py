@@ -24,7 +24,7 @@ from legible.train.data import load_training_data
 from legible.train.group import join_group
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
-from legible.train.preflight import check_memory, free_bytes, plan
+from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
 from legible.train.prepare import open_for_training
 
 
@@ -61,9 +61,10 @@ def main() -> None:
 
     device = choose_device(config["model"])
     with join_group(training, device) as group:
-        first = group.rank == 0
+        first, size = group.rank == 0, data.latents.shape[-2:]
+        training = group.agree(settle_checkpointing(config["model"], training, *size, free_bytes()))
         if device.type == "cuda":  # on the CPU: `snakemake preflight`
-            check_memory(plan(config["model"], training, *data.latents.shape[-2:]), free_bytes(), training)
+            check_memory(plan(config["model"], training, *size), free_bytes(), training)
         model, parameters, assistant, total = open_for_training(config["model"], training, arguments.seed, group)
         critics = (config["clip"], config["reader"], arguments.segmenter)
         aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)

@@ -15,6 +15,7 @@ from legible import config
 from legible.config import Config, Section, merge, sections, validate
 from legible.document import document
 from legible.errors import UserError
+from legible.render.fonts import find_fonts, select_fonts
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAVES = st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
@@ -135,7 +136,10 @@ CONTROL = {"diffusion_only": {}}
         ({"figures": {"cer_by_arm": {"colors": ["red", "#000000", "#ffffff"]}}}, r"colors\.0: .*pattern"),
         ({"model": {"dtype": "float16"}}, r"model\.dtype: .*'float32' or 'bfloat16'"),
         ({"training": {"weights": "bfloat16"}}, r"arms\..*weights: bfloat16 needs model\.dtype bfloat16, got float32"),
-        ({"training": {"gradient_checkpointing": ["vae"]}}, r"gradient_checkpointing.*'transformer' or 'decoder'"),
+        (
+            {"training": {"gradient_checkpointing": ["vae"]}},
+            r"gradient_checkpointing.*'auto', 'transformer' or 'decoder'",
+        ),
         ({"scoring": {"confidence": 1.0}}, r"scoring\.confidence: .*less than 1"),
     ],
 )
@@ -242,4 +246,6 @@ def test_every_shipped_overlay_is_valid_as_snakemake_merges_it(overlay):
         update_config(merged, yaml.safe_load((ROOT / "configs" / name).read_text()))
     merged = validate(merged, overlay.name)
     assert merged != Config()
+    bundled = merged.fonts.model_copy(update={"system": False})  # what every machine has must do
+    assert select_fonts(find_fonts(bundled), merged.fonts.train, merged.fonts.held_out)
     assert overlay.stem != "tesseract" or set(merged.engines()) == {"rapidocr", "easyocr", "tesseract"}

@@ -80,6 +80,11 @@ def test_missing_characters_are_named():
     assert font.characters == "AB"
 
 
+def test_white_space_has_nothing_to_draw():
+    (font,) = [f for f in find_fonts(Fonts(characters="A \t\u00a0B")) if f.name == "DejaVu Sans"]
+    assert font.usable
+
+
 @pytest.mark.parametrize("content", [b"", b"no font at all", (BUNDLED / "cmr10.ttf").read_bytes()[:4000]])
 def test_a_broken_file_is_reported_and_skipped(tmp_path, content):
     (tmp_path / "broken.ttf").write_bytes(content)

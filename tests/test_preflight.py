@@ -13,7 +13,7 @@ from legible.config import Config, Model
 from legible.errors import UserError
 from legible.io import write_json
 from legible.models import open_model
-from legible.train.preflight import GIB, check_memory, count, describe, empty, plan, saved_bytes
+from legible.train.preflight import GIB, check_memory, count, describe, empty, plan, saved_bytes, settle_checkpointing
 
 ROOT = Path(__file__).resolve().parent.parent
 # Z-Image-Turbo's own configurations, as far as they decide sizes (huggingface/diffusers, Tongyi-MAI/Z-Image-Turbo).
@@ -171,3 +171,18 @@ def test_what_several_processes_share(turbo):
     whole = parts(turbo, weights="bfloat16", accumulation=8, processes=4, parallel="replicate")
     assert whole == one
     assert parts(turbo, batch_size=4, processes=4)["activations"] == parts(turbo)["activations"]  # a sample each
+
+
+TWICE = ("transformer", "decoder")
+
+
+@pytest.mark.parametrize(
+    ("gib", "expected"),
+    [(40, ()), (26.5, ("decoder",)), (18, ("transformer", "decoder")), (4, ("transformer", "decoder"))],
+)
+def test_as_little_is_computed_twice_as_fits(turbo, gib, expected):
+    lora = {"method": "lora", "lora": {"rank": 32}, "aux": {"loss": "ctc", "lambda": 1.0, "measure_every": 0}}
+    training = settings(batch_size=1, gradient_checkpointing=["auto"], **lora)
+    assert settle_checkpointing(turbo, training, 64, 64, gib * GIB).gradient_checkpointing == expected
+    chosen = settings(batch_size=1, gradient_checkpointing=["transformer"], **lora)
+    assert settle_checkpointing(turbo, chosen, 64, 64, gib * GIB) == chosen

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, ZImagePipeline
 from diffusers.image_processor import VaeImageProcessor
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from legible.config import Model
 from legible.errors import UserError
@@ -295,6 +296,42 @@ def test_truncated_weights_are_one_sentence(folders, tmp_path, part, file):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"component `{part}` cannot be loaded") as caught:
         open_model(Model(path=str(tmp_path / "model")), (part,))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("transformer", "its configuration is that of FluxTransformer2DModel, ZImageTransformer2DModel is needed"),
+        ("vae", "its configuration is that of AutoencoderTiny, AutoencoderKL is needed"),
+    ],
+)
+def test_another_architecture_is_named(folders, tmp_path, part, said):
+    shutil.copytree(folders.zimage, tmp_path / "model")
+    config = tmp_path / "model" / part / "config.json"
+    config.write_text(config.read_text().replace("ZImageTransformer2DModel", "FluxTransformer2DModel")
+                      .replace("AutoencoderKL", "AutoencoderTiny"))  # fmt: skip
+    with pytest.raises(UserError, match=f"component `{part}` cannot be loaded .{said}"):
+        open_model(Model(path=str(tmp_path / "model")), (part,))
+
+
+@pytest.mark.parametrize(
+    ("part", "file", "dropped"),
+    [
+        ("transformer", "diffusion_pytorch_model.safetensors", "layers.0.attention.to_q.weight"),
+        ("vae", "diffusion_pytorch_model.safetensors", "decoder.conv_in.weight"),
+        ("text_encoder", "model.safetensors", "layers.0.self_attn.q_proj.weight"),
+    ],
+)
+@pytest.mark.parametrize("how", ["absent", "of another size"])
+def test_weights_of_another_model_are_not_replaced_by_random_ones(folders, tmp_path, part, file, dropped, how):
+    shutil.copytree(folders.zimage, tmp_path / "model")
+    weights = load_file(tmp_path / "model" / part / file)
+    weights[dropped if how == "of another size" else "other"] = weights.pop(dropped)[:-1].contiguous()
+    save_file(weights, tmp_path / "model" / part / file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"component `{part}` cannot be loaded") as caught:
+        open_model(Model(path=str(tmp_path / "model")), (part,))
+    assert dropped in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

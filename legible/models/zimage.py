@@ -304,11 +304,24 @@ def _open_part(model: Model, name: str, dtype: torch.dtype):
         if name == "scheduler":
             return FlowMatchEulerDiscreteScheduler.from_pretrained(model.path, **where)
         if name == "text_encoder":
-            return AutoModel.from_pretrained(
-                model.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, **where
+            part, loaded = AutoModel.from_pretrained(
+                model.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True,
+                output_loading_info=True, **where,
+            )  # fmt: skip
+        else:
+            kind = {"transformer": ZImageTransformer2DModel, "vae": AutoencoderKL}[name]
+            found = kind.load_config(model.path, **where).get("_class_name")
+            if found != kind.__name__:
+                raise ValueError(f"its configuration is that of {found}, {kind.__name__} is needed")
+            part, loaded = kind.from_pretrained(
+                model.path, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **where
             )
-        classes = {"transformer": ZImageTransformer2DModel, "vae": AutoencoderKL}
-        return classes[name].from_pretrained(model.path, torch_dtype=dtype, use_safetensors=True, **where)
+        # The libraries would go on with random numbers in their place.
+        if absent := sorted({*loaded["missing_keys"], *(entry[0] for entry in loaded["mismatched_keys"])}):
+            raise ValueError(
+                f"these are not this architecture's weights: {len(absent)} are absent, such as {absent[0]}"
+            )
+        return part
     except Exception as error:  # the libraries raise a dozen types for a bad file; the user needs one sentence
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{model.path}: component `{name}` cannot be loaded ({reason})") from error

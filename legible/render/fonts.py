@@ -75,8 +75,8 @@ def find_fonts(fonts: config.Fonts) -> list[Font]:
 
 
 def inspect_font(path: Path, characters: str) -> Font:
-    """Read one font file and check that it really draws all `characters`."""
-    wanted = "".join(dict.fromkeys(characters))
+    """Read one font file and check that it really draws all `characters` (white space has nothing to draw)."""
+    wanted = "".join(dict.fromkeys("".join(characters.split())))
     try:
         digest = sha256_file(path)
         face = TTFont(io.BytesIO(path.read_bytes()), fontNumber=0, lazy=True)

@@ -116,6 +116,22 @@ def describe(phases: list[Phase], free: float, training: Training) -> str:
     return "\n".join(lines)
 
 
+def settle_checkpointing(model: Model, training: Training, height: int, width: int, free: float) -> Training:
+    """For `gradient_checkpointing: [auto]`: as little computed twice as fits into `free` bytes; else `training` itself.
+
+    Args:
+        height, width: of the latents.
+    """
+    if "auto" not in training.gradient_checkpointing:
+        return training
+    for parts in ((), ("decoder",), ("transformer", "decoder")):
+        settled = training.model_copy(update={"gradient_checkpointing": parts})
+        needed = next(phase.total for phase in plan(model, settled, height, width) if phase.name == "training")
+        if needed <= HEADROOM * free:
+            break
+    return settled
+
+
 def check_memory(phases: list[Phase], free: float, training: Training) -> None:
     """Print what a run will hold, and refuse it before anything is loaded if its training does not fit.
 
@@ -133,9 +149,13 @@ def check_memory(phases: list[Phase], free: float, training: Training) -> None:
 
 def ways_out(training: Training) -> list[str]:
     """What to change when a run does not fit, what costs least first."""
+    once = {"transformer", "decoder"} - set(training.gradient_checkpointing)
     ways = [
         ("training.optimizer: adamw_8bit", training.optimizer != "adamw_8bit"),
-        ("training.gradient_checkpointing: [transformer, decoder]", len(training.gradient_checkpointing) < 2),
+        (
+            "training.gradient_checkpointing: [transformer, decoder]",
+            not {*training.gradient_checkpointing} >= {"transformer", "decoder"},
+        ),
         ("training.aux.region: crop", bool(training.aux.weights) and training.aux.region == "image"),
         ("training.batch_size: 1 with more accumulation", training.batch_size > 1),
         ("training.weights: bfloat16", training.method == "full" and training.weights == "float32"),
