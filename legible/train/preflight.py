@@ -152,10 +152,7 @@ def ways_out(training: Training) -> list[str]:
     once = {"transformer", "decoder"} - set(training.gradient_checkpointing)
     ways = [
         ("training.optimizer: adamw_8bit", training.optimizer != "adamw_8bit"),
-        (
-            "training.gradient_checkpointing: [transformer, decoder]",
-            not {*training.gradient_checkpointing} >= {"transformer", "decoder"},
-        ),
+        ("training.gradient_checkpointing: [transformer, decoder]", bool(once)),
         ("training.aux.region: crop", bool(training.aux.weights) and training.aux.region == "image"),
         ("training.batch_size: 1 with more accumulation", training.batch_size > 1),
         ("training.weights: bfloat16", training.method == "full" and training.weights == "float32"),
