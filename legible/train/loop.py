@@ -103,7 +103,8 @@ def train(
             elif losses.aux is not None:
                 total = total + balance.at(step) * losses.aux
             (total / len(passes)).backward()
-            rows.append(losses)
+            rows.append(losses.detached())
+            del losses, total  # and with them their graphs: a decoder's must not outlive its forward pass
         rows = group.collect([row.read() for row in rows])
         for parameter, gradient in zip(trained, group.average([p.grad for p in trained], trained), strict=True):
             parameter.grad = gradient

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ class Losses:
     sigma: Tensor  # [B]
     per_sample: Tensor  # [B], diffusion
     weighted: Tensor  # [B], auxiliary; NaN where it does not count
+
+    def detached(self) -> "Losses":
+        """The same without gradients."""
+        return replace(self, diffusion=self.diffusion.detach(), aux=None if self.aux is None else self.aux.detach())
 
     def read(self) -> "Losses":
         """The same as plain numbers and tensors on the CPU. This waits for the GPU: once a step, not once a pass."""
