@@ -74,6 +74,15 @@ def test_shared_and_cut_out_tensors_are_written_as_they_are(tmp_path):
     assert len(load_file(file)) == 3
 
 
+def test_the_layout_of_a_tensor_is_kept(tmp_path):
+    given = torch.arange(120.0).view(2, 3, 4, 5)
+    layouts = [given, given.contiguous(memory_format=torch.channels_last), given.permute(3, 0, 2, 1), given[:, :, ::2]]
+    save_checkpoint(tmp_path / "state.json", "key", {"tensors": layouts})
+    found = load_checkpoint(tmp_path / "state.json", "key")["tensors"]
+    assert all(torch.equal(one, two) for one, two in zip(layouts, found, strict=True))
+    assert [tensor.stride() for tensor in found[:3]] == [tensor.stride() for tensor in layouts[:3]]
+
+
 def test_a_checkpoint_of_another_key_is_refused(tmp_path):
     save_checkpoint(tmp_path / "state.json", "key", STATE)
     with pytest.raises(UserError, match=r"state\.json: the checkpoint belongs to another configuration; delete it"):

@@ -33,7 +33,7 @@ def save_state(folder: Path, name: str, state: Any) -> None:
     pattern = f"{name}{{suffix}}.safetensors"
     shards = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern, max_shard_size=SHARD)
     for file, names in shards.filename_to_tensors.items():
-        save_file({entry: _own_memory(tensors[entry]) for entry in names}, folder / file)
+        save_file(_own_memory({entry: tensors[entry] for entry in names}), folder / file)
     stored = {"shards": sorted(shards.filename_to_tensors), "state": outline}
     (folder / f"{name}.json").write_text(json.dumps(stored), encoding="utf-8")
 
@@ -70,15 +70,25 @@ def _tensor_outline(value: Tensor, found: Found) -> list:
         inner = {name: getattr(value, name) for name in names}
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         return ["subclass", kind, _outline(inner, found), _outline(context, found), list(value.shape)]
+    if not value.is_contiguous():
+        # Its layout (channels_last …) is kept too: from another one, kernels would go on with other rounding.
+        order = sorted(range(value.ndim), key=value.stride, reverse=True)
+        if value.permute(order).is_contiguous():
+            return ["permuted", order, _tensor_outline(value.permute(order), found)]
     # The same memory is written once.
     name, _ = found.setdefault((value.data_ptr(), value.shape, value.dtype), (str(len(found)), value))
     return ["tensor", name]
 
 
-def _own_memory(value: Tensor) -> Tensor:
-    """`value`, copied if it is a part of a larger tensor: safetensors would take that for shared memory."""
-    whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-    return value.contiguous() if whole else value.contiguous().clone()
+def _own_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, copied where they are a part of a larger one or lie on one another: safetensors refuses these."""
+    own, seen = {}, set()
+    for name, value in tensors.items():
+        memory = value.untyped_storage()
+        alone = memory.nbytes() == value.numel() * value.element_size() and memory.data_ptr() not in seen
+        own[name] = value.contiguous() if alone else value.contiguous().clone()
+        seen.add(memory.data_ptr())
+    return own
 
 
 def _filled(outline: Any, tensors: dict[str, Tensor]) -> Any:
@@ -87,6 +97,8 @@ def _filled(outline: Any, tensors: dict[str, Tensor]) -> Any:
     match outline:
         case ["tensor", name]:
             return tensors[name]
+        case ["permuted", order, inner]:
+            return _filled(inner, tensors).permute([order.index(axis) for axis in range(len(order))])
         case ["subclass", kind, inner, context, shape]:
             module, _, name = kind.rpartition(".")
             if not kind.startswith(SUBCLASSES):
