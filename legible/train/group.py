@@ -10,17 +10,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from diffusers import ZImageTransformer2DModel
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from legible.config import Training
 from legible.errors import UserError
+
+if TYPE_CHECKING:  # nano's trainings and the tools that read checkpoints do without
+    from diffusers import ZImageTransformer2DModel
 
 BLOCKS = ("noise_refiner", "context_refiner", "layers")
 
@@ -118,7 +120,7 @@ def join_group(training: Training, device: torch.device) -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def shard(transformer: ZImageTransformer2DModel, dtype: torch.dtype) -> None:
+def shard(transformer: "ZImageTransformer2DModel", dtype: torch.dtype) -> None:
     """Divide the weights of the transformer's blocks among the processes (FSDP2); they are gathered in `dtype`.
 
     What is outside the blocks (embedders, final layer: 2 % of the weights) stays whole and cannot be trained.
