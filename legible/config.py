@@ -12,8 +12,6 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 
 from legible.errors import UserError, describe
 from legible.settings import (
-    Anchor,
-    Aux,
     Clip,
     Data,
     Drift,
@@ -22,9 +20,7 @@ from legible.settings import (
     FigureStyle,
     Fonts,
     Generation,
-    Keep,
     Kinds,
-    Lora,
     Model,
     Name,
     Natural,
@@ -35,10 +31,9 @@ from legible.settings import (
     Scoring,
     Section,
     Segmenter,
-    SigmaSampling,
     Tesseract,
-    Training,
 )
+from legible.training_settings import Anchor, Aux, Keep, Lora, SigmaSampling, Training
 
 __all__ = [  # every section is imported from here
     "Anchor",

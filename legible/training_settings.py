@@ -1,0 +1,206 @@
+"""The sections of the configuration that decide a training, one frozen model each."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from legible.settings import Fraction, Natural, NonNegative, Positive, PositiveFloat, Section
+
+
+class SigmaSampling(Section):
+    """How training draws the noise level σ in (0, 1]."""
+
+    distribution: Literal["logit_normal", "uniform", "grid"] = Field(
+        "logit_normal", description="grid = the sampler's own σ values"
+    )
+    mean: Annotated[float, Field(strict=True)] = Field(0.0, description="of the logit (logit_normal)")
+    std: PositiveFloat = Field(1.0, description="of the logit (logit_normal)")
+
+
+LOSSES = ("clip_region", "clip_contrastive", "recognizer_feature", "ctc", "glyph_mask", "char_segmentation")
+Balance = Literal["constant", "linear", "cosine", "gradient_norm", "uncertainty"]
+
+
+class Aux(Section):
+    """The auxiliary loss: L_total = L_diffusion + lambda · L_aux."""
+
+    loss: str | dict[str, float] = Field(
+        "none", description="which loss, or a weighted sum: {ctc: 1.0, glyph_mask: 0.5}; none is the control"
+    )
+    lambda_aux: NonNegative = Field(0.0, alias="lambda", description="weight λ of the auxiliary loss")
+    every: Positive = Field(8, description="optimiser steps from one auxiliary loss to the next")
+    balance: Balance = Field(
+        "constant", description="how λ goes on: constant, linear, cosine, gradient_norm or uncertainty"
+    )
+    lambda_end: NonNegative = Field(0.0, description="λ at the last step (linear, cosine)")
+    target_ratio: PositiveFloat = Field(0.5, description="λ·‖∇L_aux‖ / ‖∇L_diffusion‖ to hold (gradient_norm)")
+    lambda_bounds: tuple[PositiveFloat, PositiveFloat] = Field(
+        (0.01, 100.0), description="λ stays in here (gradient_norm, uncertainty)"
+    )
+    smoothing: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(
+        0.9, description="memory of the running mean of gradient norms (gradient_norm)"
+    )
+    measure_every: Natural = Field(
+        8, description="optimiser steps between measurements of both gradients' norms and cosine; 0 = never"
+    )
+    sigma_window: tuple[Fraction, Fraction] = Field((0.0, 1.0), description="σ range in which it counts")
+    sigma_weight: Literal["none", "signal"] = Field(
+        "none", description="weight of a sample by its σ; signal = (1−σ)²/((1−σ)²+σ²)"
+    )
+    sigma_sampling: Literal["shared", "window"] = Field(
+        "shared", description="σ on steps with this loss: as on all others, or drawn evenly from sigma_window"
+    )
+    region: Literal["image", "crop"] = Field(
+        "image", description="decode the whole image, or only the latents of the regions"
+    )
+    soft_range: bool = Field(False, description="limit decoded pixels softly to −1 … 1 (a clamp would kill gradients)")
+    targets: Literal["own", "shuffled"] = Field("own", description="shuffled = placebo: another sample's text")
+    margin: Natural = Field(2, description="pixels added around a text region before cropping")
+
+    @field_validator("loss")
+    @classmethod
+    def known(cls, loss: str | dict[str, float]) -> str | dict[str, float]:
+        names = [loss] if isinstance(loss, str) else list(loss)
+        for name in names or [""]:
+            if name not in LOSSES and loss != "none":
+                raise ValueError(f"'{name}' is no loss; allowed are none, {', '.join(LOSSES)}, or {{name: weight, …}}")
+        if isinstance(loss, dict) and (bad := [name for name, weight in loss.items() if not weight > 0]):
+            raise ValueError(f"the weight of {bad[0]} must be above 0, got {loss[bad[0]]}")
+        return loss
+
+    @field_validator("lambda_bounds", "sigma_window")
+    @classmethod
+    def ordered(cls, pair: tuple[float, float]) -> tuple[float, float]:
+        if pair[0] >= pair[1]:
+            raise ValueError("the first number must be below the second")
+        return pair
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Aux":
+        if self.loss == "none" and self.lambda_aux > 0:
+            raise ValueError("lambda above 0 needs a loss: set `loss: clip_region`, `loss: ctc` or `lambda: 0`")
+        if self.balance in ("gradient_norm", "uncertainty") and not self.lambda_aux:
+            raise ValueError(f"balance: {self.balance} needs a lambda above 0 to start from")
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Loss → weight in L_aux; empty for the control."""
+        if self.loss == "none" or self.lambda_aux == 0:
+            return {}
+        return {self.loss: 1.0} if isinstance(self.loss, str) else dict(self.loss)
+
+
+class Keep(Section):
+    """Velocity anchor: the model shall go on doing what the base model does."""
+
+    weight: NonNegative = Field(0.0, description="weight of the anchor in the total loss; 0 = off")
+    reference: Literal["recorded", "adapter_off"] = Field(
+        "recorded", description="the base's recorded trajectories, or its answers now, with the adapters off (lora)"
+    )
+    batch_size: Positive = Field(8, description="points per optimiser step: of the trajectories, or of training's own")
+
+
+class Anchor(Section):
+    """Where the velocity anchor is held: sampling trajectories of the base model."""
+
+    prompts: str = Field("resources/prompts/anchor.jsonl", description="prompts without targets, not those of `drift`")
+    limit: Positive | None = Field(None, description="use only the first so many prompts")
+    seeds: tuple[Natural, ...] = Field((0, 1), description="noise seeds per prompt", min_length=1)
+
+
+class Lora(Section):
+    """Low-rank adapters (peft)."""
+
+    rank: Positive = 8
+    alpha: PositiveFloat = 8.0
+    targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
+        description="module names, matched at their end",
+        min_length=1,
+    )
+
+
+class Training(Section):
+    """Fine-tuning; an arm overrides any of these keys."""
+
+    steps: Positive = Field(64, description="optimiser steps")
+    batch_size: Positive = Field(32, description="samples per forward pass")
+    accumulation: Positive = Field(1, description="forward passes per optimiser step")
+    learning_rate: PositiveFloat = 3.0e-4
+    warmup: Natural = Field(10, description="steps of linear learning-rate warm-up")
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: PositiveFloat = Field(1.0, description="gradient clipping")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit keeps the moments in 8 bits (needs torchao)"
+    )
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32", description="the trained weights; bfloat16 is rounded stochastically (needs torchao)"
+    )
+    gradient_checkpointing: tuple[Literal["auto", "transformer", "decoder"], ...] = Field(
+        (), description="what is computed twice to save memory: transformer, decoder; auto = what must, to fit"
+    )
+    attention: str = Field(
+        "native", description="attention backend of diffusers, as _native_flash; its backward pass is checked first"
+    )
+    compile: bool = Field(False, description="torch.compile the transformer's blocks; pays after some hundred steps")
+    ema: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(0.0, description="decay of averaged weights; 0 = off")
+    method: Literal["full", "lora"] = Field("full", description="train the modules below, or adapters only")
+    modules: tuple[str, ...] = Field(
+        ("layers", "noise_refiner", "context_refiner"),
+        description="parameter-name prefixes trained when method is full",
+        min_length=1,
+    )
+    lora: Lora = Lora()
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        "none", description="the frozen base under LoRA: int8 (needs torchao) or nf4 (bitsandbytes); not for sampling"
+    )
+    assistant_lora: str | None = Field(
+        None, description="LoRA file (a de-distillation adapter) merged while training, taken out of what is saved"
+    )
+    sigma: SigmaSampling = SigmaSampling()
+    aux: Aux = Aux()
+    anchor: Keep = Keep()
+    snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are kept too, for learning curves")
+    checkpoint_every: Positive = Field(32, description="optimiser steps from one resumable checkpoint to the next")
+    bucket: bool = Field(
+        False, description="forward passes of captions of one length: no padding, but another order of the samples"
+    )
+    processes: Positive = Field(1, description="GPUs (without one: CPU processes) that share each step's samples")
+    parallel: Literal["auto", "replicate", "shard"] = Field(
+        "auto",
+        description="with several processes: all weights in each, or FSDP2; auto = replicate for lora, shard for full",
+    )
+    threads: Positive = Field(1, description="CPU threads of one training (fixed, so that results do not depend on it)")
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Training":
+        if self.accumulation % self.processes and self.batch_size % self.processes:
+            raise ValueError(
+                f"{self.processes} processes cannot share {self.accumulation} forward passes of {self.batch_size} "
+                "samples; make accumulation or batch_size a multiple of processes"
+            )
+        if self.sharded and self.method == "lora":
+            raise ValueError("parallel: shard needs method: full (adapters are small; choose replicate)")
+        if self.sharded and self.aux.weights and (self.aux.measure_every or self.aux.balance == "gradient_norm"):
+            raise ValueError("sharded training cannot measure two gradients apart; set aux.measure_every: 0")
+        if self.anchor.reference == "adapter_off" and self.method != "lora":
+            raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")
+        if self.quantization != "none" and self.method != "lora":
+            raise ValueError(f"quantization: {self.quantization} needs method lora; with full training choose none")
+        if self.assistant_lora and self.quantization != "none":
+            raise ValueError("assistant_lora: it cannot be merged into a quantised base; set quantization: none")
+        if self.assistant_lora and self.anchor.weight and self.anchor.reference == "recorded":
+            # It would pull the merged model back to the distilled one, and undo what the assistant is there for.
+            raise ValueError("assistant_lora: the recorded base is without it; set anchor.reference: adapter_off")
+        return self
+
+    @property
+    def ragged(self) -> bool:
+        """Whether captions of different lengths can come in one batch."""
+        return max(self.batch_size, self.anchor.batch_size if self.anchor.weight else 1) > 1
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are divided among the processes."""
+        return self.processes > 1 and (self.parallel == "shard" or (self.parallel, self.method) == ("auto", "full"))
