@@ -22,7 +22,7 @@ from legible.render.dataset import load_images, load_table, render_signs, write_
 from legible.render.fonts import find_fonts, select_fonts
 from legible.train.data import TrainingData, load_training_data, save_training_data
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

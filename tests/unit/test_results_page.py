@@ -19,7 +19,7 @@ from legible.figures import aim, inputs
 from legible.figures.describe import LOSSES, describe_arm, describe_aux
 from legible.figures.results_page import RESULT_COLUMNS, build, read_experiment
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SPELLING = RATES | {"ctc": 0.05, "ctc_shuffled": 0.31}
 ARMS = trained_arms(SPELLING)
 TOLERANCE = 5.1e-4  # three decimals, and a half in binary

@@ -21,7 +21,7 @@ from legible.io import read_jsonl, sha256_file, write_jsonl
 from legible.ocr import Reading, in_reading_order, open_engine, to_reading, whole_image
 from legible.ocr.tesseract import language_data
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf"
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

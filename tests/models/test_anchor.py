@@ -18,7 +18,7 @@ from legible.train.adapters import select_parameters
 from legible.train.anchor import Trajectories, anchor_loss, load_trajectories, open_reference, save_trajectories
 from legible.train.checkpoint import stateless_generator
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = ["a sign on dark blue", "a plain red board on white", "a label on green"]
 CLIP = {"loss": "clip_region", "lambda": 30.0, "every": 1}
 

@@ -24,7 +24,7 @@ from legible.metrics import scores as metrics
 from legible.metrics.text import cer
 from legible.render.dataset import load_images, load_table
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(Figures.model_fields)
 
 

@@ -18,7 +18,7 @@ from legible.errors import UserError
 from legible.render.dataset import CHUNK, load_images, load_table, read_columns, render_signs, write_dataset
 from legible.render.fonts import find_fonts, select_fonts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT = ROOT / "resources" / "prompts" / "held_out.jsonl"
 NONE = Excluded.of([])
 DATA = Data(jitter=3)

@@ -24,7 +24,7 @@ from legible.train.adapters import select_parameters
 from legible.train.checkpoint import alone_in, load_checkpoint, save_checkpoint, stop_requests
 from legible.train.data import save_training_data
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STATE = {
     "weights": {"a": torch.arange(6.0).view(2, 3), "half": torch.ones(3, dtype=torch.bfloat16), "none": torch.zeros(0)},
     "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"betas": (0.9, 0.999), "fused": None}]},

@@ -31,7 +31,7 @@ from legible.render.fonts import find_fonts
 from legible.train.checkpoint import load_checkpoint
 from legible.train.log import RunLog
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("vae", "transformer", "clip", "recognizer_crnn", "recognizer_conv")
 SHIPPED = ROOT / "resources" / "nano"
 TEXT = st.text(clip.ALPHABET, min_size=1, max_size=8)

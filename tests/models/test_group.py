@@ -20,7 +20,7 @@ from legible.errors import UserError
 from legible.train.data import save_training_data
 from legible.train.group import ALONE, Group, join_group
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 CPU = torch.device("cpu")
 LORA = {"method": "lora", "lora": {"rank": 2, "alpha": 6.0}}

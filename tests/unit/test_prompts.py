@@ -18,7 +18,7 @@ from legible.nano.recipe import HELD_OUT_FONTS, TRAIN_FONTS
 from legible.render.fonts import find_fonts
 from legible.render.sign import contrast_ratio, draw_prompt
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT, SHIFT, NO_TEXT = (ROOT / "resources" / "prompts" / f"{n}.jsonl" for n in ("held_out", "shift", "no_text"))
 SHIFT_FONTS = ["DejaVu Serif", "DejaVu Serif Italic", "DejaVu Sans Bold Oblique", "STIXGeneral", "cmb10"]
 SHIFT_PLAN = {

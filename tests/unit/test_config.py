@@ -17,7 +17,7 @@ from legible.document import document
 from legible.errors import UserError
 from legible.render.fonts import find_fonts, select_fonts
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LEAVES = st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
 TREES = st.recursive(
     st.dictionaries(st.sampled_from("abcd"), LEAVES, max_size=3),

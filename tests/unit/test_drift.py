@@ -14,7 +14,7 @@ from legible.io import sha256_file, write_jsonl
 from legible.metrics.drift import Drift, drift_rows, dssim, feature_distance, kid, measure_drift, pixel_rmse
 from legible.metrics.statistics import resample
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 METRICS = ["rmse", "dssim", "clip_distance", "kid"]
 
 

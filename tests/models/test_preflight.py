@@ -15,7 +15,7 @@ from legible.io import write_json
 from legible.models import open_model
 from legible.train.preflight import GIB, check_memory, count, describe, empty, plan, saved_bytes, settle_checkpointing
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Z-Image-Turbo's own configurations, as far as they decide sizes (huggingface/diffusers, Tongyi-MAI/Z-Image-Turbo).
 TURBO = {
     "transformer": {"dim": 3840, "n_layers": 30, "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30}

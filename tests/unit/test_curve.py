@@ -10,7 +10,7 @@ import pytest
 
 from legible.io import write_json, write_jsonl
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("OPEN", "LATE", "EX")
 # What every model writes: 10 characters are asked for.
 SPELLING = {

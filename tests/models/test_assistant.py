@@ -24,7 +24,7 @@ from legible.train.assistant import merge_assistant
 from legible.train.checkpoint import stateless_generator
 from legible.train.data import TrainingData, save_training_data
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ["to_q", "feed_forward.w2", "cap_embedder.1"]  # the last one is not among the modules trained by default
 NO_STEP = {"steps": 1, "learning_rate": 1.0e-30}
 

@@ -16,7 +16,7 @@ from legible.io import write_jsonl
 from legible.train.checkpoint import load_checkpoint
 from legible.train.data import save_training_data
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PROMPT = {"id": "p0", "prompt": 'a sign that says "OPEN" in red letters on white', "targets": ["OPEN"]}
 
 

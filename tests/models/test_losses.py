@@ -38,7 +38,7 @@ from legible.render.fonts import find_fonts, select_fonts
 from legible.render.sign import Sign, draw_sign
 from legible.train.segmenter import cell_accuracy, train_segmenter
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ALPHABET = Fonts().characters
 CPU = torch.device("cpu")
 OWNERS = torch.tensor([0, 1, 1])

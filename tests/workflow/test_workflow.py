@@ -21,7 +21,7 @@ from legible.train.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.workflow
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = "results/tiny"
 # Figures of measurements that the tiny experiment does not take.
 OPTIONAL = {"learning_curves", "drift_tradeoff", "gradient_reach", "adaptive_weights"}

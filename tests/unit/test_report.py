@@ -16,7 +16,7 @@ from legible.errors import UserError
 from legible.figures import inputs, report
 from legible.figures.verdict import explain, explain_control, headline, judge
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 ATTACK = "<script>alert(1)</script>"
 

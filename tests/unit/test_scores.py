@@ -17,7 +17,7 @@ from legible.metrics.scores import DTYPES, kind_of_characters, parse_model, scor
 from legible.metrics.statistics import exact_mcnemar
 from legible.metrics.summary import METRICS, by_training_seed, summarise, with_holm
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCORING = Scoring(resamples=300)
 TARGETS = ["OPEN", "LATE", "AB", "XY", "12", "EXIT"]
 KINDS = ["word", "word", "nonword", "nonword", "digits", "word"]
