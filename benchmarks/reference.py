@@ -18,8 +18,8 @@ from subjects import Subject
 from torch import Tensor
 
 from legible.losses.clip import clip_region_loss
-from legible.models.compiled import RealEmbedder
-from legible.models.zimage import ZImage
+from legible.models.zimage.compiled import RealEmbedder
+from legible.models.zimage.model import ZImage
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from legible.errors import UserError, run_cli
 from legible.io import write_json
-from legible.models.compiled import compile_blocks
-from legible.models.zimage import ZImage
+from legible.models.zimage.compiled import compile_blocks
+from legible.models.zimage.model import ZImage
 
 STEPS = 8
 CASES = ("1", "1+compile", "4", "4+compile")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from legible.config import Clip, Model
 from legible.losses.clip import OpenedClip, open_clip_model
-from legible.models import open_model
-from legible.models.zimage import COMPONENTS, DTYPES, ZImage
+from legible.models.family import open_model
+from legible.models.zimage.model import COMPONENTS, DTYPES, ZImage
 from legible.train.data import TrainingData
 
 ROOT = Path(__file__).resolve().parent.parent

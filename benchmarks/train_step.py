@@ -27,9 +27,9 @@ from legible.config import Model, Training
 from legible.errors import UserError, run_cli
 from legible.io import write_json
 from legible.losses.clip import clip_region_loss
-from legible.models.compiled import compile_blocks
 from legible.models.quantization import quantize
-from legible.models.zimage import DTYPES
+from legible.models.zimage.compiled import compile_blocks
+from legible.models.zimage.model import DTYPES
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import stateless_generator
 from legible.train.optimizer import build_optimizer, take_step

@@ -11,7 +11,7 @@ from legible.config import sections
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json
 from legible.losses.mask import character_map, latent_masks
-from legible.models import embed_prompts, open_model
+from legible.models.family import embed_prompts, open_model
 from legible.models.hub import pinned
 from legible.progress import progress
 from legible.provenance import code_fingerprint

@@ -11,7 +11,7 @@ from legible.config import sections
 from legible.corpus.prompts import load_prompts
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, write_jsonl
-from legible.models import embed_prompts, open_model
+from legible.models.family import embed_prompts, open_model
 from legible.progress import progress
 from legible.train.checkpoint import stateless_generator
 

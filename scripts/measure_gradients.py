@@ -13,7 +13,7 @@ from legible.config import Aux, sections
 from legible.errors import run_cli
 from legible.io import write_text
 from legible.losses.auxiliary import open_aux_loss
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.progress import progress
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import stateless_generator

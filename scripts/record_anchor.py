@@ -9,7 +9,7 @@ import torch
 from legible.config import sections
 from legible.corpus.prompts import load_prompts
 from legible.errors import UserError, run_cli
-from legible.models import embed_prompts, open_model
+from legible.models.family import embed_prompts, open_model
 from legible.progress import progress
 from legible.train.anchor import Trajectories, save_trajectories
 from legible.train.checkpoint import stateless_generator

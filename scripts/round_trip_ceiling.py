@@ -10,7 +10,7 @@ from PIL import Image
 from legible.config import sections
 from legible.errors import run_cli
 from legible.io import atomic_path, read_jsonl, sha256_file, write_jsonl
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.progress import progress
 
 

@@ -12,9 +12,9 @@ from legible.config import sections
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json, write_json
 from legible.losses.auxiliary import open_aux_loss
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
-from legible.models.zimage import choose_device
+from legible.models.zimage.model import choose_device
 from legible.provenance import code_fingerprint, environment, peak_memory_bytes
 from legible.train.adapters import keep_weights
 from legible.train.anchor import open_reference

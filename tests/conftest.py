@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tiny_models import ModelFolders
 
     from legible.losses.clip import OpenedClip
-    from legible.models.zimage import ZImage
+    from legible.models.zimage.model import ZImage
 
 # A busy machine is no failure, and examples are drawn the same way in every run.
 settings.register_profile(
@@ -37,8 +37,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
 def zimage(folders: ModelFolders) -> ZImage:
     """All parts of the tiny Z-Image, opened anew: a test may change them."""
     from legible.config import Model
-    from legible.models import open_model
-    from legible.models.zimage import COMPONENTS
+    from legible.models.family import open_model
+    from legible.models.zimage.model import COMPONENTS
 
     return open_model(Model(path=str(folders.zimage)), COMPONENTS)
 

@@ -11,8 +11,8 @@ import torch
 from legible.config import Clip, Model, Training
 from legible.losses.auxiliary import AuxLoss
 from legible.losses.clip import clip_region_loss, open_clip_model
-from legible.models import open_model
-from legible.models.zimage import COMPONENTS
+from legible.models.family import open_model
+from legible.models.zimage.model import COMPONENTS
 from legible.train import loop
 from legible.train.adapters import save_weights, select_parameters
 from legible.train.anchor import AdapterOff, Trajectories

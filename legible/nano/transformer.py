@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from legible.losses.flow import noised, raw_target
-from legible.models.compiled import compile_blocks
+from legible.models.zimage.compiled import compile_blocks
 from legible.nano.pool import Pool
 from legible.nano.recipe import TransformerRecipe
 from legible.progress import progress

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from legible.config import Training
 from legible.errors import UserError
-from legible.models.zimage import DTYPES
+from legible.models.zimage.model import DTYPES
 
 
 def select_parameters(

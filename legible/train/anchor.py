@@ -24,7 +24,7 @@ from legible.config import Keep, SigmaSampling, Training
 from legible.errors import UserError
 from legible.io import atomic_path
 from legible.losses import flow
-from legible.models.zimage import ZImage
+from legible.models.zimage.model import ZImage
 from legible.train.checkpoint import stateless_generator
 from legible.train.data import TrainingData
 

@@ -18,7 +18,7 @@ from legible.config import Training
 from legible.errors import Stopped, UserError
 from legible.io import atomic_path
 from legible.losses.auxiliary import AuxLoss
-from legible.models.zimage import ZImage
+from legible.models.zimage.model import ZImage
 from legible.progress import progress
 from legible.train.anchor import AdapterOff, Trajectories, anchor_loss
 from legible.train.balance import Balance

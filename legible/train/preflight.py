@@ -23,7 +23,7 @@ from legible.config import Data, Model, Training
 from legible.errors import UserError
 from legible.models.hub import pinned
 from legible.models.quantization import quantized_bytes
-from legible.models.zimage import DTYPES
+from legible.models.zimage.model import DTYPES
 from legible.train.adapters import select_parameters
 from legible.train.group import Group
 

@@ -4,9 +4,9 @@ import torch
 
 from legible.config import Model, Training
 from legible.losses.auxiliary import DECODED
-from legible.models import open_model
-from legible.models.compiled import compile_blocks
-from legible.models.zimage import DTYPES, ZImage
+from legible.models.family import open_model
+from legible.models.zimage.compiled import compile_blocks
+from legible.models.zimage.model import DTYPES, ZImage
 from legible.train.adapters import select_parameters
 from legible.train.assistant import Assistant, merge_assistant
 from legible.train.group import Group, shard

@@ -11,7 +11,7 @@ from legible.config import Aux, Training
 from legible.losses import flow
 from legible.losses.auxiliary import AuxLoss, sample_weights
 from legible.losses.view import View
-from legible.models.zimage import ZImage
+from legible.models.zimage.model import ZImage
 from legible.train.data import TrainingData
 
 SIGMA_EDGES = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the bins in which losses are logged

@@ -8,8 +8,8 @@ from training import run, settings, small_data
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.models import open_model
-from legible.models.zimage import COMPONENTS, ZImage
+from legible.models.family import open_model
+from legible.models.zimage.model import COMPONENTS, ZImage
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import load_checkpoint
 from legible.train.data import TrainingData

@@ -13,7 +13,7 @@ from training import Killed, equal, killed_at, metrics, region_loss, run, settin
 from legible.config import Keep, Model, validate
 from legible.errors import UserError
 from legible.io import write_jsonl
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.train.adapters import select_parameters
 from legible.train.anchor import Trajectories, anchor_loss, load_trajectories, open_reference, save_trajectories
 from legible.train.checkpoint import stateless_generator

@@ -16,8 +16,8 @@ from training import Killed, equal, killed_at, run, settings, small_data
 from legible.config import Model, Training, validate
 from legible.errors import UserError
 from legible.io import sha256_file
-from legible.models import open_model
-from legible.models.zimage import ZImage
+from legible.models.family import open_model
+from legible.models.zimage.model import ZImage
 from legible.train.adapters import select_parameters
 from legible.train.anchor import open_reference
 from legible.train.assistant import merge_assistant

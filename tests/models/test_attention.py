@@ -8,8 +8,8 @@ from training import equal, settings, small_data
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.models import open_model
-from legible.models.zimage import ZImage
+from legible.models.family import open_model
+from legible.models.zimage.model import ZImage
 from legible.train import loop
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import stateless_generator

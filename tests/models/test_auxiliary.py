@@ -13,7 +13,7 @@ from training import Killed, equal, killed_at, metrics, on_pixels, region_loss, 
 from legible.config import Aux, Clip, Model, Reader
 from legible.errors import UserError
 from legible.losses.auxiliary import open_aux_loss, sample_weights, signal_weight
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.train.adapters import select_parameters
 from legible.train.balance import Balance, scheduled
 from legible.train.checkpoint import stateless_generator

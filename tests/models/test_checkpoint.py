@@ -18,7 +18,7 @@ from training import equal, metrics, settings, small_data
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.train import state
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import alone_in, load_checkpoint, save_checkpoint, stop_requests

@@ -33,7 +33,7 @@ from legible.losses.segmentation import (
     load_segmenter,
     save_segmenter,
 )
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.render.fonts import find_fonts, select_fonts
 from legible.render.sign import Sign, draw_sign
 from legible.train.segmenter import cell_accuracy, train_segmenter

@@ -20,8 +20,8 @@ from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.templates import PALETTE, TEMPLATES, vocabulary
 from legible.losses.clip import open_clip_model
 from legible.losses.regions import crop_regions
-from legible.models import open_model
-from legible.models.zimage import COMPONENTS
+from legible.models.family import open_model
+from legible.models.zimage.model import COMPONENTS
 from legible.nano import clip, judge, recognizer, transformer, vae
 from legible.nano.pool import Pool, build_pool, held_out_pool, ink_boxes, retrieval_pool
 from legible.nano.recipe import Recipe, tiny

@@ -28,7 +28,7 @@ import write_performance
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.models.compiled import use_real_rotary
+from legible.models.zimage.compiled import use_real_rotary
 from legible.train.preflight import count, empty
 
 CPU = torch.device("cpu")

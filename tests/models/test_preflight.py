@@ -12,7 +12,7 @@ from training import settings
 from legible.config import Config, Model
 from legible.errors import UserError
 from legible.io import write_json
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.train.preflight import GIB, check_memory, count, describe, empty, plan, saved_bytes, settle_checkpointing
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ from training import Killed, equal, killed_at, metrics, run, settings, small_dat
 
 from legible.config import Model, validate
 from legible.errors import UserError
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.models.quantization import quantized_bytes, quantized_layers
-from legible.models.zimage import COMPONENTS, ZImage
+from legible.models.zimage.model import COMPONENTS, ZImage
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import stateless_generator
 from legible.train.data import TrainingData

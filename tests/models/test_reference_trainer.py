@@ -14,8 +14,8 @@ from training import settings, small_data
 
 from legible.config import Model
 from legible.losses import flow
-from legible.models import open_model
-from legible.models.zimage import ZImage
+from legible.models.family import open_model
+from legible.models.zimage.model import ZImage
 from legible.train.adapters import select_parameters
 from legible.train.data import TrainingData
 from legible.train.step import micro_step

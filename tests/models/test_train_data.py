@@ -16,8 +16,8 @@ from training import small_data
 from legible.config import Data, Fonts, Model
 from legible.corpus.prompts import Excluded
 from legible.errors import UserError
-from legible.models import open_model
-from legible.models.zimage import COMPONENTS
+from legible.models.family import open_model
+from legible.models.zimage.model import COMPONENTS
 from legible.render.dataset import load_images, load_table, render_signs, write_dataset
 from legible.render.fonts import find_fonts, select_fonts
 from legible.train.data import TrainingData, load_training_data, save_training_data

@@ -14,7 +14,7 @@ from training import Killed, equal, killed_at, metrics, on_pixels, region_loss, 
 from legible.config import Model
 from legible.errors import UserError
 from legible.losses import flow
-from legible.models import open_model
+from legible.models.family import open_model
 from legible.train import loop, state
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import load_checkpoint, sample_order, shuffled_batches, stateless_generator

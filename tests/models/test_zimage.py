@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.models import open_model
-from legible.models.compiled import use_real_rotary
+from legible.models.family import open_model
 from legible.models.hub import commit, pinned
-from legible.models.zimage import COMPONENTS, ZImage
+from legible.models.zimage.compiled import use_real_rotary
+from legible.models.zimage.model import COMPONENTS, ZImage
 
 PROMPTS = [
     'a sign that says "OPEN" in bold white letters on dark green',

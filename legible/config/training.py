@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from legible.settings import Fraction, Natural, NonNegative, Positive, PositiveFloat, Section
+from legible.config.losses import LOSSES
+from legible.config.section import Fraction, Natural, NonNegative, Positive, PositiveFloat, Section
 
 
 class SigmaSampling(Section):
@@ -17,7 +18,6 @@ class SigmaSampling(Section):
     std: PositiveFloat = Field(1.0, description="of the logit (logit_normal)")
 
 
-LOSSES = ("clip_region", "clip_contrastive", "recognizer_feature", "ctc", "glyph_mask", "char_segmentation")
 Balance = Literal["constant", "linear", "cosine", "gradient_norm", "uncertainty"]
 
 

@@ -1,0 +1,54 @@
+"""The configuration, one file a room: each stage's sections, the whole experiment, and how files are read.
+
+`load` reads and validates a file, `sections` the parts that one stage is given.
+"""
+
+from legible.config.data import Data, Fonts, Kinds, PromptSet
+from legible.config.experiment import Config, merge
+from legible.config.figures import Figures, FigureStyle
+from legible.config.files import load, raw_sections, sections, source_of, validate
+from legible.config.judges import JUDGES, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
+from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter, critics_of
+from legible.config.model import Generation, Model
+from legible.config.section import Section
+from legible.config.training import Anchor, Aux, Keep, Lora, SigmaSampling, Training
+from legible.errors import describe
+
+__all__ = [  # every section is imported from here
+    "CRITICS",
+    "JUDGES",
+    "LOSSES",
+    "Anchor",
+    "Aux",
+    "Clip",
+    "Config",
+    "Data",
+    "Drift",
+    "EasyOcr",
+    "FigureStyle",
+    "Figures",
+    "Fonts",
+    "Generation",
+    "Keep",
+    "Kinds",
+    "Lora",
+    "Model",
+    "Ocr",
+    "PromptSet",
+    "RapidOcr",
+    "Reader",
+    "Scoring",
+    "Section",
+    "Segmenter",
+    "SigmaSampling",
+    "Tesseract",
+    "Training",
+    "critics_of",
+    "describe",
+    "load",
+    "merge",
+    "raw_sections",
+    "sections",
+    "source_of",
+    "validate",
+]

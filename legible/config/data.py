@@ -1,0 +1,66 @@
+"""Fonts, the synthetic dataset and the prompts."""
+
+from pydantic import Field, model_validator
+
+from legible.config.section import Natural, NonNegative, Positive, PositiveFloat, Section
+
+
+class Fonts(Section):
+    """Where fonts come from and which of them are drawn with."""
+
+    bundled: bool = Field(True, description="use the fonts that matplotlib bundles (no installation needed)")
+    system: bool = Field(False, description="also search the system's font folders")
+    folders: tuple[str, ...] = Field((), description="further folders to search")
+    characters: str = Field(
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", description="characters that a font must really have", min_length=1
+    )
+    train: tuple[str, ...] = Field((), description='fonts to draw with, as "family style"; empty = every usable one')
+    held_out: tuple[str, ...] = Field((), description="fonts kept for the test split, never trained on")
+
+
+class Kinds(Section):
+    """Relative frequency of each kind of string; 0 leaves a kind out."""
+
+    word: NonNegative = 0.4
+    rare: NonNegative = 0.2
+    nonword: NonNegative = 0.3
+    digits: NonNegative = 0.1
+
+    @model_validator(mode="after")
+    def some_kind(self) -> "Kinds":
+        if self.word + self.rare + self.nonword + self.digits <= 0:
+            raise ValueError("at least one kind needs a weight above 0")
+        return self
+
+
+class Data(Section):
+    """The synthetic dataset: signs with words on them."""
+
+    seed: Natural = Field(0, description="every sample has its own seed, derived from this one and its index")
+    train: Positive = Field(1536, description="samples in the train split")
+    test: Natural = Field(128, description="samples in the test split: held-out words and held-out fonts")
+    height: Positive = Field(32, description="pixels")
+    width: Positive = Field(64, description="pixels")
+    length: tuple[Positive, Positive] = Field((2, 6), description="shortest and longest line, in characters")
+    lines: tuple[Positive, Positive] = Field((1, 1), description="fewest and most lines on one sign")
+    kinds: Kinds = Kinds()
+    font_size: tuple[Positive, Positive] = Field((12, 20), description="smallest and largest font size, in pixels")
+    margin: Natural = Field(2, description="pixels that stay free on every side; text that does not fit is rejected")
+    jitter: Natural = Field(0, description="largest shift from the centre, in pixels")
+    contrast: PositiveFloat = Field(4.5, description="smallest WCAG contrast ratio of text and background")
+
+    @model_validator(mode="after")
+    def ordered(self) -> "Data":
+        for key in ("length", "lines", "font_size"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key}: the first number must not exceed the second, got [{low}, {high}]")
+        return self
+
+
+class PromptSet(Section):
+    """A file of prompts with the words that must be readable, one JSON object a line: id, prompt, targets."""
+
+    path: str
+    limit: Positive | None = Field(None, description="use only the first so many prompts")
+    steps: Positive | None = Field(None, description="forward passes; null = those of `generation`")

@@ -1,0 +1,83 @@
+"""Reading and validating: YAML files, and the parts that one stage is given."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from legible.config.experiment import Config
+from legible.errors import UserError, describe
+
+
+def validate(raw: dict, source: str) -> Config:
+    """Validate a raw mapping; `source` names it in the error.
+
+    Raises:
+        UserError: one sentence naming the key, the value and what is allowed.
+    """
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{source}: {describe(error)}") from error
+
+
+def load(path: str | Path) -> Config:
+    """Read a YAML file (safely) and validate it."""
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such configuration file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: the top level must be a mapping of sections")
+    return validate(raw, str(path))
+
+
+def source_of(text: str) -> str:
+    """How errors name a `--config` argument: the file, or the argument itself when it is inline JSON."""
+    return "--config" if text.lstrip().startswith("{") else text
+
+
+def raw_sections(text: str) -> dict[str, Any]:
+    """The JSON object that a `--config` argument holds (inline) or names (a file), not validated yet.
+
+    Raises:
+        UserError: no such file, or not a JSON object.
+    """
+    source = source_of(text)
+    try:
+        raw = json.loads(text if source == "--config" else Path(text).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{source}: no such configuration file") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source}: not valid JSON ({error.msg}, line {error.lineno})") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{source}: a JSON object of sections is needed")
+    return raw
+
+
+def sections(text: str, *required: str) -> dict[str, Any]:
+    """The sections that one stage needs, from inline JSON or from a JSON file: name → validated section object.
+
+    A stage is given only its own sections, so that it reruns when they change and not otherwise.
+
+    Raises:
+        UserError: no such file, not JSON, an unknown section, a value that is not allowed, or a missing section.
+    """
+    raw, source = raw_sections(text), source_of(text)
+    if unknown := sorted(set(raw) - set(Config.model_fields)):
+        raise UserError(f"{source}: {unknown[0]}: unknown section; allowed are {', '.join(Config.model_fields)}")
+    if missing := sorted(set(required) - set(raw)):
+        raise UserError(f"{source}: the section {missing[0]} is missing")
+    validated = {}
+    for name, value in raw.items():
+        field = Config.model_fields[name]
+        kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        try:
+            validated[name] = TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            raise UserError(f"{source}: {name}.{describe(error)}") from error
+    return validated

@@ -1,0 +1,77 @@
+"""The judges (OCR engines) and how their readings are scored.
+
+A new judge is one entry in `JUDGES`, its section in `Ocr`, and its module.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from legible.config.section import Natural, Positive, PositiveFloat, Section
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What the workflow knows of an engine without importing it."""
+
+    label: str  # as people write its name
+    module: str  # has `open_engine(section, cache_dir)`
+    packages: tuple[str, ...]  # whose versions decide what it reads
+
+
+JUDGES = {
+    "rapidocr": Judge("RapidOCR", "legible.ocr.rapid", ("rapidocr", "onnxruntime")),
+    "easyocr": Judge("EasyOCR", "legible.ocr.easy", ("easyocr", "torch")),
+    "tesseract": Judge("Tesseract", "legible.ocr.tesseract", ("tesserocr",)),
+}
+
+
+class RapidOcr(Section):
+    """RapidOCR (PP-OCR, ONNX); its wheel carries the models."""
+
+    detect: bool = Field(False, description="false: the whole image is one line; true: find the lines first")
+    scale: Positive = Field(2, description="enlargement before reading")
+
+
+class EasyOcr(Section):
+    """EasyOCR with a user network or its own downloaded networks."""
+
+    network: str = Field("resources/nano/recognizer_crnn", description="folder of a user network, or `standard`")
+    models: str | None = Field(None, description="folder of downloaded networks (for `standard`)")
+    detect: bool = False
+    scale: Positive = 2
+
+
+class Tesseract(Section):
+    """Tesseract, where it is installed (`pip install "legible[tesseract]"` and the system's language data)."""
+
+    language: str = Field("eng", pattern=r"^[A-Za-z0-9_]+$", description="which .traineddata to read with")
+    data: str | None = Field(None, description="folder of the language data; null = where the system keeps it")
+    detect: bool = False
+    scale: Positive = 2
+
+
+class Ocr(Section):
+    """The judges. Leave a section out (null) to do without that engine."""
+
+    rapidocr: RapidOcr | None = RapidOcr()
+    easyocr: EasyOcr | None = EasyOcr()
+    tesseract: Tesseract | None = Field(None, description="e.g. {language: eng}: read with Tesseract too")
+
+
+class Scoring(Section):
+    """Metrics and statistics."""
+
+    normalization: Literal["strict", "lenient"] = Field("lenient", description="see docs/METRICS.md")
+    resamples: Positive = Field(2000, description="bootstrap resamples, clustered by prompt")
+    confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.95
+    seed: Natural = 0
+    cer_cap: PositiveFloat = Field(1.0, description="cap of one image's CER in the macro average")
+
+
+class Drift(Section):
+    """How far the pictures move from the base model's on prompts without text, same noise."""
+
+    prompts: str = Field("resources/prompts/no_text.jsonl", description="prompts without targets")
+    limit: Positive | None = Field(None, description="use only the first so many prompts")

@@ -1,0 +1,29 @@
+"""The model that is fine-tuned, and how it is sampled."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from legible.config.section import Natural, NonNegative, Positive, Section
+
+
+class Model(Section):
+    """The model to fine-tune."""
+
+    family: Literal["zimage", "stable_diffusion"] = Field("zimage", description="architecture; see legible/models/")
+    path: str = Field("resources/nano/zimage", description="local folder in diffusers' format, or a hub id")
+    revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of weights and activations")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="auto = the GPU where there is one; cuda refuses to go on without"
+    )
+    max_sequence_length: Positive = Field(64, description="longest caption, in tokens")
+
+
+class Generation(Section):
+    """Sampling. Baseline and fine-tuned images use identical prompts, noise and settings."""
+
+    steps: Positive = Field(8, description="forward passes of the transformer")
+    guidance_scale: NonNegative = Field(0.0, description="0 = one forward pass a step (Turbo models need 0)")
+    seeds: tuple[Natural, ...] = Field((0, 1), description="image seeds per prompt", min_length=1)
+    batch_size: Positive = Field(32, description="images per forward pass")
