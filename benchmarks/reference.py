@@ -17,7 +17,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 from subjects import Subject
 from torch import Tensor
 
-from legible.losses.clip import clip_region_loss
+from legible.losses.clip_region import clip_region_loss
 from legible.models.zimage.compiled import RealEmbedder
 from legible.models.zimage.model import ZImage
 

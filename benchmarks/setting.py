@@ -9,7 +9,7 @@ from measure import about, matmul_peak
 from subjects import ROOT, TRANSFORMER, Subject, open_random, open_shipped, write_configs
 
 from legible.errors import UserError
-from legible.models.zimage.model import DTYPES
+from legible.models.opening import DTYPES
 
 
 @dataclass(frozen=True)

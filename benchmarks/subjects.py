@@ -17,9 +17,10 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageTran
 from torch import Tensor, nn
 
 from legible.config import Clip, Model
-from legible.losses.clip import OpenedClip, open_clip_model
-from legible.models.family import open_model
-from legible.models.zimage.model import COMPONENTS, DTYPES, ZImage
+from legible.models.clip import OpenedClip, open_clip_model
+from legible.models.family import ROLES, open_model
+from legible.models.opening import DTYPES
+from legible.models.zimage.model import ZImage
 from legible.train.data import TrainingData
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,7 +148,7 @@ def samples(model: ZImage, captions: list[Tensor], height: int, width: int) -> t
 
 def open_shipped(path: Path, clip: Path, dtype: str, threads: int, count: int, size: tuple[int, int]) -> Subject:
     """A model folder and a CLIP folder as they are (nano), and `count` samples of `size` (height, width) in pixels."""
-    model = open_model(Model(path=str(path), dtype=dtype), COMPONENTS, threads)
+    model = open_model(Model(path=str(path), dtype=dtype), ROLES, threads)
     prompts = [f'a sign that says "{WORDS[i % len(WORDS)]}" in red letters on white' for i in range(count)]
     data, pixels = samples(model, model.encode_prompts(prompts), *size)
     return Subject(model, open_clip_model(Clip(path=str(clip)), model.device), data, pixels)

@@ -26,12 +26,12 @@ from torch import Tensor
 from legible.config import Model, Training
 from legible.errors import UserError, run_cli
 from legible.io import write_json
-from legible.losses.clip import clip_region_loss
+from legible.losses.clip_region import clip_region_loss
+from legible.models.opening import DTYPES
 from legible.models.quantization import quantize
 from legible.models.zimage.compiled import compile_blocks
-from legible.models.zimage.model import DTYPES
+from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
-from legible.train.checkpoint import stateless_generator
 from legible.train.optimizer import build_optimizer, take_step
 from legible.train.preflight import free_bytes, plain_tensors, plan, saved_bytes
 from legible.train.step import look, micro_step
@@ -112,7 +112,7 @@ def disagreement(subject: Subject, training: Training) -> float:
 def micro_steps(subject: Subject, training: Training) -> dict[str, Callable[[int], Tensor]]:
     """The five kinds of micro-step: number of the step → total loss."""
     model = subject.model
-    grid, margin = model.sigma_grid(8), training.aux.margin
+    grid, margin = model.level_grid(8), training.aux.margin
     rows = range(len(subject.data.latents))
     kept = [subject.data.caption(index).to(model.device, model.transformer.dtype) for index in rows]
 
@@ -142,7 +142,7 @@ def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: 
     model = subject.model
     if training.quantization != "none":
         quantize(model.transformer, training.quantization, device)
-    trained = list(select_parameters(model.transformer, training, 0).values())
+    trained = list(select_parameters(model, training, 0).values())
     model.save_memory(training.gradient_checkpointing)
     if training.compile:
         compile_blocks(model.transformer)

@@ -125,3 +125,8 @@ def machine() -> str:
         except ImportError:
             pass
     return f"{name}, {platform.system()}"
+
+
+def decides(script: str | Path, modules: list[str], packages: list[str]) -> dict[str, object]:
+    """What of code decides a stage's bytes: the fingerprint, and the versions of packages."""
+    return {"code": code_fingerprint(script), "modules": modules, "packages": packages}

@@ -1,7 +1,6 @@
 """Sample images of a prompt set from the base or a fine-tuned model; the noise belongs to (prompt, image seed)."""
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import torch
@@ -12,14 +11,9 @@ from legible.corpus.prompts import load_prompts
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, write_jsonl
 from legible.models.family import embed_prompts, open_model
+from legible.models.spec import spec_of
 from legible.progress import progress
-from legible.train.checkpoint import stateless_generator
-
-
-def image_noise(prompt_id: str, seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Start noise [C, h, w] of one image: the same for every model, batch size and order."""
-    number = int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:4], "big")
-    return torch.randn(shape, generator=stateless_generator(number, seed))
+from legible.seeds import image_noise
 
 
 def main() -> None:
@@ -38,24 +32,26 @@ def main() -> None:
     generation, data = config["generation"], config["data"]
     prompts = load_prompts(arguments.prompts, arguments.limit, text=not arguments.no_text)
     # First the text encoder, alone; then what samples: they are never in memory together.
-    negative = [""] if generation.guidance_scale > 0 else []
-    captions = embed_prompts(config["model"], [p.prompt for p in prompts] + negative, arguments.threads)
-    empty = captions.pop() if negative else None
-    embeddings = dict(zip([p.id for p in prompts], captions, strict=True))
+    negative = [""] if generation.guidance_scale > spec_of(config["model"].family).guidance_off else []
+    conditioning = embed_prompts(
+        config["model"], [p.prompt for p in prompts] + negative, arguments.threads, arguments.weights
+    )
+    empty = conditioning.pick([len(prompts)]) if negative else None
     model = open_model(
-        config["model"], ("transformer", "vae", "scheduler"), arguments.threads, weights=arguments.weights
+        config["model"], ("denoiser", "autoencoder", "scheduler"), arguments.threads, weights=arguments.weights
     )
     shape = model.latent_shape(data.height, data.width)
-    jobs = [(prompt, seed) for prompt in prompts for seed in generation.seeds]
+    jobs = [(place, seed) for place in range(len(prompts)) for seed in generation.seeds]
     rows = []
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(jobs), generation.batch_size)
     for start in progress(starts, f"sample {arguments.model_name}", unit="batch"):
         part = jobs[start : start + generation.batch_size]
-        noise = torch.stack([image_noise(prompt.id, seed, shape) for prompt, seed in part])
-        captions = [embeddings[prompt.id] for prompt, _ in part]
-        images = model.sample(captions, noise, generation.steps, generation.guidance_scale, empty)
-        for (prompt, seed), pixels in zip(part, images, strict=True):
+        noise = torch.stack([image_noise(prompts[place].id, seed, shape) for place, seed in part])
+        seen = conditioning.pick(place for place, _ in part)
+        images = model.sample(seen, noise, generation.steps, generation.guidance_scale, empty)
+        for (place, seed), pixels in zip(part, images, strict=True):
+            prompt = prompts[place]
             file = f"{prompt.id}_s{seed}.png"
             with atomic_path(arguments.output_dir / file) as temporary:
                 Image.fromarray(pixels.numpy()).save(temporary)

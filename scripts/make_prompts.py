@@ -1,6 +1,6 @@
 """Draw a prompt set of short strings on small signs, none of them to be trained on; by default the held-out set.
 
-The same arguments write the same file (tests/unit/test_prompts.py and test_dataset.py hold those of the shipped sets). Every
+The same arguments write the same file (tests/unit/test_prompts.py and test_dataset.py hold the shipped sets). Every
 target fits on its sign, no target occurs inside another one or one of `--exclude`, and no target takes more than a few
 words of the word lists out of the training text.
 """

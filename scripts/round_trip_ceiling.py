@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     config = sections(arguments.config, "model")
-    model = open_model(config["model"], ("vae",), arguments.threads)
+    model = open_model(config["model"], ("autoencoder",), arguments.threads)
     rows = []
     for row in progress(read_jsonl(arguments.images / "manifest.jsonl"), "round trip", unit="image"):
         pixels = np.asarray(Image.open(arguments.images / row["file"]).convert("RGB"))

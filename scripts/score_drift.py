@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from legible.errors import UserError, run_cli
-from legible.losses.clip import OpenedClip, open_clip_model
 from legible.metrics.drift import drift_rows, measure_drift
 from legible.metrics.files import image_key, open_image, read_config, read_rows, write_csv
 from legible.metrics.scores import BASE, CONTROL
 from legible.metrics.statistics import resample
 from legible.metrics.summary import generator
+from legible.models.clip import OpenedClip, open_clip_model
 from legible.progress import progress
 
 BATCH = 64

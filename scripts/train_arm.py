@@ -10,31 +10,23 @@ from safetensors.torch import load_file
 
 from legible.config import sections
 from legible.errors import run_cli
-from legible.io import atomic_path, sha256_file, sha256_json, write_json
+from legible.io import atomic_path, sha256_file, write_json
 from legible.losses.auxiliary import open_aux_loss
 from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
-from legible.models.zimage.model import choose_device
-from legible.provenance import code_fingerprint, environment, peak_memory_bytes
+from legible.models.opening import choose_device
+from legible.provenance import decides, environment, peak_memory_bytes
 from legible.train.adapters import keep_weights
 from legible.train.anchor import open_reference
-from legible.train.assistant import assistant_file
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.group import join_group
+from legible.train.key import modules_of, packages_of, run_key
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
 from legible.train.prepare import open_for_training
-
-
-def run_key(config: dict, seed: int, data_key: str, files: list[Path | None]) -> str:
-    """Identifies a run: configuration, seed, data, base weights, files, code. Only an equal run may resume it."""
-    folder = Path(config["model"].path) / "transformer"
-    weights = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.is_file()}
-    plain = {name: section.model_dump(mode="json", by_alias=True) for name, section in config.items()}
-    hashes = [sha256_file(path) if path else None for path in files]
-    return sha256_json([plain, seed, data_key, weights, hashes, code_fingerprint(__file__)])
+from legible.train.session import Place, Task
 
 
 def main() -> None:
@@ -55,7 +47,9 @@ def main() -> None:
     config = pinned_sections(sections(arguments.config, "model", "clip", "reader", "training", "generation"))
     training = config["training"]
     data = load_training_data(arguments.cache)
-    key = run_key(config, arguments.seed, data.key, [arguments.segmenter, arguments.anchor, assistant_file(training)])
+    modules, packages = modules_of(config["model"].family, training), packages_of(training)
+    code = decides(__file__, modules, packages)
+    key = run_key(config, arguments.seed, data.key, arguments.segmenter, arguments.anchor, code)
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
@@ -69,27 +63,25 @@ def main() -> None:
         critics = (config["clip"], config["reader"], arguments.segmenter)
         aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)
         before = sample_weights(list(parameters.values()))
-        grid = model.sigma_grid(config["generation"].steps)
+        grid = model.level_grid(config["generation"].steps)
         if first:
-            print(f"{label}: {len(data.latents)} samples, σ grid {[round(s, 4) for s in grid.tolist()]}", flush=True)
+            print(f"{label}: {len(data.latents)} samples, levels {[round(g, 4) for g in grid.tolist()]}", flush=True)
         paths = open_reference(training, arguments.anchor, data, grid)
         with alone_in(folder) if first else nullcontext(), stop_requests() as stopping:
             group.wait()  # until the first one has the folder for itself
-            weights = train(
-                model, parameters, data, training, grid, aux, paths, arguments.seed, folder, key, label, stopping, group
-            )
+            task = Task(model, parameters, data, training, grid, aux, paths, arguments.seed)
+            weights = train(task, Place(folder, key, label), stopping, group)
         # Before `weights` are put in place of them (with EMA they are others).
         changed = changed_fraction(before, list(parameters.values()))
     if not first:
         return
-    transformer = model.transformer
     if group.sharded:  # the other processes hold the rest of it
-        transformer = open_model(config["model"], ("transformer",)).transformer
+        model = open_model(config["model"], ("denoiser",))
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
-    keep_weights(transformer, assistant.removed_from(weights), training, arguments.output_dir / "weights")
+    keep_weights(model, assistant.removed_from(weights), training, arguments.output_dir / "weights")
     for step in training.snapshots:
         snapshot = assistant.removed_from(load_file(folder / f"snapshot-{step}.safetensors"))
-        keep_weights(transformer, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
+        keep_weights(model, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
     last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
@@ -103,7 +95,7 @@ def main() -> None:
         **sources(config),
         "assistant_lora": assistant.sha256,
         "training": training.model_dump(mode="json", by_alias=True),
-        "sigma_grid": grid.tolist(),
+        "levels": grid.tolist(),
         "parameters_total": total,
         "parameters_trained": sum(parameter.numel() for parameter in parameters.values()),
         "changed_weight_fraction": changed,

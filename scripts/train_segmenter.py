@@ -8,7 +8,7 @@ import torch
 from legible.config import sections
 from legible.errors import run_cli
 from legible.io import write_json
-from legible.losses.segmentation import save_segmenter
+from legible.models.segmenter import save_segmenter
 from legible.provenance import environment
 from legible.train.data import load_training_data
 from legible.train.segmenter import train_segmenter

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tiny_models import ModelFolders
 
-    from legible.losses.clip import OpenedClip
+    from legible.models.clip import OpenedClip
     from legible.models.zimage.model import ZImage
 
 # A busy machine is no failure, and examples are drawn the same way in every run.
@@ -37,10 +37,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
 def zimage(folders: ModelFolders) -> ZImage:
     """All parts of the tiny Z-Image, opened anew: a test may change them."""
     from legible.config import Model
-    from legible.models.family import open_model
-    from legible.models.zimage.model import COMPONENTS
+    from legible.models.family import ROLES, open_model
 
-    return open_model(Model(path=str(folders.zimage)), COMPONENTS)
+    return open_model(Model(path=str(folders.zimage)), ROLES)
 
 
 @pytest.fixture
@@ -49,6 +48,6 @@ def tiny_clip(folders: ModelFolders) -> OpenedClip:
     import torch
 
     from legible.config import Clip
-    from legible.losses.clip import open_clip_model
+    from legible.models.clip import open_clip_model
 
     return open_clip_model(Clip(path=str(folders.clip)), torch.device("cpu"))

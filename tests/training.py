@@ -10,15 +10,16 @@ import torch
 
 from legible.config import Clip, Model, Training
 from legible.losses.auxiliary import AuxLoss
-from legible.losses.clip import clip_region_loss, open_clip_model
-from legible.models.family import open_model
-from legible.models.zimage.model import COMPONENTS
-from legible.train import loop
+from legible.losses.clip_region import clip_region_loss
+from legible.models.clip import open_clip_model
+from legible.models.family import ROLES, open_model
+from legible.train import session
 from legible.train.adapters import save_weights, select_parameters
-from legible.train.anchor import AdapterOff, Trajectories
+from legible.train.anchor import Reference
 from legible.train.assistant import merge_assistant
 from legible.train.data import TrainingData
 from legible.train.loop import train
+from legible.train.session import Place, Task
 
 TEXTS = ("OPEN", "4711", "XQ", "ZEBRA", "TO", "907")
 
@@ -30,14 +31,12 @@ def small_data(
 
     Every third sample has two regions. Those in `long` have captions of more than 32 tokens.
     """
-    model = open_model(Model(path=str(folder)), COMPONENTS)
+    model = open_model(Model(path=str(folder)), ROLES)
     generator = torch.Generator().manual_seed(11)
     pixels = torch.rand((count, 3, *size), generator=generator) * 2 - 1
-    captions = model.encode_prompts(
-        [
-            f'a sign that says "{(TEXTS[i % 6] * 12)[:24] if i in long else TEXTS[i % 6]}" in red letters on white'
-            for i in range(count)
-        ]
+    captions = tuple(
+        f'a sign that says "{(TEXTS[i % 6] * 12)[:24] if i in long else TEXTS[i % 6]}" in red letters on white'
+        for i in range(count)
     )
     owners = [i for i in range(count) for _ in range(2 if i % 3 == 0 else 1)]
     corner = torch.rand((len(owners), 2), generator=generator) * torch.tensor([20.0, 8.0])
@@ -45,8 +44,9 @@ def small_data(
     return TrainingData(
         key="small",
         latents=model.encode_images(pixels),
-        captions=torch.cat(captions),
-        offsets=torch.tensor([0] + [len(caption) for caption in captions]).cumsum(0),
+        conditioning=model.encode_prompts(list(captions)),
+        empty=model.encode_prompts([""]),
+        captions=captions,
         boxes=torch.cat([corner, corner + extent], dim=1),
         owners=torch.tensor(owners),
         texts=tuple(TEXTS[i % 6] for i in range(len(owners))),
@@ -80,18 +80,19 @@ def on_pixels(loss: Callable) -> AuxLoss:
 def run(
     folder: Path, data: TrainingData, training: Training, work: Path, aux: AuxLoss | None = None, seed: int = 0,
     output: Path | None = None, dtype: str = "float32", key: str = "key",
-    paths: Trajectories | AdapterOff | None = None,
+    paths: Reference | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Train the tiny model as scripts/train_arm.py does; return the trained weights, by name."""
-    parts = ("transformer", "scheduler", "vae")
+    parts = ("denoiser", "scheduler", "autoencoder")
     model = open_model(Model(path=str(folder), dtype=dtype), parts, quantization=training.quantization)
-    parameters = select_parameters(model.transformer, training, seed)
-    assistant = merge_assistant(model.transformer, training)
-    grid = model.sigma_grid(8)
-    weights = train(model, parameters, data, training, grid, aux, paths, seed, work, key, "test")
+    parameters = select_parameters(model, training, seed)
+    assistant = merge_assistant(model, training)
+    grid = model.level_grid(8)
+    task = Task(model, parameters, data, training, grid, aux, paths, seed)
+    weights = train(task, Place(work, key, "test"))
     weights = {name: weight.clone() for name, weight in weights.items()}
     if output is not None:
-        save_weights(model.transformer, assistant.removed_from(weights), training, output)
+        save_weights(model, assistant.removed_from(weights), training, output)
     return weights
 
 
@@ -113,12 +114,12 @@ class Killed(BaseException):
 def killed_at(monkeypatch: pytest.MonkeyPatch, count: int) -> pytest.MonkeyPatch:
     """Let the `count`-th forward pass from now on be the last one."""
     passes = itertools.count(1)
-    original = loop.micro_step
+    original = session.micro_step
 
     def step(*arguments):
         if next(passes) == count:
             raise Killed
         return original(*arguments)
 
-    monkeypatch.setattr(loop, "micro_step", step)
+    monkeypatch.setattr(session, "micro_step", step)
     return monkeypatch

@@ -114,10 +114,8 @@ class Lora(Section):
 
     rank: Positive = 8
     alpha: PositiveFloat = 8.0
-    targets: tuple[str, ...] = Field(
-        ("to_q", "to_k", "to_v", "to_out.0", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
-        description="module names, matched at their end",
-        min_length=1,
+    targets: tuple[str, ...] | None = Field(
+        None, description="module names, matched at their end; null = the family's attention and feed-forward layers"
     )
 
 
@@ -137,21 +135,27 @@ class Training(Section):
     weights: Literal["float32", "bfloat16"] = Field(
         "float32", description="the trained weights; bfloat16 is rounded stochastically (needs torchao)"
     )
-    gradient_checkpointing: tuple[Literal["auto", "transformer", "decoder"], ...] = Field(
-        (), description="what is computed twice to save memory: transformer, decoder; auto = what must, to fit"
+    gradient_checkpointing: tuple[Literal["auto", "denoiser", "decoder"], ...] = Field(
+        (), description="what is computed twice to save memory: denoiser, decoder; auto = what must, to fit"
     )
     attention: str = Field(
         "native", description="attention backend of diffusers, as _native_flash; its backward pass is checked first"
     )
-    compile: bool = Field(False, description="torch.compile the transformer's blocks; pays after some hundred steps")
+    compile: bool = Field(False, description="torch.compile the denoiser's blocks; pays after some hundred steps")
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(0.0, description="decay of averaged weights; 0 = off")
     method: Literal["full", "lora"] = Field("full", description="train the modules below, or adapters only")
-    modules: tuple[str, ...] = Field(
-        ("layers", "noise_refiner", "context_refiner"),
-        description="parameter-name prefixes trained when method is full",
+    parts: tuple[str, ...] = Field(
+        ("denoiser",),
+        description="what is trained: denoiser, text_encoder, or both (text_encoder_2 … too)",
         min_length=1,
     )
+    modules: tuple[str, ...] | None = Field(
+        None, description="prefixes of the denoiser's parameters to train when method is full; null = all its blocks"
+    )
     lora: Lora = Lora()
+    prompt_dropout: Fraction = Field(
+        0.0, description="share of the samples that see the empty prompt, for models sampled with guidance"
+    )
     quantization: Literal["none", "int8", "nf4"] = Field(
         "none", description="the frozen base under LoRA: int8 (needs torchao) or nf4 (bitsandbytes); not for sampling"
     )
@@ -188,12 +192,30 @@ class Training(Section):
             raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")
         if self.quantization != "none" and self.method != "lora":
             raise ValueError(f"quantization: {self.quantization} needs method lora; with full training choose none")
+        if len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts: every part may be given once only, got {list(self.parts)}")
+        if self.quantization != "none" and self.text_trained:
+            raise ValueError("quantization: with a trained text encoder choose none")
+        if self.sharded and self.text_trained:
+            raise ValueError("parallel: shard divides the denoiser only; with a trained text encoder choose replicate")
         if self.assistant_lora and self.quantization != "none":
             raise ValueError("assistant_lora: it cannot be merged into a quantised base; set quantization: none")
         if self.assistant_lora and self.anchor.weight and self.anchor.reference == "recorded":
             # It would pull the merged model back to the distilled one, and undo what the assistant is there for.
             raise ValueError("assistant_lora: the recorded base is without it; set anchor.reference: adapter_off")
         return self
+
+    @field_validator("modules")
+    @classmethod
+    def some_module(cls, modules: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if modules == ():
+            raise ValueError("at least one prefix is needed; null = all blocks")
+        return modules
+
+    @property
+    def text_trained(self) -> bool:
+        """Whether a text encoder is trained: then captions are encoded anew in every step."""
+        return any(part != "denoiser" for part in self.parts)
 
     @property
     def ragged(self) -> bool:

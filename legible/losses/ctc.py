@@ -4,46 +4,30 @@ L_aux = −log p(target | crop of the decoded x̂0) / length of the target, with
 (Graves et al. 2006) over the reader's columns.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from legible.config import Reader
+from legible.config import Aux
 from legible.errors import UserError
 from legible.losses.regions import crop_regions, to_grey
-from legible.recognizer import load_network
+from legible.losses.view import AuxLoss, Critics
+from legible.models.reader import OpenedReader
 
 
-@dataclass(frozen=True)
-class OpenedReader:
-    """A frozen recogniser: grey crops [R, 1, h, w] in −1 … 1 → logits [R, T, 1 + number of characters], blank first."""
-
-    network: nn.Module
-    characters: str
-    size: tuple[int, int]
-    columns: int  # T
-
-
-def open_reader(reader: Reader, cache: Path, device: torch.device) -> OpenedReader:
-    """Open the configured recogniser through EasyOCR itself: a user network, or one that EasyOCR has downloaded.
+def build(critics: Critics, aux: Aux, texts: tuple[str, ...]) -> AuxLoss:
+    """The loss of a view, per sample.
 
     Raises:
-        UserError: files are missing, corrupt or do not fit together.
+        UserError: the reader cannot judge one of `texts`; said before training.
     """
-    opened, height, _ = load_network(reader.network, reader.models, cache, False, "reader")
-    network = opened.recognizer.to(device).eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, nn.RNNBase):
-            module.train()  # cuDNN refuses the backward pass of an evaluating RNN; without dropout the mode is the same
-            module.dropout = 0.0
-    size = (height, round(height * reader.aspect))
-    with torch.no_grad():
-        columns = network(torch.zeros(1, 1, *size, device=device), None).shape[1]
-    return OpenedReader(network, "".join(opened.converter.character[1:]), size, columns)
+    reader = critics["reader"]
+    encode_targets(reader, texts)
+    return lambda view: view.per_sample(
+        ctc_region_loss(reader, view.images, view.owners, view.boxes, view.texts, aux.margin)
+    )
 
 
 def encode_targets(reader: OpenedReader, texts: list[str] | tuple[str, ...]) -> list[list[int]]:

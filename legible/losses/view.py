@@ -3,23 +3,27 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from legible.losses.regions import latent_windows, soft_limit
 
+Critics = dict[str, Any]  # opened models by the names that a loss says it opens (config/losses.py)
+AuxLoss = Callable[["View"], Tensor]  # → loss per sample [B]
+
 
 @dataclass
 class View:
-    """B samples with R text regions; the gradient flows through `velocity` and `predicted` only.
+    """B samples with R text regions; the gradient flows through `prediction` and `predicted` only.
 
     With `crop`, each region is a window of latents of its own and is decoded by itself: `images`, `owners` and `boxes`
     then speak of R windows instead of B images. A window holds the region and its margin, not all that a crop of the
     reader's shape would show above and below it: there the window's border is repeated, which saves most of the work.
     """
 
-    velocity: Tensor  # [B, C, h, w], predicted
+    prediction: Tensor  # [B, C, h, w], the network's: a velocity or ε
     target: Tensor  # [B, C, h, w], what it should be
     predicted: Tensor  # [B, C, h, w], x̂0
     clean: Tensor  # [B, C, h, w], latents of a picture that shows the wanted text

@@ -10,12 +10,11 @@ from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from legible.config import Clip, Model
+from legible.config import Clip, Model, critics_of
 from legible.errors import UserError
 
 Place = TypeVar("Place", Model, Clip)
 CLIP_FILES = ("open_clip_model.safetensors", "*.json", "*.txt", "*.jinja")  # weights; configuration and tokenizer
-CLIP_LOSSES = {"clip_region", "clip_contrastive"}
 
 
 def pinned(place: Place) -> Place:
@@ -82,12 +81,12 @@ def clip_folder(clip: Clip) -> Path:
 
 def pinned_sections(config: dict[str, Any]) -> dict[str, Any]:
     """The sections of a training with its model, and the CLIP where a loss looks with it, at their commits."""
-    heard = bool(CLIP_LOSSES & set(config["training"].aux.weights))
+    heard = "clip" in critics_of(config["training"].aux.weights)
     return config | {"model": pinned(config["model"])} | ({"clip": pinned(config["clip"])} if heard else {})
 
 
 def sources(config: dict[str, Any]) -> dict[str, dict[str, str | None] | None]:
     """Path and commit (None for a folder) of the model, and of the CLIP (None where no loss looks with it)."""
-    heard = bool(CLIP_LOSSES & set(config["training"].aux.weights))
+    heard = "clip" in critics_of(config["training"].aux.weights)
     model, clip = ({"path": config[name].path, "revision": config[name].revision} for name in ("model", "clip"))
     return {"model": model, "clip": clip if heard else None}

@@ -1,7 +1,6 @@
 """The frozen base in 8 or 4 bits, for LoRA: what is trained stays beside it in full precision.
 
-Only attention and feed-forward layers of the blocks are quantised: 97 % of Z-Image's weights. Embedders, norms, the
-modulation by time (which scales everything after it) and the final layer keep their precision.
+Which layers: the family says it (`quantized_layers`).
 
 int8: torchao's weight-only quantisation, one scale a row (torchao/quantization: Int8WeightOnlyConfig). nf4: QLoRA's
 4-bit NormalFloat with doubly quantised scales (Dettmers et al. 2023), by bitsandbytes. Both are applied layer by layer
@@ -18,41 +17,39 @@ from torch import Tensor, nn
 
 from legible.errors import UserError
 
-BLOCKS = ("layers.", "noise_refiner.", "context_refiner.")
-PARTS = (".attention.", ".feed_forward.")
 # Bytes per value and per row of a weight matrix. int8: one byte; a float32 scale and an int8 zero point a row.
 # nf4: half a byte, an 8-bit scale per 64 values and a float32 one per 256 of these.
 BYTES_PER_VALUE = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 BYTES_PER_ROW = {"int8": 5, "nf4": 0}
 
 
-def quantized_layers(transformer: nn.Module) -> list[str]:
-    """Names of the linear layers that `quantize` changes."""
+def linear_layers(network: nn.Module, blocks: tuple[str, ...], parts: tuple[str, ...]) -> list[str]:
+    """Names of the linear layers that begin with one of `blocks` and hold one of `parts`."""
     return [
         name
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(BLOCKS) and any(part in name for part in PARTS)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(blocks) and any(part in name for part in parts)
     ]
 
 
-def quantized_bytes(transformer: nn.Module, kind: str) -> tuple[int, float]:
-    """(number of weights that `quantize` would change, bytes that they take afterwards)."""
-    shapes = [transformer.get_submodule(name).weight.shape for name in quantized_layers(transformer)]
+def quantized_bytes(network: nn.Module, layers: list[str], kind: str) -> tuple[int, float]:
+    """(number of weights in `layers`, bytes that they take when they are quantised)."""
+    shapes = [network.get_submodule(name).weight.shape for name in layers]
     values, rows = sum(shape.numel() for shape in shapes), sum(shape[0] for shape in shapes)
     return values, values * BYTES_PER_VALUE[kind] + rows * BYTES_PER_ROW[kind]
 
 
-def quantize(transformer: nn.Module, kind: str, device: torch.device) -> None:
-    """Replace the weights of `quantized_layers`, frozen, by `int8` or `nf4` ones on `device`.
+def quantize(network: nn.Module, layers: list[str], kind: str, device: torch.device) -> None:
+    """Replace the weights of `layers`, frozen, by `int8` or `nf4` ones on `device`.
 
     Raises:
         UserError: the library that does it is not installed.
     """
     convert = int8_linear if kind == "int8" else nf4_linear
-    for name in quantized_layers(transformer):
-        layer = transformer.get_submodule(name)
+    for name in layers:
+        layer = network.get_submodule(name)
         try:
-            transformer.set_submodule(name, convert(layer, device))
+            network.set_submodule(name, convert(layer, device))
         except ImportError as error:
             library = "torchao" if kind == "int8" else "bitsandbytes"
             raise UserError(

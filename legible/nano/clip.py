@@ -14,7 +14,8 @@ from legible.nano.pool import Pool
 from legible.nano.recipe import ClipRecipe
 from legible.nano.tokenizer import build_tokenizer
 from legible.progress import progress
-from legible.train.checkpoint import load_parts, save_parts, shuffled_batches, stateless_generator
+from legible.seeds import shuffled_batches, stateless_generator
+from legible.train.checkpoint import load_parts, save_parts
 from legible.train.log import RunLog
 
 ALPHABET = string.ascii_uppercase + string.digits

@@ -9,12 +9,13 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipe
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from legible.losses.flow import noised, raw_target
+from legible.models.flow import noised, velocity
 from legible.models.zimage.compiled import compile_blocks
 from legible.nano.pool import Pool
 from legible.nano.recipe import TransformerRecipe
 from legible.progress import progress
-from legible.train.checkpoint import load_parts, save_parts, stateless_generator
+from legible.seeds import stateless_generator
+from legible.train.checkpoint import load_parts, save_parts
 from legible.train.log import RunLog
 
 CAPTION_TOKENS = 32
@@ -146,7 +147,7 @@ def train_transformer(
         captions = [states[mask] for states, mask in zip(hidden.hidden_states[-2], masks[picked], strict=True)]
         noisy = noised(clean, noise, sigma)
         output = transformer(list(noisy.unsqueeze(2).unbind(0)), 1.0 - sigma, captions, return_dict=False)[0]
-        loss = (torch.stack(output).squeeze(2) - raw_target(clean, noise)).square().mean()
+        loss = (torch.stack(output).squeeze(2) + velocity(clean, noise)).square().mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(models.parameters(), 1.0)
         optimizer.step()

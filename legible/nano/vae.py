@@ -8,7 +8,8 @@ from diffusers import AutoencoderKL
 from legible.nano.pool import Pool
 from legible.nano.recipe import VaeRecipe
 from legible.progress import progress
-from legible.train.checkpoint import load_parts, save_parts, shuffled_batches, stateless_generator
+from legible.seeds import shuffled_batches, stateless_generator
+from legible.train.checkpoint import load_parts, save_parts
 from legible.train.log import RunLog
 
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from legible.config import EasyOcr
+from legible.models.recognizer import load_network
 from legible.ocr import Engine, Reading, enlarged_bgr, to_reading
-from legible.recognizer import load_network
 
 # Batches mix up boxes (EasyOCR #1038) and workers fork; greedy decoding has no dictionary that could correct spelling.
 DECODING = {"decoder": "greedy", "batch_size": 1, "workers": 0}

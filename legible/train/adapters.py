@@ -4,47 +4,47 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import ZImagePipeline, ZImageTransformer2DModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from legible.config import Training
 from legible.errors import UserError
-from legible.models.zimage.model import DTYPES
+from legible.models.family import Family
+from legible.models.opening import DTYPES
+from legible.models.spec import Spec
 
 
-def select_parameters(
-    transformer: ZImageTransformer2DModel, training: Training, seed: int
-) -> dict[str, torch.nn.Parameter]:
+def prefix_of(part: str) -> str:
+    """What stands before the names of a part's parameters: nothing for the denoiser's."""
+    return "" if part == "denoiser" else f"{part}."
+
+
+def check_parts(spec: Spec, training: Training) -> None:
+    """Refuse parts that the family does not have.
+
+    Raises:
+        UserError: there is one.
+    """
+    known = ("denoiser", *spec.text_encoders)
+    if unknown := [part for part in training.parts if part not in known]:
+        raise UserError(f"training.parts: `{unknown[0]}` is no part of this family; allowed are {', '.join(known)}")
+
+
+def select_parameters(model: Family, training: Training, seed: int) -> dict[str, nn.Parameter]:
     """Make the configured weights trainable (in `training.weights`) and return them by name; all others stay frozen.
 
     Raises:
-        UserError: the configured modules or LoRA targets match nothing.
+        UserError: the configured parts, modules or LoRA targets match nothing.
     """
-    transformer.requires_grad_(False)
+    check_parts(model.spec, training)
+    modules = {part: model.module(part).requires_grad_(False) for part in training.parts}
     if training.method == "lora":
-        names = [name for name, _ in transformer.named_modules()]
-        for target in training.lora.targets:
-            if not any(name == target or name.endswith(f".{target}") for name in names):
-                raise UserError(
-                    f"training.lora.targets: `{target}` matches no module; try to_q, to_k, to_v, feed_forward.w1 …"
-                )
-        torch.manual_seed(seed)  # the A matrices are drawn at random
-        settings = LoraConfig(
-            r=training.lora.rank, lora_alpha=training.lora.alpha, target_modules=list(training.lora.targets)
-        )
-        try:
-            transformer.add_adapter(settings)
-        except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"training.lora.targets: linear layers are needed, like to_q ({reason})") from error
-        chosen = {name: p for name, p in transformer.named_parameters() if "lora_" in name}
+        add_adapters(model.spec, modules, training, seed)
+        chosen = named(modules, lambda part, name: "lora_" in name)
     else:
-        for prefix in training.modules:
-            if not any(name.startswith(prefix) for name, _ in transformer.named_parameters()):
-                raise UserError(f"training.modules: `{prefix}` matches no parameter; try layers or noise_refiner")
-        chosen = {n: p for n, p in transformer.named_parameters() if n.startswith(tuple(training.modules))}
+        wanted = wanted_prefixes(model.spec, modules, training)
+        chosen = named(modules, lambda part, name: name.startswith(wanted[part]))
     for parameter in chosen.values():
         # In bfloat16 a 1e-5 step is rounded away, unless the optimiser rounds stochastically (optimizer.py).
         parameter.data = parameter.data.to(DTYPES[training.weights])
@@ -52,32 +52,87 @@ def select_parameters(
     return chosen
 
 
-def save_weights(
-    transformer: ZImageTransformer2DModel, weights: dict[str, Tensor], training: Training, folder: Path
-) -> None:
-    """Put `weights` into the transformer and write what diffusers loads: LoRA adapters or a `transformer` folder."""
+def named(modules: dict[str, nn.Module], chosen) -> dict[str, nn.Parameter]:
+    """The parameters for which `chosen(part, name)` holds, by their names with the part's prefix."""
+    return {
+        f"{prefix_of(part)}{name}": parameter
+        for part, module in modules.items()
+        for name, parameter in module.named_parameters()
+        if chosen(part, name)
+    }
+
+
+def wanted_prefixes(spec: Spec, modules: dict[str, nn.Module], training: Training) -> dict[str, tuple[str, ...]]:
+    """Part → beginnings of the names of its trained parameters; of a text encoder everything is trained.
+
+    Raises:
+        UserError: a configured module matches no parameter of the denoiser.
+    """
+    wanted = {part: ("",) for part in modules}
+    if "denoiser" in modules:
+        wanted["denoiser"] = spec.blocks if training.modules is None else tuple(training.modules)
+        names = [name for name, _ in modules["denoiser"].named_parameters()]
+        for prefix in wanted["denoiser"]:
+            if not any(name.startswith(prefix) for name in names):
+                raise UserError(
+                    f"training.modules: `{prefix}` matches no parameter; try {' or '.join(spec.blocks[:2])}"
+                )
+    return wanted
+
+
+def add_adapters(spec: Spec, modules: dict[str, nn.Module], training: Training, seed: int) -> None:
+    """Put LoRA adapters on the parts.
+
+    Raises:
+        UserError: a target matches no module, or one that is not linear.
+    """
+    names = {part: [name for name, _ in module.named_modules()] for part, module in modules.items()}
+
+    def matches(part: str, target: str) -> bool:
+        return any(name == target or name.endswith(f".{target}") for name in names[part])
+
+    for target in training.lora.targets or ():
+        if not any(matches(part, target) for part in modules):
+            known = ", ".join(spec.lora_targets[:4])
+            raise UserError(f"training.lora.targets: `{target}` matches no module; try {known} …")
+    torch.manual_seed(seed)  # the A matrices are drawn at random
+    for part, module in modules.items():
+        own = spec.lora_targets if part == "denoiser" else spec.text_lora_targets
+        targets = own if training.lora.targets is None else [t for t in training.lora.targets if matches(part, t)]
+        if not targets:
+            raise UserError(f"training.lora.targets: none of them matches a module of the {part}")
+        settings = LoraConfig(r=training.lora.rank, lora_alpha=training.lora.alpha, target_modules=list(targets))
+        try:
+            module.add_adapter(settings)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"training.lora.targets: linear layers are needed, like {spec.lora_targets[0]} ({reason})"
+            ) from error
+
+
+def save_weights(model: Family, weights: dict[str, Tensor], training: Training, folder: Path) -> None:
+    """Put `weights` into the model and write what diffusers loads: LoRA adapters, or a folder for each trained part."""
+    modules = {part: model.module(part) for part in training.parts}
     with torch.no_grad():
-        for name, parameter in transformer.named_parameters():
+        for name, parameter in named(modules, lambda part, name: True).items():
             if name in weights:
                 parameter.copy_(weights[name])
     folder.mkdir(parents=True, exist_ok=True)
     if training.method == "lora":
-        ZImagePipeline.save_lora_weights(
-            folder,
-            transformer_lora_layers=get_peft_model_state_dict(transformer),
-            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
-        )
+        layers = {part: get_peft_model_state_dict(module) for part, module in modules.items()}
+        about = {part: module.peft_config["default"].to_dict() for part, module in modules.items()}
+        model.save_lora(folder, layers, about)
     else:
-        transformer.save_pretrained(folder / "transformer", max_shard_size="5GB")
+        for part, module in modules.items():
+            module.save_pretrained(folder / model.spec.folder(part), max_shard_size="5GB")
 
 
-def keep_weights(
-    transformer: ZImageTransformer2DModel, weights: dict[str, Tensor], training: Training, folder: Path
-) -> None:
+def keep_weights(model: Family, weights: dict[str, Tensor], training: Training, folder: Path) -> None:
     """`save_weights` into a folder that appears whole or not at all."""
     partial = folder.with_name(f".{folder.name}-partial")
     shutil.rmtree(partial, ignore_errors=True)
-    save_weights(transformer, weights, training, partial)
+    save_weights(model, weights, training, partial)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(folder)

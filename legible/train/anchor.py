@@ -1,7 +1,7 @@
 """The velocity anchor: where it is held, the fine-tuned model shall go on doing what the base model does.
 
 `recorded`: the base model's sampling trajectories on prompts without text are recorded once; training then compares
-velocities at their points, which are the very points at which a few-step sampler calls the network. No second copy of
+predictions at their points, which are the very points at which a few-step sampler calls the network. No second copy of
 the base is needed while training.
 
 `adapter_off`: with LoRA the base is still there, under the adapters. Without a recording the points are training's own
@@ -15,30 +15,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import ZImageTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from legible.config import Keep, SigmaSampling, Training
 from legible.errors import UserError
 from legible.io import atomic_path
-from legible.losses import flow
-from legible.models.zimage.model import ZImage
-from legible.train.checkpoint import stateless_generator
+from legible.models.conditioning import Conditioning, unpacked
+from legible.models.family import Family
+from legible.seeds import Stream, stateless_generator
 from legible.train.data import TrainingData
 
-TENSORS = ("latents", "velocities", "sigma", "captions", "offsets")
+TENSORS = ("latents", "predictions", "levels")
 
 
 @dataclass(frozen=True)
 class Points:
-    """B points at which the model is held, on its device: noisy latents, σ, captions and the base's velocities."""
+    """B points at which the model is held, on its device."""
 
-    latents: Tensor  # [B, C, h, w]
-    sigma: Tensor  # [B]
-    captions: list[Tensor]  # B × [T, D]
-    velocities: Tensor  # [B, C, h, w], of the base, without gradient
+    latents: Tensor  # [B, C, h, w], noisy
+    levels: Tensor  # [B]
+    conditioning: Conditioning  # B captions
+    predictions: Tensor  # [B, C, h, w], the base's, without gradient
 
 
 @dataclass(frozen=True)
@@ -46,21 +45,20 @@ class Trajectories:
     """N sampling trajectories of the base model, S points each."""
 
     latents: Tensor  # [S, N, C, h, w]
-    velocities: Tensor  # [S, N, C, h, w], of the base
-    sigma: Tensor  # [S]
-    captions: Tensor  # [ΣT, D], the embeddings of the N captions one after the other
-    offsets: Tensor  # [N + 1], where each caption begins
+    predictions: Tensor  # [S, N, C, h, w], of the base
+    levels: Tensor  # [S]
+    conditioning: Conditioning  # N captions
 
-    def points(self, model: ZImage, count: int, generator: torch.Generator) -> Points:
+    def points(self, model: Family, count: int, generator: torch.Generator) -> Points:
         """`count` of the recorded points, drawn at random."""
-        places = torch.randint(len(self.sigma), (count,), generator=generator)
+        places = torch.randint(len(self.levels), (count,), generator=generator)
         rows = torch.randint(self.latents.shape[1], (count,), generator=generator)
-        captions = [
-            self.captions[self.offsets[row] : self.offsets[row + 1]].to(model.device, model.transformer.dtype)
-            for row in rows.tolist()
-        ]
-        latents, sigma = self.latents[places, rows].to(model.device), self.sigma[places].to(model.device)
-        return Points(latents, sigma, captions, self.velocities[places, rows].to(model.device))
+        return Points(
+            self.latents[places, rows].to(model.device),
+            self.levels[places].to(model.device),
+            self.conditioning.pick(rows.tolist()).to(model.device),
+            self.predictions[places, rows].to(model.device),
+        )
 
 
 @dataclass(frozen=True)
@@ -69,39 +67,39 @@ class AdapterOff:
 
     data: TrainingData
     draw: SigmaSampling
-    grid: Tensor  # [S], the sampler's σ values
+    grid: Tensor  # [S], the sampler's levels
 
-    def points(self, model: ZImage, count: int, generator: torch.Generator) -> Points:
-        """`count` training samples, drawn at random, with new noise and σ as training draws it."""
+    def points(self, model: Family, count: int, generator: torch.Generator) -> Points:
+        """`count` training samples, drawn at random, with new noise and levels as training draws them."""
         rows = torch.randint(len(self.data.latents), (count,), generator=generator)
-        sigma = flow.draw_sigma(self.draw.distribution, self.draw.mean, self.draw.std, self.grid, count, generator)
+        levels = model.process.draw(self.draw, self.grid, count, generator)
         noise = torch.randn((count, *self.data.latents.shape[1:]), generator=generator)
-        latents = flow.noised(self.data.latents[rows], noise, sigma).to(model.device)
-        sigma = sigma.to(model.device)
-        captions = [self.data.caption(row).to(model.device, model.transformer.dtype) for row in rows.tolist()]
-        with torch.no_grad(), adapters_off(model.transformer):
-            velocities = model.predict(latents, sigma, captions)
-        return Points(latents, sigma, captions, velocities)
+        latents = model.process.noised(self.data.latents[rows], noise, levels).to(model.device)
+        levels, conditioning = levels.to(model.device), self.data.conditioning.pick(rows.tolist()).to(model.device)
+        with torch.no_grad(), adapters_off(model.module("denoiser")):
+            predictions = model.predict(latents, levels, conditioning)
+        return Points(latents, levels, conditioning, predictions)
+
+
+Reference = Trajectories | AdapterOff
 
 
 @contextmanager
-def adapters_off(transformer: ZImageTransformer2DModel) -> Iterator[None]:
-    """The transformer without its adapters; what was merged into its weights stays."""
-    transformer.disable_adapters()
+def adapters_off(denoiser: nn.Module) -> Iterator[None]:
+    """The denoiser without its adapters; what was merged into its weights stays."""
+    denoiser.disable_adapters()
     try:
         yield
     finally:
-        transformer.enable_adapters()
+        denoiser.enable_adapters()
 
 
-def open_reference(
-    training: Training, recording: Path | None, data: TrainingData, grid: Tensor
-) -> Trajectories | AdapterOff | None:
+def open_reference(training: Training, recording: Path | None, data: TrainingData, grid: Tensor) -> Reference | None:
     """What the anchor of `training` compares with; None where it is off.
 
     Args:
         recording: the base's trajectories, where they are what is compared with.
-        grid: the sampler's σ values [S].
+        grid: the sampler's levels [S].
 
     Raises:
         UserError: the recording is needed, and missing or damaged.
@@ -115,17 +113,18 @@ def open_reference(
     return load_trajectories(recording)
 
 
-def anchor_loss(model: ZImage, reference: Trajectories | AdapterOff, settings: Keep, seed: int, step: int) -> Tensor:
-    """Mean squared difference of the model's velocity to the base's at `batch_size` random points, a scalar ≥ 0."""
-    points = reference.points(model, settings.batch_size, stateless_generator(seed, 6, step))
-    velocity = model.predict(points.latents, points.sigma, points.captions)
-    return (velocity - points.velocities).square().mean()
+def anchor_loss(model: Family, reference: Reference, settings: Keep, seed: int, step: int) -> Tensor:
+    """Mean squared difference of the model's prediction to the base's at `batch_size` random points, a scalar ≥ 0."""
+    points = reference.points(model, settings.batch_size, stateless_generator(seed, Stream.ANCHOR_POINTS, step))
+    prediction = model.predict(points.latents, points.levels, points.conditioning)
+    return (prediction - points.predictions).square().mean()
 
 
 def save_trajectories(path: Path, paths: Trajectories) -> None:
     """Write them as one safetensors file, atomically."""
     with atomic_path(path) as temporary:
-        save_file({name: getattr(paths, name).cpu().contiguous() for name in TENSORS}, temporary)
+        tensors = {name: getattr(paths, name).cpu().contiguous() for name in TENSORS}
+        save_file(tensors | paths.conditioning.packed("conditioning"), temporary)
 
 
 def load_trajectories(path: Path) -> Trajectories:
@@ -136,6 +135,8 @@ def load_trajectories(path: Path) -> Trajectories:
     """
     try:
         with safe_open(path, "pt") as stored:
-            return Trajectories(**{name: stored.get_tensor(name) for name in TENSORS})
-    except (SafetensorError, FileNotFoundError) as error:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+        own = {name: tensors[name] for name in TENSORS}
+        return Trajectories(**own, conditioning=unpacked(tensors, "conditioning"))
+    except (SafetensorError, FileNotFoundError, KeyError) as error:
         raise UserError(f"{path}: no readable trajectories of the base ({error}); delete it and run again") from error

@@ -1,6 +1,6 @@
 """An assistant LoRA (de-distillation or "training" adapter): merged while training, taken out of what is saved.
 
-A few-step model such as Z-Image-Turbo loses its distillation when it is fine-tuned directly. With an adapter merged
+A few-step model loses its distillation when it is fine-tuned directly. With an adapter merged
 that undoes the distillation, training moves the weights beside it; without the adapter the distilled model is back, and
 what was learnt stays (ostris/ai-toolkit: `assistant_lora_path`). With adapters of our own there is nothing to take out:
 only they are saved. With full training, what is saved is the trained weights minus the assistant's B·A.
@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import ZImagePipeline, ZImageTransformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from legible.config import Training
 from legible.errors import UserError
 from legible.io import sha256_file
+from legible.models.family import Family
+from legible.models.opening import first_line
 
 NAME = "assistant"
 
@@ -36,7 +37,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Assistant:
-    """What was merged into a transformer, by the names of its weights; empty where there is no assistant."""
+    """What was merged into a denoiser, by the names of its weights; empty where there is no assistant."""
 
     factors: dict[str, Factors]
     frozen: dict[str, Tensor]  # weights as they were, of merged layers that are saved and not trained
@@ -67,8 +68,8 @@ def assistant_file(training: Training) -> Path | None:
     return path
 
 
-def merge_assistant(transformer: ZImageTransformer2DModel, training: Training) -> Assistant:
-    """Add the assistant's B·A (computed in float32) to the weights of `transformer`, in place.
+def merge_assistant(model: Family, training: Training) -> Assistant:
+    """Add the assistant's B·A (computed in float32) to the weights of the denoiser, in place.
 
     To be called after `select_parameters`: weights that are trained in float32 then take the sum without rounding it.
 
@@ -78,8 +79,8 @@ def merge_assistant(transformer: ZImageTransformer2DModel, training: Training) -
     path, factors, frozen = assistant_file(training), {}, {}
     if path is None:
         return Assistant(factors, frozen, None)
-    parameters = dict(transformer.named_parameters())
-    for layer, part in read_factors(transformer, path).items():
+    parameters = dict(model.module("denoiser").named_parameters())
+    for layer, part in read_factors(model, path).items():
         name = f"{layer}.weight" if f"{layer}.weight" in parameters else f"{layer}.base_layer.weight"
         weight, factors[name] = parameters[name], part
         if training.method == "full" and not weight.requires_grad:
@@ -88,46 +89,43 @@ def merge_assistant(transformer: ZImageTransformer2DModel, training: Training) -
     return Assistant(factors, frozen, sha256_file(path))
 
 
-def read_factors(transformer: ZImageTransformer2DModel, path: Path) -> dict[str, Factors]:
+def read_factors(model: Family, path: Path) -> dict[str, Factors]:
     """The matrices of a LoRA file, by layer, whichever of the formats that diffusers reads it is in.
 
-    diffusers and peft put them on a copy of the transformer without weights, where the scale is settled.
+    diffusers and peft put them on a copy of the denoiser without weights, where the scale is settled.
     """
+    denoiser, prefix = model.module("denoiser"), model.spec.denoiser
     try:
-        state, about = ZImagePipeline.lora_state_dict(
-            str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True,
-            return_lora_metadata=True,
-        )  # fmt: skip
+        state, about = model.lora_state(path)
         with init_empty_weights():
-            skeleton = ZImageTransformer2DModel.from_config(transformer.config)
-        refuse_what_does_not_fit(state, skeleton, path)
-        skeleton.load_lora_adapter(state, adapter_name=NAME, metadata=about, low_cpu_mem_usage=True)
+            skeleton = type(denoiser).from_config(denoiser.config)
+        refuse_what_does_not_fit(state, prefix, skeleton, path)
+        skeleton.load_lora_adapter(state, prefix=prefix, adapter_name=NAME, metadata=about, low_cpu_mem_usage=True)
     except UserError:
         raise
     except Exception as error:  # safetensors, diffusers and peft raise a dozen types; the user needs one sentence
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"training.assistant_lora: {path} is no LoRA of this model ({reason})") from error
+        raise UserError(f"training.assistant_lora: {path} is no LoRA of this model ({first_line(error)})") from error
     layers = sorted({key.partition(".lora_")[0] for key in state})
     return {
-        layer.removeprefix("transformer."): Factors(
+        layer.removeprefix(f"{prefix}."): Factors(
             state[f"{layer}.lora_A.weight"],
             state[f"{layer}.lora_B.weight"],
-            skeleton.get_submodule(layer.removeprefix("transformer.")).scaling[NAME],
+            skeleton.get_submodule(layer.removeprefix(f"{prefix}.")).scaling[NAME],
         )
         for layer in layers
     }
 
 
-def refuse_what_does_not_fit(state: dict[str, Tensor], transformer: ZImageTransformer2DModel, path: Path) -> None:
+def refuse_what_does_not_fit(state: dict[str, Tensor], prefix: str, denoiser: nn.Module, path: Path) -> None:
     """Every tensor must be an A or a B of the right size for a layer that is there: diffusers would drop the others."""
     if not state:
         raise UserError(f"training.assistant_lora: {path} holds no matrices of a LoRA")
     for key, value in state.items():
-        layer, _, rest = key.removeprefix("transformer.").partition(".lora_")
+        layer, _, rest = key.removeprefix(f"{prefix}.").partition(".lora_")
         if rest not in ("A.weight", "B.weight"):
             raise UserError(f"training.assistant_lora: {path} holds `{key}`, which is no matrix of a plain LoRA")
         try:
-            shape = transformer.get_parameter(f"{layer}.weight").shape
+            shape = denoiser.get_parameter(f"{layer}.weight").shape
         except AttributeError as error:
             raise UserError(f"training.assistant_lora: {path} is for another model: no layer `{layer}` here") from error
         side = 1 if rest[0] == "A" else 0

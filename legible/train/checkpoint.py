@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-
 from legible.errors import UserError
 from legible.io import disk_is_full, write_json
 from legible.train.group import ALONE, Group
@@ -136,56 +133,3 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def stateless_generator(*parts: int) -> torch.Generator:
-    """A generator that depends on `parts` (seed, step, micro-step …) and on nothing that happened before.
-
-    Resuming therefore needs no random state: step 57 draws the same noise in an interrupted and in an unbroken run.
-    """
-    words = np.random.SeedSequence(parts).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
-
-
-def sample_order(size: int, batch: int, seed: int, lengths: list[int] | None = None) -> Callable[[range], torch.Tensor]:
-    """`positions -> indices`: epochs of shuffled samples without replacement, stateless like the noise.
-
-    Args:
-        batch: samples of a forward pass.
-        lengths: of each sample's caption; given, forward passes hold captions of one length as far as there are enough
-            of them, and what does not fill a last forward pass sits the epoch out.
-    """
-    bucketed = lengths is not None and size >= batch
-    whole = size // batch * batch if bucketed else size
-    orders: dict[int, torch.Tensor] = {}
-
-    def order(epoch: int) -> torch.Tensor:
-        drawn = torch.randperm(size, generator=stateless_generator(seed, 1, epoch))
-        if not bucketed:
-            return drawn
-        buckets: dict[int, list[int]] = {}
-        for index in drawn.tolist():
-            buckets.setdefault(lengths[index], []).append(index)
-        full = {length: len(rows) // batch * batch for length, rows in buckets.items()}
-        rest = [index for length, rows in sorted(buckets.items()) for index in rows[full[length] :]]
-        passes = torch.tensor([index for length, rows in buckets.items() for index in rows[: full[length]]] + rest)
-        passes = passes[:whole].view(-1, batch)
-        return passes[torch.randperm(len(passes), generator=stateless_generator(seed, 9, epoch))].flatten()
-
-    def indices(positions: range) -> torch.Tensor:
-        picked = []
-        for position in positions:
-            epoch, offset = divmod(position, whole)
-            if epoch not in orders:
-                orders.clear() if len(orders) > 1 else None
-                orders[epoch] = order(epoch)
-            picked.append(orders[epoch][offset])
-        return torch.stack(picked)
-
-    return indices
-
-
-def shuffled_batches(size: int, batch: int, seed: int) -> Callable[[int], torch.Tensor]:
-    """`step -> indices [batch]`, in `sample_order`."""
-    order = sample_order(size, batch, seed)
-    return lambda step: order(range(step * batch, (step + 1) * batch))

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from legible.errors import UserError
 from legible.io import atomic_path
-from legible.train.checkpoint import stateless_generator
+from legible.models.conditioning import Conditioning, unpacked
+from legible.seeds import Stream, stateless_generator
 
-TENSORS = ("latents", "captions", "offsets", "boxes", "owners", "masks", "characters")
+TENSORS = ("latents", "boxes", "owners", "masks", "characters")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class TrainingData:
 
     key: str  # hash of everything that the cache was computed from
     latents: Tensor  # [N, C, h, w], scaled
-    captions: Tensor  # [ΣS, D], the embeddings of all captions one after the other
-    offsets: Tensor  # [N + 1], where each caption begins
+    conditioning: Conditioning  # of the N captions
+    empty: Conditioning  # of the empty prompt: one
+    captions: tuple[str, ...]  # N prompts
     boxes: Tensor  # [R, 4], x0 y0 x1 y1 in pixels
     owners: Tensor  # [R], the sample of each region
     texts: tuple[str, ...]  # R target strings
@@ -35,13 +37,9 @@ class TrainingData:
         """Every character of the target strings, sorted; `characters` counts in it."""
         return alphabet_of(self.texts)
 
-    def caption(self, index: int) -> Tensor:
-        """Caption embedding [S, D] of one sample."""
-        return self.captions[self.offsets[index] : self.offsets[index + 1]]
-
-    def padded_lengths(self) -> list[int]:
-        """Tokens of each caption as the transformer pads them, to a multiple of 32."""
-        return (-(-self.offsets.diff() // 32) * 32).tolist()
+    def padded_lengths(self, multiple: int = 32) -> list[int]:
+        """Rows of each caption, rounded up to a multiple, as transformers pad them."""
+        return [-(-length // multiple) * multiple for length in self.conditioning.lengths()]
 
     def regions(self, picked: Tensor, goals: Tensor | None = None) -> tuple[Tensor, Tensor, list[str]]:
         """(position in `picked` [R], boxes [R, 4], texts) of the regions of the picked samples.
@@ -66,7 +64,7 @@ def alphabet_of(texts: tuple[str, ...] | list[str]) -> str:
 
 def other_samples(count: int, seed: int) -> Tensor:
     """For each of `count` samples another one, every sample once: whose text a placebo arm is taught instead."""
-    order = torch.randperm(count, generator=stateless_generator(seed, 3))
+    order = torch.randperm(count, generator=stateless_generator(seed, Stream.PLACEBO))
     others = torch.empty(count, dtype=torch.long)
     others[order] = order.roll(1)
     return others
@@ -75,9 +73,10 @@ def other_samples(count: int, seed: int) -> Tensor:
 def save_training_data(path: Path, data: TrainingData) -> None:
     """Write the cache as one safetensors file, atomically."""
     tensors = {name: getattr(data, name).contiguous() for name in TENSORS}
+    tensors |= data.conditioning.packed("conditioning") | data.empty.packed("empty")
     with atomic_path(path) as temporary:
         # One entry only: safetensors writes several in an order that changes from one process to the next.
-        about = json.dumps({"key": data.key, "texts": data.texts}, ensure_ascii=False)
+        about = json.dumps({"key": data.key, "texts": data.texts, "captions": data.captions}, ensure_ascii=False)
         save_file(tensors, temporary, metadata={"legible": about})
 
 
@@ -91,6 +90,13 @@ def load_training_data(path: Path) -> TrainingData:
         with safe_open(path, "pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
             about = json.loads(stored.metadata()["legible"])
-        return TrainingData(key=about["key"], texts=tuple(about["texts"]), **tensors)
+        return TrainingData(
+            key=about["key"],
+            texts=tuple(about["texts"]),
+            captions=tuple(about["captions"]),
+            conditioning=unpacked(tensors, "conditioning"),
+            empty=unpacked(tensors, "empty"),
+            **{name: tensors[name] for name in TENSORS},
+        )
     except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the cache is missing or damaged ({error}); delete it to compute it again") from error

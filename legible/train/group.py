@@ -10,21 +10,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from legible.config import Training
 from legible.errors import UserError
-
-if TYPE_CHECKING:  # nano's trainings and the tools that read checkpoints do without
-    from diffusers import ZImageTransformer2DModel
-
-BLOCKS = ("noise_refiner", "context_refiner", "layers")
 
 
 @dataclass(frozen=True)
@@ -120,24 +115,26 @@ def join_group(training: Training, device: torch.device) -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def shard(transformer: "ZImageTransformer2DModel", dtype: torch.dtype) -> None:
-    """Divide the weights of the transformer's blocks among the processes (FSDP2); they are gathered in `dtype`.
+def shard(denoiser: nn.Module, blocks: list[nn.Module], names: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Divide the weights of the denoiser's blocks among the processes (FSDP2); they are gathered in `dtype`.
 
-    What is outside the blocks (embedders, final layer: 2 % of the weights) stays whole and cannot be trained.
+    What is outside the blocks (embedders, final layer) stays whole and cannot be trained.
+
+    Args:
+        names: how the configuration calls the blocks, for the error.
 
     Raises:
         UserError: a part of a block is trained, or something outside the blocks.
     """
-    blocks = [block for name in BLOCKS for block in getattr(transformer, name)]
     inside = {parameter for block in blocks for parameter in block.parameters()}
     parts = [block for block in blocks if len({parameter.requires_grad for parameter in block.parameters()}) > 1]
-    if parts or any(parameter.requires_grad for parameter in set(transformer.parameters()) - inside):
-        raise UserError(f"training.modules: sharded training needs whole blocks; choose from {', '.join(BLOCKS)}")
-    mesh = dist.init_device_mesh(next(transformer.parameters()).device.type, (dist.get_world_size(),))
+    if parts or any(parameter.requires_grad for parameter in set(denoiser.parameters()) - inside):
+        raise UserError(f"training.modules: sharded training needs whole blocks; choose from {', '.join(names)}")
+    mesh = dist.init_device_mesh(next(denoiser.parameters()).device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(transformer, mesh=mesh, mp_policy=policy, ignored_params=set(transformer.parameters()) - inside)
+    fully_shard(denoiser, mesh=mesh, mp_policy=policy, ignored_params=set(denoiser.parameters()) - inside)
 
 
 def local(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from legible.config import Training
 from legible.errors import UserError
-from legible.train.checkpoint import stateless_generator
+from legible.seeds import Stream, stateless_generator
 from legible.train.group import distributed_like, local
 
 SAMPLE = 4096  # values of each parameter that are compared with the start
@@ -54,7 +54,7 @@ def take_step(optimizer: torch.optim.Optimizer, learning_rate: float, seed: int,
         else:
             group["lr"] = learning_rate
     # The global generator, of every device: torchao takes no other. Nothing else in training draws from it.
-    torch.manual_seed(stateless_generator(seed, 8, step).initial_seed())
+    torch.manual_seed(stateless_generator(seed, Stream.ROUNDING, step).initial_seed())
     optimizer.step()
 
 

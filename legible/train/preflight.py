@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import psutil
 import torch
-from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from diffusers import AutoencoderKL
 from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from transformers import AutoConfig, AutoModel
 
 from legible.config import Data, Model, Training
 from legible.errors import UserError
+from legible.models.family import empty_model
 from legible.models.hub import pinned
+from legible.models.opening import DTYPES
 from legible.models.quantization import quantized_bytes
-from legible.models.zimage.model import DTYPES
+from legible.models.zimage import SPEC
 from legible.train.adapters import select_parameters
 from legible.train.group import Group
 
@@ -58,11 +58,15 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     """
     model = pinned(model)
     dtype, wide, master = DTYPES[model.dtype], BYTES[model.dtype], BYTES[training.weights]
-    transformer, vae, encoder = (empty(model, name) for name in ("transformer", "vae", "text_encoder"))
+    opened = empty_model(model)
+    transformer, vae = (opened.module(part) for part in ("denoiser", "vae"))
+    encoder = opened.module("text_encoder")
     frozen, decoder = count(transformer), count(vae)
     few_bits = training.quantization != "none"
-    small, small_bytes = quantized_bytes(transformer, training.quantization) if few_bits else (0, 0.0)
-    chosen = sum(p.numel() for p in select_parameters(transformer, training, 0).values())
+    small, small_bytes = (
+        quantized_bytes(transformer, opened.quantized_layers(), training.quantization) if few_bits else (0, 0.0)
+    )
+    chosen = sum(p.numel() for p in select_parameters(opened, training, 0).values())
     whole = count(transformer)
     frozen = frozen - chosen if training.method == "full" else frozen
 
@@ -77,7 +81,7 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     mixed = training.weights != model.dtype
     kept = values * kept_by_a_block(dtype, training, mixed)
     # With checkpointing a block keeps its input only, and one block at a time keeps everything.
-    again = "transformer" in training.gradient_checkpointing
+    again = "denoiser" in training.gradient_checkpointing
     activations = blocks * values * wide + kept if again else blocks * kept
     heard, measured = bool(training.aux.weights), bool(training.aux.weights and training.aux.measure_every)
     # Of sharded weights each process has its part; at a time, two blocks are whole (one computes, one is fetched).
@@ -124,7 +128,7 @@ def settle_checkpointing(model: Model, training: Training, height: int, width: i
     """
     if "auto" not in training.gradient_checkpointing:
         return training
-    for parts in ((), ("decoder",), ("transformer", "decoder")):
+    for parts in ((), ("decoder",), ("denoiser", "decoder")):
         settled = training.model_copy(update={"gradient_checkpointing": parts})
         needed = next(phase.total for phase in plan(model, settled, height, width) if phase.name == "training")
         if needed <= HEADROOM * free:
@@ -149,10 +153,10 @@ def check_memory(phases: list[Phase], free: float, training: Training) -> None:
 
 def ways_out(training: Training) -> list[str]:
     """What to change when a run does not fit, what costs least first."""
-    once = {"transformer", "decoder"} - set(training.gradient_checkpointing)
+    once = {"denoiser", "decoder"} - set(training.gradient_checkpointing)
     ways = [
         ("training.optimizer: adamw_8bit", training.optimizer != "adamw_8bit"),
-        ("training.gradient_checkpointing: [transformer, decoder]", bool(once)),
+        ("training.gradient_checkpointing: [denoiser, decoder]", bool(once)),
         ("training.aux.region: crop", bool(training.aux.weights) and training.aux.region == "image"),
         ("training.batch_size: 1 with more accumulation", training.batch_size > 1),
         ("training.weights: bfloat16", training.method == "full" and training.weights == "float32"),
@@ -164,31 +168,13 @@ def ways_out(training: Training) -> list[str]:
 
 def latent_size(model: Model, data: Data) -> tuple[int, int]:
     """Height and width of the latents of the dataset's images."""
-    factor = 2 ** (len(empty(model, "vae").config.block_out_channels) - 1)
-    return data.height // factor, data.width // factor
+    _, height, width = empty_model(model).latent_shape(data.height, data.width)
+    return height, width
 
 
 def free_bytes() -> int:
     """Free memory of the device that will be used: the first GPU, or this machine."""
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
-
-
-def empty(model: Model, name: str) -> torch.nn.Module:
-    """A component without memory for its weights.
-
-    Raises:
-        UserError: its configuration cannot be read.
-    """
-    try:
-        with init_empty_weights():
-            if name == "text_encoder":
-                settings = AutoConfig.from_pretrained(model.path, subfolder=name, revision=model.revision)
-                return AutoModel.from_config(settings)
-            kind = {"transformer": ZImageTransformer2DModel, "vae": AutoencoderKL}[name]
-            return kind.from_config(kind.load_config(model.path, subfolder=name, revision=model.revision))
-    except Exception as error:  # the libraries raise a dozen types for a bad file; the user needs one sentence
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{model.path}: the configuration of `{name}` cannot be read ({reason})") from error
 
 
 def count(module: torch.nn.Module) -> int:
@@ -201,7 +187,7 @@ def kept_by_a_block(dtype: torch.dtype, training: Training, mixed: bool) -> floa
     block = ZImageTransformerBlock(0, SMALL, SMALL // 128, SMALL // 128, 1e-5, True).to(dtype)
     if training.method == "lora":
         rank = max(training.lora.rank * SMALL // 3840, 1)
-        settings = LoraConfig(r=rank, target_modules=list(training.lora.targets))
+        settings = LoraConfig(r=rank, target_modules=list(training.lora.targets or SPEC.lora_targets))
         block = inject_adapter_in_model(settings, block.requires_grad_(False))
     elif mixed:
         block = block.float()

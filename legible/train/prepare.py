@@ -2,36 +2,44 @@
 
 import torch
 
-from legible.config import Model, Training
-from legible.losses.auxiliary import DECODED
-from legible.models.family import open_model
-from legible.models.zimage.compiled import compile_blocks
-from legible.models.zimage.model import DTYPES, ZImage
+from legible.config import LOSSES, Model, Training
+from legible.models.family import Family, empty_model, open_model
+from legible.models.opening import DTYPES
 from legible.train.adapters import select_parameters
 from legible.train.assistant import Assistant, merge_assistant
 from legible.train.group import Group, shard
-from legible.train.preflight import count, empty
+
+
+def roles_of(training: Training) -> tuple[str, ...]:
+    """What a training opens: the decoder only for losses that look at pixels, text encoders only to train them."""
+    decodes = any(LOSSES[name].decodes for name in training.aux.weights)
+    return (
+        "denoiser",
+        "scheduler",
+        *(("autoencoder",) if decodes else ()),
+        *(("text",) if training.text_trained else ()),
+    )
 
 
 def open_for_training(
     model: Model, training: Training, seed: int, group: Group
-) -> tuple[ZImage, dict[str, torch.nn.Parameter], Assistant, int]:
+) -> tuple[Family, dict[str, torch.nn.Parameter], Assistant, int]:
     """The opened model, its trained parameters by name, what was merged, and the number of the base's parameters.
-
-    The decoder is opened only for losses that look at pixels.
 
     Raises:
         UserError: the model cannot be opened, or what is to be trained matches nothing.
     """
-    parts = ("transformer", "scheduler", "vae") if DECODED & set(training.aux.weights) else ("transformer", "scheduler")
-    opened = open_model(model, parts, training.threads, quantization=training.quantization)
-    parameters = select_parameters(opened.transformer, training, seed)
-    assistant = merge_assistant(opened.transformer, training)
+    opened = open_model(model, roles_of(training), training.threads, quantization=training.quantization)
+    parameters = select_parameters(opened, training, seed)
+    assistant = merge_assistant(opened, training)
     opened.use_attention(training.attention, training.ragged)
     opened.save_memory(training.gradient_checkpointing)
     if training.compile:
-        compile_blocks(opened.transformer)
+        opened.compile_blocks()
+    denoiser = opened.module("denoiser")
     if group.sharded:
-        shard(opened.transformer, DTYPES[model.dtype])
-        parameters = {name: p for name, p in opened.transformer.named_parameters() if name in parameters}
-    return opened, parameters, assistant, count(empty(model, "transformer"))
+        shard(denoiser, opened.blocks(), opened.spec.blocks, DTYPES[model.dtype])
+        parameters = {name: p for name, p in denoiser.named_parameters() if name in parameters}
+    base = empty_model(model)
+    total = sum(p.numel() for part in training.parts for p in base.module(part).parameters())
+    return opened, parameters, assistant, total

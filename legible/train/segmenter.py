@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from legible.errors import UserError
-from legible.losses.segmentation import Segmenter, build_segmenter
+from legible.models.segmenter import Segmenter, build_segmenter
 from legible.progress import progress
-from legible.train.checkpoint import shuffled_batches, stateless_generator
+from legible.seeds import Stream, shuffled_batches, stateless_generator
 
 HELD_OUT = 0.1
 BACKGROUND_WEIGHT = 0.1  # most cells are background: with equal weights nothing else is learnt for hundreds of steps
@@ -76,7 +76,7 @@ def train_segmenter(
     batches = shuffled_batches(kept, batch, seed)
     for step in progress(range(steps), "segmenter"):
         picked = batches(step).to(latents.device)
-        seen = degraded(latents[picked], std, stateless_generator(seed, 6, step))
+        seen = degraded(latents[picked], std, stateless_generator(seed, Stream.ANCHOR_POINTS, step))
         loss = F.cross_entropy(network(seen), characters[picked].long(), weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

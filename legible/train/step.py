@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from legible.config import Aux, Training
-from legible.losses import flow
-from legible.losses.auxiliary import AuxLoss, sample_weights
-from legible.losses.view import View
-from legible.models.zimage.model import ZImage
+from legible.losses.auxiliary import sample_weights
+from legible.losses.view import AuxLoss, View
+from legible.models.conditioning import Conditioning
+from legible.models.family import Family
+from legible.seeds import Stream, stateless_generator
 from legible.train.data import TrainingData
 
-SIGMA_EDGES = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the bins in which losses are logged
+SIGMA_EDGES = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the bins (shares of noise) in which losses are logged
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Losses:
 
     diffusion: Tensor | float  # mean over samples, with gradient
     aux: Tensor | float | None  # weighted sum over samples / B, with gradient
-    sigma: Tensor  # [B]
+    sigma: Tensor  # [B], shares of noise 0 … 1
     per_sample: Tensor  # [B], diffusion
     weighted: Tensor  # [B], auxiliary; NaN where it does not count
 
@@ -37,29 +38,54 @@ class Losses:
         return Losses(self.diffusion.item(), aux, self.sigma.cpu(), self.per_sample.cpu(), self.weighted.cpu())
 
 
-def look(
-    model: ZImage, data: TrainingData, picked: Tensor, goals: Tensor | None, aux: Aux, noise: Tensor, sigma: Tensor
-) -> tuple[Tensor, Callable[[Tensor], View]]:
+def dropped_prompts(training: Training, seed: int, step: int, positions: range) -> list[bool]:
+    """Which samples of a step see the empty prompt (training.prompt_dropout), by their positions in it."""
+    if training.prompt_dropout == 0:
+        return [False] * len(positions)
+    streams = (stateless_generator(seed, Stream.PROMPT_DROPOUT, step, position) for position in positions)
+    return [torch.rand((), generator=stream).item() < training.prompt_dropout for stream in streams]
+
+
+def condition(
+    model: Family, data: TrainingData, picked: Tensor, training: Training, dropped: list[bool]
+) -> Conditioning:
+    """What the captions of the samples `picked` [B] say: from the cache, or by the text encoder that is trained.
+
+    Args:
+        dropped: B flags: this sample sees the empty prompt.
+    """
+    rows = picked.tolist()
+    if training.text_trained:
+        captions = ["" if drop else data.captions[row] for row, drop in zip(rows, dropped, strict=True)]
+        return model.encode_prompts(captions, gradient=True)
+    found = data.conditioning.pick(rows)
+    return found.replaced(dropped, data.empty) if any(dropped) else found
+
+
+def forward_pass(
+    model: Family, data: TrainingData, picked: Tensor, goals: Tensor | None, aux: Aux, noise: Tensor, levels: Tensor,
+    conditioning: Conditioning,
+) -> tuple[Tensor, Callable[[Tensor], View]]:  # fmt: skip
     """One forward pass over the samples `picked` [B]: (diffusion loss [B], rows → what auxiliary losses see of them).
 
     Args:
         goals: [B], the samples whose text is to be drawn; None = their own.
-        noise: [B, C, h, w]; sigma: [B].
+        noise: [B, C, h, w]; levels: [B]; conditioning: of B captions.
     """
     clean = data.latents[picked].to(model.device)
-    noise, sigma = noise.to(model.device), sigma.to(model.device)
-    noisy = flow.noised(clean, noise, sigma)
-    captions = [data.caption(index).to(model.device, model.transformer.dtype) for index in picked.tolist()]
-    velocity = model.predict(noisy, sigma, captions)
+    noise, levels = noise.to(model.device), levels.to(model.device)
+    noisy = model.process.noised(clean, noise, levels)
+    prediction = model.predict(noisy, levels, conditioning)
+    target = model.process.target(clean, noise, levels)
 
     def view(rows: Tensor) -> View:
         wanted = (picked if goals is None else goals)[rows]
         samples, boxes, texts = data.regions(picked[rows], None if goals is None else goals[rows])
         here = rows.to(model.device)
         return View(
-            velocity=velocity[here],
-            target=flow.velocity(clean, noise)[here],
-            predicted=model.predicted_clean(noisy, velocity, sigma)[here],
+            prediction=prediction[here],
+            target=target[here],
+            predicted=model.process.predicted_clean(noisy, prediction, levels)[here],
             clean=data.latents[wanted].to(model.device),
             samples=samples.to(model.device),
             regions=boxes.to(model.device),
@@ -73,23 +99,29 @@ def look(
             margin=aux.margin,
         )
 
-    return flow.flow_loss(velocity, clean, noise), view
+    return (prediction.float() - target.float()).square().flatten(1).mean(1), view
 
 
 def micro_step(
-    model: ZImage, data: TrainingData, picked: Tensor, goals: Tensor | None, training: Training, grid: Tensor,
-    aux: AuxLoss | None, generators: list[torch.Generator],
+    model: Family, data: TrainingData, picked: Tensor, goals: Tensor | None, training: Training, grid: Tensor,
+    aux: AuxLoss | None, generators: list[torch.Generator], dropped: list[bool],
 ) -> Losses:  # fmt: skip
-    """Losses of one forward pass over the samples `picked` [B], each with its own generator; nothing is changed."""
-    settings, draw, shape = training.aux, training.sigma, data.latents.shape[1:]
+    """Losses of one forward pass over the samples `picked` [B], each with its own generator; nothing is changed.
+
+    Args:
+        grid: the sampler's levels [S].
+        dropped: B flags: this sample sees the empty prompt.
+    """
+    settings, shape = training.aux, data.latents.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    levels = [flow.draw_sigma(draw.distribution, draw.mean, draw.std, grid, 1, generator) for generator in generators]
-    sigma = torch.cat(levels)
+    levels = torch.cat([model.process.draw(training.sigma, grid, 1, generator) for generator in generators])
     if aux is not None and settings.sigma_sampling == "window":
         low, high = settings.sigma_window
         even = torch.cat([torch.rand(1, generator=generator) for generator in generators])
-        sigma = (low + (high - low) * even).clamp(min=1e-6)
-    diffusion, view = look(model, data, picked, goals, settings, noise, sigma)
+        levels = model.process.levels(low + (high - low) * even)
+    conditioning = condition(model, data, picked, training, dropped)
+    diffusion, view = forward_pass(model, data, picked, goals, settings, noise, levels, conditioning)
+    sigma = model.process.sigma(levels)
     weighted, total = torch.full((len(picked),), float("nan"), device=model.device), None
     if aux is not None:
         weights = sample_weights(settings, sigma)
@@ -107,7 +139,7 @@ def by_sigma(sigma: Tensor, losses: Tensor) -> list[float | None]:
     return [round(part.mean().item(), 6) if len(part) else None for part in found]
 
 
-def apart(loss: Tensor, parameters: list[torch.nn.Parameter], sums: list[Tensor | None]) -> list[Tensor | None]:
+def add_gradient(loss: Tensor, parameters: list[torch.nn.Parameter], sums: list[Tensor | None]) -> list[Tensor | None]:
     """`sums` plus the gradient of `loss`, parameter by parameter, leaving `.grad` alone and the graph intact."""
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     return [s if g is None else g if s is None else s + g for s, g in zip(sums, gradients, strict=True)]

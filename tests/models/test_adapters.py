@@ -8,8 +8,8 @@ from training import run, settings, small_data
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.models.family import open_model
-from legible.models.zimage.model import COMPONENTS, ZImage
+from legible.models.family import ROLES, open_model
+from legible.models.zimage.model import ZImage
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import load_checkpoint
 from legible.train.data import TrainingData
@@ -42,13 +42,13 @@ def our_images(model: ZImage) -> torch.Tensor:
 @pytest.mark.parametrize(("rank", "alpha"), [(4, 4.0), (2, 16.0)])
 def test_lora_weights_give_the_same_image_through_diffusers(folders, data, tmp_path, rank, alpha):
     training = settings(method="lora", lora={"rank": rank, "alpha": alpha}, learning_rate=2.0e-2)
-    model = open_model(Model(path=str(folders.zimage)), COMPONENTS)
+    model = open_model(Model(path=str(folders.zimage)), ROLES)
     base = our_images(model)
     trained = run(folders.zimage, data, training, tmp_path / "work", output=tmp_path / "weights")
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["pytorch_lora_weights.safetensors"]
 
     # The reference: the same adapters put into a fresh model by hand, W + alpha / rank · B · A.
-    by_hand = open_model(Model(path=str(folders.zimage)), COMPONENTS)
+    by_hand = open_model(Model(path=str(folders.zimage)), ROLES)
     with torch.no_grad():
         for name, matrix in trained.items():
             if ".lora_A." in name:
@@ -60,7 +60,7 @@ def test_lora_weights_give_the_same_image_through_diffusers(folders, data, tmp_p
     pipeline = ZImagePipeline.from_pretrained(folders.zimage)
     pipeline.load_lora_weights(tmp_path / "weights", weight_name="pytorch_lora_weights.safetensors")
     assert (official_images(pipeline).int() - expected.int()).abs().max() <= 1
-    ours = open_model(Model(path=str(folders.zimage)), COMPONENTS, weights=tmp_path / "weights")
+    ours = open_model(Model(path=str(folders.zimage)), ROLES, weights=tmp_path / "weights")
     assert (our_images(ours).int() - expected.int()).abs().max() <= 1
 
 
@@ -70,13 +70,13 @@ def test_full_weights_load_into_diffusers_class(folders, data, tmp_path):
     )  # fmt: skip
     loaded = ZImageTransformer2DModel.from_pretrained(tmp_path / "weights" / "transformer")
     stored = dict(loaded.named_parameters())
-    start = dict(open_model(Model(path=str(folders.zimage)), ("transformer",)).transformer.named_parameters())
+    start = dict(open_model(Model(path=str(folders.zimage)), ("denoiser",)).transformer.named_parameters())
     for name, value in stored.items():
         assert torch.equal(value, trained.get(name, start[name]))
     pipeline = ZImagePipeline.from_pretrained(folders.zimage, transformer=loaded)
-    model = open_model(Model(path=str(folders.zimage)), COMPONENTS)
+    model = open_model(Model(path=str(folders.zimage)), ROLES)
     base = our_images(model)
-    finetuned = open_model(Model(path=str(folders.zimage)), COMPONENTS, weights=tmp_path / "weights")
+    finetuned = open_model(Model(path=str(folders.zimage)), ROLES, weights=tmp_path / "weights")
     assert torch.equal(official_images(pipeline), our_images(finetuned))
     assert (our_images(finetuned).int() - base.int()).abs().max() > 5
 
@@ -93,7 +93,7 @@ def test_averaged_weights_are_what_is_saved(folders, data, tmp_path):
 def test_only_the_chosen_modules_are_trained(folders, data, tmp_path, modules):
     run(folders.zimage, data, settings(modules=modules), tmp_path / "work", output=tmp_path / "weights")
     stored = load_file(tmp_path / "weights" / "transformer" / "diffusion_pytorch_model.safetensors")
-    start = open_model(Model(path=str(folders.zimage)), ("transformer",)).transformer.state_dict()
+    start = open_model(Model(path=str(folders.zimage)), ("denoiser",)).transformer.state_dict()
     assert stored.keys() == start.keys()
     changed = {name for name, value in stored.items() if not torch.equal(value, start[name])}
     assert changed
@@ -102,9 +102,9 @@ def test_only_the_chosen_modules_are_trained(folders, data, tmp_path, modules):
 
 
 def test_lora_trains_exactly_its_targets(folders):
-    model = open_model(Model(path=str(folders.zimage)), ("transformer",))
+    model = open_model(Model(path=str(folders.zimage)), ("denoiser",))
     training = settings(method="lora", lora={"rank": 3, "targets": ["to_q", "feed_forward.w2"]})
-    chosen = select_parameters(model.transformer, training, 0)
+    chosen = select_parameters(model, training, 0)
     assert {name for name, p in model.transformer.named_parameters() if p.requires_grad} == set(chosen)
     places = {name.split(".lora_")[0] for name in chosen}
     linear = {name for name, module in model.transformer.named_modules() if name.endswith(("to_q", "feed_forward.w2"))}
@@ -126,5 +126,5 @@ def test_lora_trains_exactly_its_targets(folders):
 )
 def test_what_matches_nothing_is_refused(zimage, override, message):
     with pytest.raises(UserError, match=message) as caught:
-        select_parameters(zimage.transformer, settings(**override), 0)
+        select_parameters(zimage, settings(**override), 0)
     assert "\n" not in str(caught.value)

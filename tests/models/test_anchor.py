@@ -14,9 +14,9 @@ from legible.config import Keep, Model, validate
 from legible.errors import UserError
 from legible.io import write_jsonl
 from legible.models.family import open_model
+from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
 from legible.train.anchor import Trajectories, anchor_loss, load_trajectories, open_reference, save_trajectories
-from legible.train.checkpoint import stateless_generator
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = ["a sign on dark blue", "a plain red board on white", "a label on green"]
@@ -35,7 +35,7 @@ def test_the_trajectory_is_the_samplers_own(zimage):
     captions = zimage.encode_prompts(CAPTIONS)
     noise = torch.randn((3, 12, 8, 16), generator=stateless_generator(0))
     points, velocities, grid = zimage.trajectory(captions, noise, 4)
-    assert torch.equal(grid, zimage.sigma_grid(4))
+    assert torch.equal(grid, zimage.level_grid(4))
     assert torch.equal(points[0], noise)
     end = points[-1] - grid[-1] * velocities[-1]
     with torch.no_grad():
@@ -101,9 +101,9 @@ LIVE = {"weight": 100.0, "reference": "adapter_off", "batch_size": 6}
 def adapted(zimage, folders):
     """The tiny model with adapters that have been moved, training's data and what the anchor compares with."""
     training = settings(method="lora", anchor=LIVE)
-    parameters = select_parameters(zimage.transformer, training, 0)
+    parameters = select_parameters(zimage, training, 0)
     data = small_data(folders.zimage)
-    reference = open_reference(training, None, data, zimage.sigma_grid(4))
+    reference = open_reference(training, None, data, zimage.level_grid(4))
     return zimage, training, parameters, reference
 
 
@@ -118,7 +118,7 @@ def test_with_the_adapter_off_the_base_itself_answers(adapted, folders):
     assert anchor_loss(model, reference, training.anchor, 0, 0).item() == 0  # B is zero at the start
     moved(parameters)
     points = reference.points(model, 6, stateless_generator(3))
-    base = open_model(Model(path=str(folders.zimage)), ("transformer",))
+    base = open_model(Model(path=str(folders.zimage)), ("denoiser",))
     with torch.no_grad():
         assert torch.equal(points.velocities, base.predict(points.latents, points.sigma, points.captions))
         here = model.predict(points.latents, points.sigma, points.captions)
@@ -147,7 +147,7 @@ def test_the_live_anchors_gradient_reaches_the_adapters_only(adapted):
 
 def test_the_live_anchor_holds_the_base_resumes_and_without_weight_changes_nothing(folders, tmp_path, monkeypatch):
     data = small_data(folders.zimage)
-    grid = open_model(Model(path=str(folders.zimage)), ("scheduler",)).sigma_grid(8)
+    grid = open_model(Model(path=str(folders.zimage)), ("scheduler",)).level_grid(8)
     found, last = {}, {}
     for name, anchor in {"free": {}, "off": LIVE | {"weight": 0.0}, "held": LIVE}.items():
         training = settings(steps=8, method="lora", learning_rate=1.0e-2, anchor=anchor)

@@ -18,10 +18,10 @@ from legible.errors import UserError
 from legible.io import sha256_file
 from legible.models.family import open_model
 from legible.models.zimage.model import ZImage
+from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
 from legible.train.anchor import open_reference
 from legible.train.assistant import merge_assistant
-from legible.train.checkpoint import stateless_generator
 from legible.train.data import TrainingData, save_training_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def file(folders, tmp_path_factory) -> str:
 
 
 def opened(folders, dtype: str = "float32") -> ZImage:
-    return open_model(Model(path=str(folders.zimage), dtype=dtype), ("transformer", "scheduler"))
+    return open_model(Model(path=str(folders.zimage), dtype=dtype), ("denoiser", "scheduler"))
 
 
 @torch.no_grad()
@@ -81,8 +81,8 @@ def test_merged_it_is_the_base_plus_its_matrices(folders, file, method):
     model, reference = opened(folders), opened(folders)
     training = settings(method=method, assistant_lora=file)
     base = velocity(model)
-    parameters = select_parameters(model.transformer, training, 0)
-    merge_assistant(model.transformer, training)
+    parameters = select_parameters(model, training, 0)
+    merge_assistant(model, training)
     with torch.no_grad():
         for name, delta in by_hand(file).items():
             reference.transformer.get_parameter(name).add_(delta)
@@ -117,7 +117,7 @@ def test_other_trainers_formats_are_read(folders, file, tmp_path, style):
 def test_without_a_step_the_base_comes_back(folders, data, file, tmp_path, override):
     training = settings(**NO_STEP, assistant_lora=file, **override)
     run(folders.zimage, data, training, tmp_path / "work", output=tmp_path / "weights")
-    kept = open_model(Model(path=str(folders.zimage)), ("transformer",), weights=tmp_path / "weights")
+    kept = open_model(Model(path=str(folders.zimage)), ("denoiser",), weights=tmp_path / "weights")
     torch.testing.assert_close(velocity(kept), velocity(opened(folders)), atol=1e-5, rtol=1e-5)
 
 
@@ -170,7 +170,7 @@ def test_the_script_takes_it_out_of_weights_and_snapshots_and_records_the_file(f
         assert record["assistant_lora"] == sha256_file(copy)
         keys.append(record["key"])
         for folder in ("weights", "snapshots/step1"):
-            kept = open_model(Model(path=str(folders.zimage)), ("transformer",), weights=output / folder)
+            kept = open_model(Model(path=str(folders.zimage)), ("denoiser",), weights=output / folder)
             torch.testing.assert_close(velocity(kept), velocity(opened(folders)), atol=1e-5, rtol=1e-5)
     assert keys[0] != keys[1]
     copy.unlink()
@@ -201,12 +201,12 @@ def test_adapter_off_means_our_adapters_off_only(folders, data, file):
     training = settings(method="lora", assistant_lora=file, anchor={"weight": 1.0, "reference": "adapter_off"})
     model, merged = opened(folders), opened(folders)
     merge_assistant(merged.transformer, training)
-    parameters = select_parameters(model.transformer, training, 0)
-    merge_assistant(model.transformer, training)
+    parameters = select_parameters(model, training, 0)
+    merge_assistant(model, training)
     with torch.no_grad():
         for parameter in parameters.values():
             parameter.add_(0.1)
-    points = open_reference(training, None, data, model.sigma_grid(8)).points(model, 5, stateless_generator(1))
+    points = open_reference(training, None, data, model.level_grid(8)).points(model, 5, stateless_generator(1))
     with torch.no_grad():
         expected = merged.predict(points.latents, points.sigma, points.captions)
     assert torch.equal(points.velocities, expected)

@@ -10,9 +10,9 @@ from legible.config import Model
 from legible.errors import UserError
 from legible.models.family import open_model
 from legible.models.zimage.model import ZImage
+from legible.seeds import stateless_generator
 from legible.train import loop
 from legible.train.adapters import select_parameters
-from legible.train.checkpoint import stateless_generator
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def native_afterwards():
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def model(request, folders) -> ZImage:
-    opened = open_model(Model(path=str(folders.zimage), dtype=request.param), ("transformer", "scheduler", "vae"))
+    opened = open_model(Model(path=str(folders.zimage), dtype=request.param), ("denoiser", "scheduler", "autoencoder"))
     select_parameters(opened.transformer, settings(method="lora"), 0)
     return opened
 
@@ -33,7 +33,7 @@ def gradients(model: ZImage, folders) -> dict[str, torch.Tensor]:
     """Of one training step on samples whose captions have different lengths."""
     data, training = small_data(folders.zimage), settings()
     generators = [stateless_generator(0, sample) for sample in range(4)]
-    losses = loop.micro_step(model, data, torch.arange(4), None, training, model.sigma_grid(8), None, generators)
+    losses = loop.micro_step(model, data, torch.arange(4), None, training, model.level_grid(8), None, generators)
     losses.diffusion.backward()
     found = {n: p.grad.clone() for n, p in model.transformer.named_parameters() if p.requires_grad and "lora_B" in n}
     model.transformer.zero_grad()

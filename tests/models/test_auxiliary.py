@@ -14,9 +14,9 @@ from legible.config import Aux, Clip, Model, Reader
 from legible.errors import UserError
 from legible.losses.auxiliary import open_aux_loss, sample_weights, signal_weight
 from legible.models.family import open_model
+from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
 from legible.train.balance import Balance, scheduled
-from legible.train.checkpoint import stateless_generator
 from legible.train.data import TrainingData, alphabet_of, other_samples
 from legible.train.step import SIGMA_EDGES, by_sigma, look, norms_and_cosine
 
@@ -96,7 +96,7 @@ def test_the_placebo_changes_the_loss_and_nothing_else_of_the_run(folders, data,
 def test_decoding_only_the_regions_shows_the_losses_the_same_place(folders, zimage):
     """With a decoder that looks at nothing but its own cell, the middle of a region is the same pixel in both."""
     data = small_data(folders.zimage, size=(96, 160))  # so large that a window is a small part of it
-    select_parameters(zimage.transformer, settings(), 0)
+    select_parameters(zimage, settings(), 0)
     seen = {}
     for region in ("image", "crop"):
         _, view = view_of(zimage, data, aux_of(region=region))
@@ -117,7 +117,7 @@ def test_decoding_only_the_regions_shows_the_losses_the_same_place(folders, zima
 
 
 def test_the_soft_range_limits_the_pixels_and_keeps_the_gradient(data, zimage):
-    select_parameters(zimage.transformer, settings(), 0)
+    select_parameters(zimage, settings(), 0)
     _, view = view_of(zimage, data, aux_of(soft_range=True))
     view.decode = lambda latents: 3.0 * latents[:, :3]
     assert view.images.abs().max() <= 1
@@ -268,8 +268,8 @@ def test_a_snapshot_holds_the_weights_of_its_step(folders, data, tmp_path):
 
 
 def test_an_auxiliary_loss_reaches_the_transformer_and_nothing_that_is_frozen(folders, data):
-    model = open_model(Model(path=str(folders.zimage)), ("transformer", "scheduler", "vae"))
-    select_parameters(model.transformer, settings(), 0)
+    model = open_model(Model(path=str(folders.zimage)), ("denoiser", "scheduler", "autoencoder"))
+    select_parameters(model, settings(), 0)
     loss = on_pixels(lambda images, owners, boxes, texts: images.flatten(1).mean(1)[owners])
     _, view = view_of(model, data, aux_of())
     loss(view).sum().backward()

@@ -229,8 +229,8 @@ def test_the_seed_decides_the_lora_matrices_and_nothing_before_it(folders):
     drawn = []
     for seed in (0, 0, 1):
         torch.randn(seed + 3)
-        model = open_model(Model(path=str(folders.zimage)), ("transformer",))
-        drawn.append({n: p.clone() for n, p in select_parameters(model.transformer, training, seed).items()})
+        model = open_model(Model(path=str(folders.zimage)), ("denoiser",))
+        drawn.append({n: p.clone() for n, p in select_parameters(model, training, seed).items()})
     assert equal(drawn[0], drawn[1])
     assert not equal(drawn[0], drawn[2])
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from legible.config import Clip, Model, Training
 from legible.errors import UserError
-from legible.losses.clip import OpenedClip, clip_region_loss, open_clip_model
+from legible.losses.clip_region import clip_region_loss
 from legible.losses.regions import crop_regions
+from legible.models.clip import OpenedClip, open_clip_model
 from legible.models.hub import commit, pinned_sections, sources
 
 OWNERS = torch.tensor([0, 1, 1])

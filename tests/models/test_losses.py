@@ -19,23 +19,21 @@ from torch import Tensor, nn
 
 from legible.config import Clip, Data, Fonts, Model, Reader
 from legible.errors import UserError
-from legible.losses.clip import OpenedClip, clip_contrastive_loss, clip_region_loss, open_clip_model
-from legible.losses.ctc import OpenedReader, ctc_region_loss, open_reader
+from legible.losses.char_segmentation import char_segmentation_loss
+from legible.losses.clip_contrastive import clip_contrastive_loss
+from legible.losses.clip_region import clip_region_loss
+from legible.losses.ctc import ctc_region_loss
 from legible.losses.distractors import one_edit_distractors
-from legible.losses.feature import reader_features, recognizer_feature_loss
-from legible.losses.mask import character_map, glyph_mask_loss, latent_masks
+from legible.losses.glyph_mask import glyph_mask_loss
+from legible.losses.recognizer_feature import reader_features, recognizer_feature_loss
 from legible.losses.regions import crop_regions, grown_boxes, latent_windows, soft_limit
-from legible.losses.segmentation import (
-    OpenedSegmenter,
-    Segmenter,
-    build_segmenter,
-    char_segmentation_loss,
-    load_segmenter,
-    save_segmenter,
-)
+from legible.models.clip import OpenedClip, open_clip_model
 from legible.models.family import open_model
+from legible.models.reader import OpenedReader, open_reader
+from legible.models.segmenter import OpenedSegmenter, Segmenter, build_segmenter, load_segmenter, save_segmenter
 from legible.render.fonts import find_fonts, select_fonts
 from legible.render.sign import Sign, draw_sign
+from legible.train.glyph_maps import character_map, latent_masks
 from legible.train.segmenter import cell_accuracy, train_segmenter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -691,7 +689,7 @@ def test_the_glyph_mask_loss_sees_the_text_and_not_the_ground(signs):
 
 def test_the_segmentation_loss_prefers_the_right_text_and_leads_to_it(signs):
     pictures, _, _ = signs
-    latents = open_model(Model(path=str(ROOT / "resources/nano/zimage")), ("vae",)).encode_images(pictures)
+    latents = open_model(Model(path=str(ROOT / "resources/nano/zimage")), ("autoencoder",)).encode_images(pictures)
     maps = [
         character_map(sign.mask, list(sign.character_boxes), text, ALPHABET, (16, 32))
         for sign, text in zip(draw_signs(SIGNS), SIGNS, strict=True)

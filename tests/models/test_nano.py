@@ -18,10 +18,9 @@ from transformers import AutoTokenizer
 from legible.config import Clip, EasyOcr, Fonts, Model
 from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.templates import PALETTE, TEMPLATES, vocabulary
-from legible.losses.clip import open_clip_model
 from legible.losses.regions import crop_regions
-from legible.models.family import open_model
-from legible.models.zimage.model import COMPONENTS
+from legible.models.clip import open_clip_model
+from legible.models.family import ROLES, open_model
 from legible.nano import clip, judge, recognizer, transformer, vae
 from legible.nano.pool import Pool, build_pool, held_out_pool, ink_boxes, retrieval_pool
 from legible.nano.recipe import Recipe, tiny
@@ -98,7 +97,7 @@ def test_the_measurements_are_what_they_say(built):
 
 def test_the_parts_open_with_the_real_loaders(built, tmp_path):
     models = built / "models"
-    model = open_model(Model(path=str(models / "zimage")), COMPONENTS)
+    model = open_model(Model(path=str(models / "zimage")), ROLES)
     assert model.latent_shape(32, 64) == (12, 8, 16)
     assert model.vae.config.scaling_factor != 0.18215  # measured, not the class's default
     with torch.no_grad():
@@ -307,7 +306,7 @@ def shipped(path: str) -> Path:
 
 
 def test_the_shipped_pipeline_opens_and_draws():
-    model = open_model(Model(path=str(shipped("zimage/model_index.json"))), COMPONENTS)
+    model = open_model(Model(path=str(shipped("zimage/model_index.json"))), ROLES)
     prompts = load_prompts(ROOT / "resources" / "prompts" / "held_out.jsonl", 4)
     shape = model.latent_shape(32, 64)
     noise = torch.randn((4, *shape), generator=torch.Generator().manual_seed(0))

@@ -99,7 +99,7 @@ def test_the_anchors_points_count_where_they_are_more_than_a_batch(turbo):
 
 def test_nanos_activations_are_what_its_forward_pass_keeps():
     path = ROOT / "resources/nano/zimage"
-    model = open_model(Model(path=str(path)), ("transformer",))
+    model = open_model(Model(path=str(path)), ("denoiser",))
     model.transformer.requires_grad_(True)
     batch, generator = 8, torch.Generator().manual_seed(0)
     channels = model.transformer.config.in_channels

@@ -10,11 +10,11 @@ from training import Killed, equal, killed_at, metrics, run, settings, small_dat
 
 from legible.config import Model, validate
 from legible.errors import UserError
-from legible.models.family import open_model
+from legible.models.family import ROLES, open_model
 from legible.models.quantization import quantized_bytes, quantized_layers
-from legible.models.zimage.model import COMPONENTS, ZImage
+from legible.models.zimage.model import ZImage
+from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
-from legible.train.checkpoint import stateless_generator
 from legible.train.data import TrainingData
 
 NANO = Model(path="resources/nano/zimage")
@@ -35,7 +35,7 @@ def data(folders) -> TrainingData:
 
 
 def opened(model: Model, quantization: str = "none") -> ZImage:
-    return open_model(model, ("transformer", "scheduler"), quantization=quantization)
+    return open_model(model, ("denoiser", "scheduler"), quantization=quantization)
 
 
 def velocity(model: ZImage) -> torch.Tensor:
@@ -104,7 +104,7 @@ def test_the_backward_pass_keeps_no_copy_of_the_weights(kind):
     kept = {}
     for quantization in ("none", kind):
         model = opened(NANO, quantization)
-        select_parameters(model.transformer, training, 0)
+        select_parameters(model, training, 0)
         kept[quantization] = kept_bytes(model)
     assert kept[kind] <= 1.02 * kept["none"]
 
@@ -123,7 +123,7 @@ def test_gradients_are_those_of_the_dequantised_weights(kind):
         plain.transformer.get_submodule(name).weight.data = weight
     gradients = []
     for model in (small, plain):
-        chosen = select_parameters(model.transformer, settings(method="lora"), 0)
+        chosen = select_parameters(model, settings(method="lora"), 0)
         with torch.no_grad():
             for name, parameter in chosen.items():
                 if "lora_B" in name:  # zero, A would get no gradient
@@ -167,7 +167,7 @@ def test_lora_trains_on_it_resumes_and_fits_the_unquantised_model(kind, dtype, f
     with torch.no_grad():
         before = velocity(base)
         pipeline.load_lora_weights(tmp_path / "weights", weight_name="pytorch_lora_weights.safetensors")
-        sampled = open_model(Model(path=str(folders.zimage)), COMPONENTS, weights=tmp_path / "weights")
+        sampled = open_model(Model(path=str(folders.zimage)), ROLES, weights=tmp_path / "weights")
         theirs = velocity(ZImage(sampled.device, 64, transformer=pipeline.transformer))
         after = velocity(sampled)
     assert torch.equal(after, theirs)
@@ -218,5 +218,5 @@ def test_nothing_is_said_about_merging(kind, folders):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         model = opened(Model(path=str(folders.zimage)), kind)
-        select_parameters(model.transformer, settings(method="lora"), 0)
+        select_parameters(model, settings(method="lora"), 0)
     assert not [warning for warning in said if "Torchao" in str(warning.message)]

@@ -13,7 +13,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 from training import settings, small_data
 
 from legible.config import Model
-from legible.losses import flow
+from legible.models import flow
 from legible.models.family import open_model
 from legible.models.zimage.model import ZImage
 from legible.train.adapters import select_parameters
@@ -59,8 +59,8 @@ def gradients(loss: torch.Tensor, parameters: dict[str, torch.nn.Parameter]) -> 
 @pytest.mark.parametrize("count", [1, 4])
 def test_loss_and_gradient_equal_those_of_the_example_trainer(folders, data, monkeypatch, method, count):
     training = settings(batch_size=count, **METHODS[method])
-    model = open_model(Model(path=str(folders.zimage)), ("transformer", "scheduler"))
-    parameters = select_parameters(model.transformer, training, 0)
+    model = open_model(Model(path=str(folders.zimage)), ("denoiser", "scheduler"))
+    parameters = select_parameters(model, training, 0)
     with torch.no_grad():  # B is zero at the start: A would have no gradient
         for name, parameter in parameters.items():
             if ".lora_B." in name:
@@ -74,7 +74,7 @@ def test_loss_and_gradient_equal_those_of_the_example_trainer(folders, data, mon
 
     picked = torch.arange(count)
     generators = [torch.Generator().manual_seed(50 + i) for i in range(count)]
-    ours = micro_step(model, data, picked, None, training, model.sigma_grid(8), None, generators)
+    ours = micro_step(model, data, picked, None, training, model.level_grid(8), None, generators)
     captions = [data.caption(index) for index in range(count)]
     theirs = reference_loss(model, data.latents[picked], noises[0], sigma, time, captions)
 

@@ -16,8 +16,7 @@ from training import small_data
 from legible.config import Data, Fonts, Model
 from legible.corpus.prompts import Excluded
 from legible.errors import UserError
-from legible.models.family import open_model
-from legible.models.zimage.model import COMPONENTS
+from legible.models.family import ROLES, open_model
 from legible.render.dataset import load_images, load_table, render_signs, write_dataset
 from legible.render.fonts import find_fonts, select_fonts
 from legible.train.data import TrainingData, load_training_data, save_training_data
@@ -110,7 +109,7 @@ def test_encoding_is_what_the_model_says_and_happens_once(folders, dataset, tmp_
     output = tmp_path / "cache" / "train.safetensors"
     data = load_training_data(output)
     table, images = load_table(dataset), torch.from_numpy(load_images(dataset))
-    model = open_model(Model(path=str(folders.zimage)), COMPONENTS)
+    model = open_model(Model(path=str(folders.zimage)), ROLES)
     expected = model.encode_images(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
     torch.testing.assert_close(data.latents, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(

@@ -13,11 +13,12 @@ from training import Killed, equal, killed_at, metrics, on_pixels, region_loss, 
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.losses import flow
+from legible.models import flow
 from legible.models.family import open_model
+from legible.seeds import sample_order, shuffled_batches, stateless_generator
 from legible.train import loop, state
 from legible.train.adapters import select_parameters
-from legible.train.checkpoint import load_checkpoint, sample_order, shuffled_batches, stateless_generator
+from legible.train.checkpoint import load_checkpoint
 from legible.train.data import TrainingData
 
 CLIP = {"loss": "clip_region", "lambda": 0.3, "every": 2}
@@ -93,9 +94,7 @@ def test_training_repeats_itself_and_another_seed_does_not(folders, data, tmp_pa
     runs = [run(folders.zimage, data, settings(), tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1))]
     assert equal(runs[0], runs[1])
     assert not any(torch.equal(runs[2][name], value) for name, value in runs[0].items() if value.ndim > 1)
-    start = {
-        n: p for n, p in open_model(Model(path=str(folders.zimage)), ("transformer",)).transformer.named_parameters()
-    }
+    start = {n: p for n, p in open_model(Model(path=str(folders.zimage)), ("denoiser",)).transformer.named_parameters()}
     assert all(not torch.equal(start[name], value) for name, value in runs[0].items() if value.ndim > 1)
 
 
@@ -218,8 +217,8 @@ def test_accumulation_equals_a_larger_batch(folders, data, tmp_path, aux):
 
 def test_the_average_of_the_weights_by_hand(folders, data, tmp_path, monkeypatch):
     training = settings(steps=4, ema=0.8)
-    model = open_model(Model(path=str(folders.zimage)), ("transformer", "scheduler"))
-    parameters = select_parameters(model.transformer, training, 0)
+    model = open_model(Model(path=str(folders.zimage)), ("denoiser", "scheduler"))
+    parameters = select_parameters(model, training, 0)
     history = [{name: p.detach().clone() for name, p in parameters.items()}]
     step = torch.optim.AdamW.step
 
@@ -229,7 +228,7 @@ def test_the_average_of_the_weights_by_hand(folders, data, tmp_path, monkeypatch
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
     averaged = loop.train(
-        model, parameters, data, training, model.sigma_grid(8), None, None, 0, tmp_path, "key", "test"
+        model, parameters, data, training, model.level_grid(8), None, None, 0, tmp_path, "key", "test"
     )
     assert len(history) == 5
     for name in parameters:
@@ -311,7 +310,7 @@ def test_bfloat16_models_train_in_float32_weights(folders, data, tmp_path, metho
     training = settings(method=method, learning_rate=1.0e-5, warmup=0, aux=CLIP)
     weights = run(folders.zimage, data, training, tmp_path, region_loss(folders.clip), dtype="bfloat16")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
-    start = open_model(Model(path=str(folders.zimage), dtype="bfloat16"), ("transformer",))
+    start = open_model(Model(path=str(folders.zimage), dtype="bfloat16"), ("denoiser",))
     before = {n: p.float() for n, p in select_parameters(start.transformer, training, 0).items()}
     # Six steps of 1e-5 would round away in bfloat16. (B matrices pass no gradient to A while they are zero.)
     moved = torch.cat([(weights[n] != before[n]).flatten() for n in weights if "lora_A" not in n])
@@ -393,10 +392,10 @@ def saved_bytes(model, data, training, aux) -> tuple[int, dict[str, torch.Tensor
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    parameters = select_parameters(model.transformer, training, 0)
+    parameters = select_parameters(model, training, 0)
     generators = [stateless_generator(0, sample) for sample in range(4)]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = loop.micro_step(model, data, torch.arange(4), None, training, model.sigma_grid(8), aux, generators)
+        losses = loop.micro_step(model, data, torch.arange(4), None, training, model.level_grid(8), aux, generators)
     (losses.diffusion + losses.aux).backward()
     return sum(kept.values()), {name: parameter.grad for name, parameter in parameters.items()}
 
@@ -405,7 +404,7 @@ def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(folders, da
     found = {}
     for parts in ((), ("transformer",), ("decoder",), ("transformer", "decoder")):
         training = settings(aux=CLIP | {"every": 1}, gradient_checkpointing=parts)
-        model = open_model(Model(path=str(folders.zimage)), ("transformer", "scheduler", "vae"))
+        model = open_model(Model(path=str(folders.zimage)), ("denoiser", "scheduler", "autoencoder"))
         model.save_memory(training.gradient_checkpointing)
         found[parts] = saved_bytes(model, data, training, region_loss(folders.clip))
     plain, gradients = found.pop(())

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.models.family import open_model
+from legible.models.family import ROLES, open_model
 from legible.models.hub import commit, pinned
 from legible.models.zimage.compiled import use_real_rotary
 from legible.models.zimage.model import COMPONENTS, ZImage
@@ -106,21 +106,21 @@ def test_a_prompt_is_encoded_the_same_alone_in_a_batch_and_over_several_batches(
 
 
 def test_the_sigma_grid_is_the_samplers(zimage):
-    grid = zimage.sigma_grid(8)
+    grid = zimage.level_grid(8)
     expected = torch.tensor([1, 21 / 22, 0.9, 5 / 6, 0.75, 9 / 14, 0.5, 0.3])
     torch.testing.assert_close(grid, expected, atol=1e-6, rtol=0)
     assert grid.dtype == torch.float32
     captions = zimage.encode_prompts(PROMPTS[:1])
     for steps in (1, 4, 8):
         official(zimage, captions, noise_of(1), num_inference_steps=steps)
-        torch.testing.assert_close(zimage.sigma_grid(steps), zimage.scheduler.sigmas[:-1].float(), atol=1e-7, rtol=0)
+        torch.testing.assert_close(zimage.level_grid(steps), zimage.scheduler.sigmas[:-1].float(), atol=1e-7, rtol=0)
 
 
 @torch.no_grad()
 def test_an_euler_loop_of_our_own_predictions_is_the_pipeline(zimage):
     captions, latents = zimage.encode_prompts(PROMPTS[:2]), noise_of(2)
     expected = official(zimage, captions, latents.clone())
-    levels = [*zimage.sigma_grid(8).tolist(), 0.0]
+    levels = [*zimage.level_grid(8).tolist(), 0.0]
     for now, after in itertools.pairwise(levels):
         velocity = zimage.predict(latents, torch.full((2,), now), captions)
         if after == 0.0:
@@ -138,7 +138,7 @@ def test_without_guidance_one_forward_pass_a_step(zimage, monkeypatch, steps):
     calls = spy(zimage, monkeypatch)
     zimage.sample(captions, noise_of(4), steps, 0.0)
     assert [len(latents) for latents, *_ in calls] == [4] * steps
-    torch.testing.assert_close(torch.stack([time[0] for _, time, *_ in calls]), 1 - zimage.sigma_grid(steps))
+    torch.testing.assert_close(torch.stack([time[0] for _, time, *_ in calls]), 1 - zimage.level_grid(steps))
 
 
 @torch.no_grad()
@@ -192,7 +192,7 @@ def test_rotation_in_real_arithmetic_changes_nothing(folders, dtype):
     """What is compiled in place of the complex rotation gives the same velocity and gradient, masked or not."""
     found = []
     for real in (False, True):
-        model = open_model(Model(path=str(folders.zimage), dtype=dtype), COMPONENTS)
+        model = open_model(Model(path=str(folders.zimage), dtype=dtype), ROLES)
         captions = [caption.detach() for caption in model.encode_prompts([PROMPTS[2], PROMPTS[3] + " and" * 16])]
         assert [len(caption) > 32 for caption in captions] == [False, True]  # a batch of both is masked
         model.transformer.requires_grad_(True)
@@ -252,13 +252,13 @@ def test_the_latent_grid(zimage):
 
 
 def test_opened_parts_are_frozen_and_only_those_asked_for(folders):
-    model = open_model(Model(path=str(folders.zimage)), ("transformer", "vae"))
+    model = open_model(Model(path=str(folders.zimage)), ("denoiser", "autoencoder"))
     assert model.text_encoder is None
     assert model.tokenizer is None
     assert not model.transformer.training
     assert not any(p.requires_grad for part in (model.transformer, model.vae) for p in part.parameters())
     assert {p.dtype for p in model.transformer.parameters()} == {torch.float32}
-    half = open_model(Model(path=str(folders.zimage), dtype="bfloat16"), ("transformer",))
+    half = open_model(Model(path=str(folders.zimage), dtype="bfloat16"), ("denoiser",))
     assert {p.dtype for p in half.transformer.parameters()} == {torch.bfloat16}
 
 
@@ -341,12 +341,12 @@ def test_pickled_weights_are_not_read(folders, tmp_path):
     (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     torch.save(vae.state_dict(), tmp_path / "model" / "vae" / "diffusion_pytorch_model.bin")
     with pytest.raises(UserError, match="component `vae` cannot be loaded"):
-        open_model(Model(path=str(tmp_path / "model")), ("vae",))
+        open_model(Model(path=str(tmp_path / "model")), ("autoencoder",))
 
 
 def test_neither_full_weights_nor_lora(folders, tmp_path):
     with pytest.raises(UserError, match="neither a `transformer` folder nor pytorch_lora_weights"):
-        open_model(Model(path=str(folders.zimage)), ("transformer",), weights=tmp_path)
+        open_model(Model(path=str(folders.zimage)), ("denoiser",), weights=tmp_path)
 
 
 def test_a_prompt_that_would_be_cut_is_refused(zimage):
@@ -392,4 +392,4 @@ def test_without_hub_and_folder_both_ways_out_are_named(hub):
     with pytest.raises(
         UserError, match=r"someone/other is no folder, .* local folder .* or run `hf download someone/other`"
     ):
-        open_model(Model(path="someone/other"), ("vae",))
+        open_model(Model(path="someone/other"), ("autoencoder",))

@@ -13,7 +13,8 @@ from torch import nn
 
 from legible.config import EasyOcr, Reader
 from legible.errors import UserError
-from legible.losses.ctc import OpenedReader, ctc_region_loss, encode_targets, open_reader
+from legible.losses.ctc import ctc_region_loss, encode_targets
+from legible.models.reader import OpenedReader, open_reader
 from legible.ocr import open_engine
 
 OWNERS = torch.tensor([0, 1, 1])

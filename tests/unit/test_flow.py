@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legible.losses import flow
+from legible.models import flow
 
 GRID = torch.tensor([1.0, 0.75, 0.3])
 LEVELS = st.floats(0.0, 1.0, width=32)

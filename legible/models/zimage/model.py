@@ -3,28 +3,49 @@
 Sources: huggingface/diffusers pipelines/z_image/pipeline_z_image.py, models/transformers/transformer_z_image.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.losses import flow
-from legible.models.hub import pinned
-from legible.models.quantization import quantize
+from legible.models.conditioning import Conditioning
+from legible.models.flow import Flow
+from legible.models.opening import (
+    LORA,
+    choose_device,
+    close,
+    empty_module,
+    first_line,
+    frozen,
+    open_module,
+    open_other,
+    places_of,
+)
+from legible.models.quantization import linear_layers, quantize
+from legible.models.spec import Spec
+from legible.models.zimage import SPEC
+from legible.models.zimage.compiled import compile_blocks
 
-COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+COMPONENTS = SPEC.folders("denoiser", "autoencoder", "text", "scheduler")
+MODULES = {"transformer": ZImageTransformer2DModel, "vae": AutoencoderKL, "text_encoder": AutoModel}
+OTHERS = {"tokenizer": AutoTokenizer, "scheduler": FlowMatchEulerDiscreteScheduler}
+CAPTION = "captions"  # the one name in its conditioning: [tokens, D] of a prompt
+TOKENS = 32  # captions and pictures are padded to multiples of it
+TEXT_ADAPTERS = "text_encoder_lora"  # folder: the pipeline's LoRA file has no place for a text encoder's
 
 
 @dataclass(frozen=True)
 class ZImage:
     """The opened parts; a part that a stage did not ask for is None."""
+
+    spec: ClassVar[Spec] = SPEC
 
     device: torch.device
     max_sequence_length: int
@@ -33,14 +54,14 @@ class ZImage:
     text_encoder: PreTrainedModel | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     scheduler: FlowMatchEulerDiscreteScheduler | None = None
+    process: Flow = field(default_factory=Flow)
 
     @property
     def pixels_per_latent(self) -> int:
         """Pixels a latent cell, in both directions; 1 without a VAE, where nothing is decoded."""
         return 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], batch: int = 64) -> list[Tensor]:
+    def encode_prompts(self, prompts: list[str], gradient: bool = False, batch: int = 64) -> Conditioning:
         """Caption embeddings, one [S, D] tensor a prompt (S = its own number of tokens).
 
         Raises:
@@ -59,13 +80,20 @@ class ZImage:
                     f" {self.max_sequence_length}; raise it or shorten the prompt"
                 )
         embeddings: list[Tensor] = []
-        for start in range(0, len(prompts), batch):
-            # encode_prompt writes the chat template into the list it is given: hand it a copy.
-            part = list(prompts[start : start + batch])
-            embeddings += pipeline.encode_prompt(
-                part, self.device, False, max_sequence_length=self.max_sequence_length
-            )[0]
-        return embeddings
+        with torch.set_grad_enabled(gradient):
+            for start in range(0, len(prompts), batch):
+                # encode_prompt writes the chat template into the list it is given: hand it a copy.
+                part = list(prompts[start : start + batch])
+                embeddings += pipeline.encode_prompt(
+                    part, self.device, False, max_sequence_length=self.max_sequence_length
+                )[0]
+        return Conditioning({CAPTION: embeddings})
+
+    def example_conditioning(self, count: int) -> Conditioning:
+        """Captions of `max_sequence_length` tokens, zeros."""
+        width = self.transformer.config.cap_feat_dim
+        zeros = torch.zeros((self.max_sequence_length, width), device=self.device, dtype=self.transformer.dtype)
+        return Conditioning({CAPTION: [zeros] * count})
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -79,22 +107,44 @@ class ZImage:
         latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + self.vae.config.shift_factor
         return self.vae.decode(latents, return_dict=False)[0].float()
 
-    def predict(self, noisy: Tensor, sigma: Tensor, captions: list[Tensor]) -> Tensor:
+    def predict(self, noisy: Tensor, levels: Tensor, conditioning: Conditioning) -> Tensor:
         """Velocity [B, C, h, w] (float32) at noisy latents, σ [B] and caption embeddings.
 
         The network takes the time 1 − σ and returns −v; both are undone here. It zips latents with captions and would
         silently drop the excess, hence the check.
         """
-        if len(captions) != len(noisy) or len(sigma) != len(noisy):
-            raise ValueError(f"{len(noisy)} latents, {len(sigma)} sigmas and {len(captions)} captions do not match")
+        if len(conditioning) != len(noisy) or len(levels) != len(noisy):
+            raise ValueError(
+                f"{len(noisy)} latents, {len(levels)} sigmas and {len(conditioning)} captions do not match"
+            )
         inputs = list(noisy.to(self.transformer.dtype).unsqueeze(2).unbind(0))
+        captions = conditioning.to(self.device, self.transformer.dtype).tensors[CAPTION]
         with self._autocast():
-            output = self.transformer(inputs, 1.0 - sigma.float(), captions, return_dict=False)[0]
+            output = self.transformer(inputs, 1.0 - levels.float(), captions, return_dict=False)[0]
         return -torch.stack(output).squeeze(2).float()
 
+    def module(self, part: str) -> nn.Module:
+        """The transformer (`denoiser`) or the text encoder."""
+        return getattr(self, self.spec.folder(part))
+
+    def blocks(self) -> list[nn.Module]:
+        """Refiners and layers."""
+        return [
+            block
+            for name in ("noise_refiner", "context_refiner", "layers")
+            for block in getattr(self.transformer, name)
+        ]
+
+    def quantized_layers(self) -> list[str]:
+        """Attention and feed-forward layers of the blocks: 97 % of the weights.
+
+        Embedders, norms, the modulation by time (which scales everything after it) and the final layer keep theirs.
+        """
+        return linear_layers(self.transformer, self.spec.blocks, (".attention.", ".feed_forward."))
+
     def save_memory(self, parts: tuple[str, ...]) -> None:
-        """Compute the activations of `transformer` or `decoder` again in the backward pass instead of keeping them."""
-        if "transformer" in parts:
+        """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""
+        if "denoiser" in parts:
             self.transformer.enable_gradient_checkpointing()
         if "decoder" in parts and self.vae is not None:
             self.vae.enable_gradient_checkpointing()
@@ -125,7 +175,7 @@ class ZImage:
             try:
                 found = self._attention(backend, masked)
             except Exception as error:  # every library has its own for what it cannot do
-                found, reason = None, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                found, reason = None, first_line(error)
             if found is not None and close(found, expected):
                 continue
             if masked:
@@ -156,11 +206,11 @@ class ZImage:
         mixed = len({p.dtype for p in self.transformer.parameters() if p.is_floating_point()}) > 1
         return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
-    def predicted_clean(self, noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
-        """x̂0 from one prediction."""
-        return flow.predicted_clean(noisy, velocity, sigma)
+    def compile_blocks(self) -> None:
+        """Compile the repeated blocks for training (needs a C++ compiler, on a GPU Triton)."""
+        compile_blocks(self.transformer)
 
-    def sigma_grid(self, steps: int) -> Tensor:
+    def level_grid(self, steps: int) -> Tensor:
         """The σ values [steps] at which the sampler calls the network, without the final 0."""
         from diffusers.pipelines.z_image import pipeline_z_image as source
 
@@ -182,19 +232,27 @@ class ZImage:
 
     @torch.no_grad()
     def sample(
-        self, captions: list[Tensor], noise: Tensor, steps: int, guidance_scale: float, empty: Tensor | None = None
+        self,
+        conditioning: Conditioning,
+        noise: Tensor,
+        steps: int,
+        guidance_scale: float,
+        empty: Conditioning | None = None,
     ) -> Tensor:
-        """Images uint8 [B, H, W, 3] by diffusers' own pipeline, from noise [B, C, h, w] and caption embeddings.
+        """Images uint8 [B, H, W, 3] by diffusers' own pipeline, from noise [B, C, h, w].
 
         Args:
-            empty: embedding of the empty prompt; needed only when `guidance_scale` is above 0.
+            empty: conditioning of the empty prompt; needed only when `guidance_scale` is above 0.
         """
+        captions = conditioning.to(self.device).tensors[CAPTION]
         pipeline = self.pipeline()
         pipeline.set_progress_bar_config(disable=True)
         factor = pipeline.vae_scale_factor
         images = pipeline(
-            prompt_embeds=[caption.to(self.device) for caption in captions],
-            negative_prompt_embeds=[empty.to(self.device)] * len(captions) if guidance_scale > 0 else None,
+            prompt_embeds=captions,
+            negative_prompt_embeds=empty.to(self.device).tensors[CAPTION] * len(captions)
+            if guidance_scale > self.spec.guidance_off
+            else None,
             latents=noise.to(self.device, torch.float32),
             height=noise.shape[2] * factor,
             width=noise.shape[3] * factor,
@@ -205,17 +263,17 @@ class ZImage:
         return torch.from_numpy((images * 255).round().astype("uint8"))
 
     @torch.no_grad()
-    def trajectory(self, captions: list[Tensor], noise: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def trajectory(self, conditioning: Conditioning, noise: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """What the sampler meets on its way from noise [B, C, h, w], without guidance.
 
         Returns:
             latents [steps, B, C, h, w] at which the network is called, its velocities there, and the σ values [steps].
         """
-        grid = self.sigma_grid(steps).to(self.device)
-        captions = [caption.to(self.device) for caption in captions]
+        grid = self.level_grid(steps).to(self.device)
+        conditioning = conditioning.to(self.device)
         latents, points, velocities = noise.to(self.device, torch.float32), [], []
         for sigma, after in zip(grid, torch.cat([grid[1:], grid.new_zeros(1)]), strict=True):
-            velocity = self.predict(latents, sigma.expand(len(latents)), captions)
+            velocity = self.predict(latents, sigma.expand(len(latents)), conditioning)
             points.append(latents)
             velocities.append(velocity)
             latents = latents + (after - sigma) * velocity
@@ -233,95 +291,48 @@ class ZImage:
                 raise UserError(f"data.{name}: {value} is not divisible by {2 * factor}, the latent grid of this model")
         return self.vae.config.latent_channels, height // factor, width // factor
 
+    def save_lora(self, folder: Path, layers: dict[str, dict[str, Tensor]], about: dict[str, dict]) -> None:
+        """The transformer's adapters as ZImagePipeline takes them, the text encoder's as a peft folder beside them."""
+        if "denoiser" in layers:
+            ZImagePipeline.save_lora_weights(
+                folder,
+                transformer_lora_layers=layers["denoiser"],
+                transformer_lora_adapter_metadata=about["denoiser"],
+            )
+        if "text_encoder" in layers:
+            self.text_encoder.save_pretrained(folder / TEXT_ADAPTERS, state_dict=layers["text_encoder"])
 
-def choose_device(model: Model) -> torch.device:
-    """Where the model is to lie.
-
-    Raises:
-        UserError: a GPU is asked for and none can be used.
-    """
-    if model.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("model.device: cuda, but no GPU can be used here; check `nvidia-smi`, or set it to auto or cpu")
-    return torch.device("cuda" if torch.cuda.is_available() and model.device != "cpu" else "cpu")
+    def lora_state(self, path: Path) -> tuple[dict[str, Tensor], dict | None]:
+        """A LoRA file's tensors in diffusers' names, whichever of the formats that diffusers reads it is in."""
+        return ZImagePipeline.lora_state_dict(
+            str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True,
+            return_lora_metadata=True,
+        )  # fmt: skip
 
 
-def open_zimage(
-    model: Model,
-    components: tuple[str, ...],
-    threads: int = 1,
-    weights: Path | None = None,
-    quantization: str = "none",
-) -> ZImage:
-    """Open `components` of a Z-Image model, frozen and in evaluation mode, on the configured device.
-
-    Args:
-        weights: folder of fine-tuned weights: a `transformer` folder, opened in place of the base's (never both), or
-            LoRA adapters (pytorch_lora_weights.safetensors), put on top of it.
-        quantization: of the transformer's blocks, for training adapters on them: none, int8 or nf4.
-
-    Raises:
-        UserError: a component is missing, its weights are damaged, the hub cannot be reached, the device is missing, or
-            what quantises is not installed.
-    """
-    torch.set_num_threads(threads)
-    model = pinned(model)
-    device = choose_device(model)
-    places, adapters = dict.fromkeys(components, model), None
-    if weights is not None and (weights / "transformer").is_dir():
-        places["transformer"] = model.model_copy(update={"path": str(weights)})
-    elif weights is not None:
-        adapters = weights / "pytorch_lora_weights.safetensors"
-        if not adapters.is_file():
-            raise UserError(f"{weights}: neither a `transformer` folder nor {adapters.name} is there")
-    parts = {name: _open_part(place, name, DTYPES[model.dtype]) for name, place in places.items()}
-    for name in ("transformer", "vae", "text_encoder"):
-        if name in parts:
-            parts[name] = parts[name].eval().requires_grad_(False)
-            if name == "transformer" and quantization != "none":
-                quantize(parts[name], quantization, device)
-            parts[name] = parts[name].to(device)
-    opened = ZImage(device=device, max_sequence_length=model.max_sequence_length, **parts)
-    if adapters is not None:
-        opened.pipeline().load_lora_weights(weights, weight_name=adapters.name, use_safetensors=True)
+def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str) -> ZImage:
+    """See `legible.models.family.open_model`."""
+    device, names = choose_device(model), SPEC.folders(*roles)
+    places = places_of(model, names, weights)
+    parts = {}
+    for name in names:
+        if name in OTHERS:
+            parts[name] = open_other(places[name], name, OTHERS[name], COMPONENTS)
+            continue
+        parts[name] = open_module(places[name], name, MODULES[name], COMPONENTS).eval().requires_grad_(False)
+        opened = ZImage(device, model.max_sequence_length, **{name: parts[name]})
+        if name == SPEC.denoiser and quantization != "none":
+            quantize(parts[name], opened.quantized_layers(), quantization, device)
+        parts[name] = frozen(parts[name], device)
+    opened = ZImage(device, model.max_sequence_length, **parts)
+    if weights is not None and (weights / LORA).is_file() and opened.transformer is not None:
+        opened.pipeline().load_lora_weights(weights, weight_name=LORA, use_safetensors=True)
+    if weights is not None and (weights / TEXT_ADAPTERS).is_dir() and opened.text_encoder is not None:
+        opened.text_encoder.load_adapter(str(weights / TEXT_ADAPTERS), adapter_kwargs={"use_safetensors": True})
     return opened
 
 
-def close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float = 0.05) -> bool:
-    """Whether every tensor is finite and its error, relative in the 2-norm, is below `tolerance` (bfloat16: 0.01)."""
-    pairs = list(zip(found, expected, strict=True))
-    return all(a.isfinite().all() and (a - b).norm() < tolerance * b.norm() for a, b in pairs)
-
-
-def _open_part(model: Model, name: str, dtype: torch.dtype):
-    """One component, from safetensors only and without remote code."""
-    local = Path(model.path)
-    if local.is_dir() and not (local / name).is_dir():
-        raise UserError(f"{local}: the component folder `{name}` is missing; needed are {', '.join(COMPONENTS)}")
-    where = {"subfolder": name, "revision": None if local.is_dir() else model.revision}
-    try:
-        if name == "tokenizer":
-            return AutoTokenizer.from_pretrained(model.path, trust_remote_code=False, **where)
-        if name == "scheduler":
-            return FlowMatchEulerDiscreteScheduler.from_pretrained(model.path, **where)
-        if name == "text_encoder":
-            part, loaded = AutoModel.from_pretrained(
-                model.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True,
-                output_loading_info=True, **where,
-            )  # fmt: skip
-        else:
-            kind = {"transformer": ZImageTransformer2DModel, "vae": AutoencoderKL}[name]
-            found = kind.load_config(model.path, **where).get("_class_name")
-            if found != kind.__name__:
-                raise ValueError(f"its configuration is that of {found}, {kind.__name__} is needed")
-            part, loaded = kind.from_pretrained(
-                model.path, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **where
-            )
-        # The libraries would go on with random numbers in their place.
-        if absent := sorted({*loaded["missing_keys"], *(entry[0] for entry in loaded["mismatched_keys"])}):
-            raise ValueError(
-                f"these are not this architecture's weights: {len(absent)} are absent, such as {absent[0]}"
-            )
-        return part
-    except Exception as error:  # the libraries raise a dozen types for a bad file; the user needs one sentence
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{model.path}: component `{name}` cannot be loaded ({reason})") from error
+def empty_family(model: Model) -> ZImage:
+    """See `legible.models.family.empty_model`."""
+    parts = {name: empty_module(model, name, kind) for name, kind in MODULES.items()}
+    return ZImage(torch.device("meta"), model.max_sequence_length, **parts)

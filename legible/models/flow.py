@@ -1,12 +1,14 @@
-"""Rectified flow in Z-Image's conventions.
+"""Rectified flow: x_σ = (1 − σ)·x0 + σ·ε, and the network predicts the velocity v = ε − x0.
 
-x_σ = (1 − σ)·x0 + σ·ε; the velocity is v = ε − x0; the network's raw output is −v
-(huggingface/diffusers: pipelines/z_image/pipeline_z_image.py negates it before the scheduler step).
 σ stays float32: bfloat16 keeps only two thirds of 1,000 noise levels apart.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from legible.config import SigmaSampling
 
 
 def expand(sigma: Tensor, like: Tensor) -> Tensor:
@@ -25,19 +27,9 @@ def velocity(clean: Tensor, noise: Tensor) -> Tensor:
     return noise - clean
 
 
-def raw_target(clean: Tensor, noise: Tensor) -> Tensor:
-    """What the network itself is to output: −v = x0 − ε."""
-    return clean - noise
-
-
 def predicted_clean(noisy: Tensor, velocity_prediction: Tensor, sigma: Tensor) -> Tensor:
     """x̂0 = x_σ − σ·v; with the true velocity this is x0 at every σ."""
     return noisy - expand(sigma, noisy) * velocity_prediction
-
-
-def flow_loss(velocity_prediction: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the velocity per sample, [B]."""
-    return (velocity_prediction.float() - velocity(clean, noise).float()).square().flatten(1).mean(1)
 
 
 def draw_sigma(
@@ -55,3 +47,32 @@ def draw_sigma(
     if distribution == "uniform":
         return 1.0 - torch.rand(count, generator=generator)
     return grid.float()[torch.randint(len(grid), (count,), generator=generator)]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Rectified flow as a process; its levels are σ itself."""
+
+    def draw(self, settings: SigmaSampling, grid: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """`count` levels; see `draw_sigma`."""
+        return draw_sigma(settings.distribution, settings.mean, settings.std, grid, count, generator)
+
+    def sigma(self, levels: Tensor) -> Tensor:
+        """The share of noise: the level."""
+        return levels
+
+    def levels(self, sigma: Tensor) -> Tensor:
+        """The level of a share of noise; never 0, where no noise is left to be predicted."""
+        return sigma.clamp(min=1e-6)
+
+    def noised(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """x_σ [B, C, h, w]."""
+        return noised(clean, noise, levels)
+
+    def target(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """The velocity [B, C, h, w]."""
+        return velocity(clean, noise)
+
+    def predicted_clean(self, noisy: Tensor, prediction: Tensor, levels: Tensor) -> Tensor:
+        """x̂0 [B, C, h, w]."""
+        return predicted_clean(noisy, prediction, levels)

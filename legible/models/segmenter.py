@@ -1,7 +1,6 @@
-"""`segmentation`: does a small network find each character where it should stand, in the latent itself?
+"""The latent segmenter: a small network that says which character stands in which cell of the latents.
 
-Character-aware segmentation of the predicted x̂0 after TextDiffuser (Chen et al. 2023, arXiv 2305.10855); that latents
-can be segmented without decoding them is the observation of LD-ZNet (arXiv 2303.12343). The network comes from
+That latents can be segmented without decoding them is the observation of LD-ZNet (arXiv 2303.12343). It is trained by
 `legible.train.segmenter`.
 """
 
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -107,19 +105,15 @@ def load_segmenter(path: str | Path, device: torch.device) -> OpenedSegmenter:
     return OpenedSegmenter(network.to(device).eval().requires_grad_(False), about["alphabet"])
 
 
-def char_segmentation_loss(opened: OpenedSegmenter, predicted_latents: Tensor, characters: Tensor) -> Tensor:
-    """Cross-entropy (≥ 0, natural logarithm) of the right class per cell, [B].
-
-    The mean over the ink cells and that over the background cells count equally, however little ink there is; a sample
-    that lacks one of them has the other alone.
+def open_critic(section: Path | None, cache: Path, device: torch.device) -> OpenedSegmenter:
+    """The segmenter as a critic.
 
     Args:
-        predicted_latents: x̂0 [B, C, h, w], scaled; the only argument that gets a gradient.
-        characters: classes of the cells [B, 2h, 2w], uint8 or long; see `character_map`.
+        section: its file; it is trained by the workflow and not configured.
+
+    Raises:
+        UserError: there is no file, or it is damaged.
     """
-    characters = characters.to(predicted_latents.device).long()
-    surprise = F.cross_entropy(opened.network(predicted_latents), characters, reduction="none").flatten(1)
-    kinds = torch.stack([characters.flatten(1) > 0, characters.flatten(1) == 0])  # [2, B, cells]
-    counts = kinds.sum(2)
-    means = (surprise * kinds).sum(2) / counts.clamp(min=1)
-    return means.sum(0) / (counts > 0).sum(0)
+    if section is None:
+        raise UserError("aux.loss: char_segmentation needs a trained segmenter; give it with --segmenter")
+    return load_segmenter(section, device)

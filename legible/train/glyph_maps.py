@@ -1,32 +1,12 @@
-"""Where the glyphs are: a flow loss on the glyphs alone (the cheap control, nothing is decoded), and their maps."""
+"""Where the glyphs are, in cells of the latents: coverage and characters, for the losses that look at latents."""
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from legible.errors import UserError
 
 INKED = 0.2  # coverage from which on a cell belongs to a character; below it, a stroke's blurred edge
-
-
-def glyph_mask_loss(velocity_prediction: Tensor, velocity: Tensor, masks: Tensor) -> Tensor:
-    """Squared error of the velocity, averaged over the latent cells with the glyph coverage as weight, [B] (≥ 0).
-
-    Σ(m·e) / Σm with e the mean over channels; a sample without ink gives 0.
-
-    Args:
-        velocity_prediction: [B, C, h, w]; the only argument that gets a gradient.
-        velocity: ε − x0, [B, C, h, w].
-        masks: glyph coverage 0 … 1 of the latent cells, [B, h, w]; see `latent_masks`.
-    """
-    weights = masks.detach().to(
-        velocity_prediction.device, torch.promote_types(velocity_prediction.dtype, torch.float32)
-    )
-    errors = (velocity_prediction.to(weights) - velocity.detach().to(weights)).square().mean(1)
-    ink = weights.flatten(1).sum(1)
-    # An empty mask would be 0 / 0, whose gradient is not a number even where the result is replaced afterwards.
-    return (weights * errors).flatten(1).sum(1) / torch.where(ink > 0, ink, 1.0)
 
 
 def latent_masks(masks: Tensor, factor: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""`feature`: does a text region look to a frozen reader as the clean picture's region does?
+"""`recognizer_feature`: does a text region look to a frozen reader as the clean picture's region does?
 
 The idea of AnyText's text perceptual loss (Tuo et al. 2023, arXiv 2311.03054): compare not what is read but the
 features that it is read from, before the last fully connected layer.
@@ -7,11 +7,21 @@ features that it is read from, before the last fully connected layer.
 import torch
 from torch import Tensor, nn
 
+from legible.config import Aux
 from legible.errors import UserError
-from legible.losses.ctc import OpenedReader
 from legible.losses.regions import crop_regions, to_grey
+from legible.losses.view import AuxLoss, Critics
+from legible.models.reader import OpenedReader
 
 EPSILON = 1e-8  # of the clean features' mean square, which is about 1; a reader of a blank crop may feel nothing at all
+
+
+def build(critics: Critics, aux: Aux, texts: tuple[str, ...]) -> AuxLoss:
+    """The loss of a view, per sample."""
+    reader = critics["reader"]
+    return lambda view: view.per_sample(
+        recognizer_feature_loss(reader, view.images, view.clean_images, view.owners, view.boxes, aux.margin)
+    )
 
 
 def last_linear(network: nn.Module) -> nn.Linear:

@@ -1,0 +1,90 @@
+"""What prompts say to a denoiser: any number of named tensors a prompt, as its family's text encoders give them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """B prompts: under each name one tensor [rows, …] a prompt.
+
+    Embeddings have a row a token (as many as the prompt has, or always 77), a pooled vector is one row. A prompt's
+    rows under different names need not be equally many.
+    """
+
+    tensors: dict[str, list[Tensor]]
+
+    def __post_init__(self) -> None:
+        if len({len(rows) for rows in self.tensors.values()}) > 1:
+            raise ValueError(f"as many prompts under every name are needed, got {self.counts()}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values()), []))
+
+    def counts(self) -> dict[str, int]:
+        """Prompts under each name."""
+        return {name: len(rows) for name, rows in self.tensors.items()}
+
+    def pick(self, prompts: Iterable[int]) -> "Conditioning":
+        """The prompts at these places, in this order."""
+        places = list(prompts)
+        return Conditioning({name: [rows[place] for place in places] for name, rows in self.tensors.items()})
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Conditioning":
+        """On a device; numbers with a fraction also as `dtype`."""
+
+        def moved(value: Tensor) -> Tensor:
+            return value.to(device, dtype if value.is_floating_point() else None)
+
+        return Conditioning({name: [moved(value) for value in rows] for name, rows in self.tensors.items()})
+
+    def stacked(self, name: str) -> Tensor:
+        """[B, rows, …], where all prompts have as many rows."""
+        return torch.stack(self.tensors[name])
+
+    def lengths(self) -> list[int]:
+        """Rows of each prompt under the name where it has most."""
+        return [max(map(len, rows)) for rows in zip(*self.tensors.values(), strict=True)]
+
+    def replaced(self, where: Sequence[bool], other: "Conditioning") -> "Conditioning":
+        """With the one prompt of `other` in the places that `where` marks."""
+        return Conditioning(
+            {
+                name: [other.tensors[name][0] if marked else row for row, marked in zip(rows, where, strict=True)]
+                for name, rows in self.tensors.items()
+            }
+        )
+
+    def packed(self, prefix: str) -> dict[str, Tensor]:
+        """As tensors for a file: all rows under one another, and where each prompt begins [B + 1]."""
+        stored = {}
+        for name, rows in self.tensors.items():
+            stored[f"{prefix}.{name}"] = torch.cat(rows).cpu().contiguous()
+            stored[f"{prefix}.{name}.offsets"] = torch.tensor([0] + [len(row) for row in rows]).cumsum(0)
+        return stored
+
+
+def joined(parts: Sequence[Conditioning]) -> Conditioning:
+    """The prompts of all parts, one part after the other."""
+    return Conditioning({name: [row for part in parts for row in part.tensors[name]] for name in parts[0].tensors})
+
+
+def unpacked(stored: dict[str, Tensor], prefix: str) -> Conditioning:
+    """What `packed` made.
+
+    Raises:
+        KeyError: nothing with this prefix is there.
+    """
+    found = {}
+    for key in sorted(stored):
+        name = key.removeprefix(f"{prefix}.")
+        if key.startswith(f"{prefix}.") and not name.endswith(".offsets"):
+            offsets = stored[f"{key}.offsets"].tolist()
+            found[name] = [stored[key][start:end] for start, end in pairwise(offsets)]
+    if not found:
+        raise KeyError(f"{prefix}: no conditioning of this name")
+    return Conditioning(found)

@@ -1,0 +1,73 @@
+"""What identifies a run: everything that decides its weights, and nothing else. Only an equal run may resume it."""
+
+from pathlib import Path
+from typing import Any
+
+from legible.config import CRITICS, LOSSES, Training, critics_of
+from legible.io import sha256_file, sha256_json
+from legible.models.spec import spec_of
+from legible.train.assistant import assistant_file
+
+PLACES = ("path", "network", "device")  # where a model lies does not decide; what its files hold does
+
+
+def modules_of(family: str, training: Training) -> list[str]:
+    """The modules that an arm uses and that are found by name: its family, its own losses and their critics."""
+    losses = sorted(training.aux.weights)
+    return [
+        spec_of(family).module,
+        *(LOSSES[loss].module for loss in losses),
+        *(CRITICS[critic].module for critic in critics_of(losses)),
+    ]
+
+
+def packages_of(training: Training) -> list[str]:
+    """The packages whose versions decide an arm's weights."""
+    own = {"torch", "diffusers", "transformers", "peft"}
+    own |= {package for critic in critics_of(training.aux.weights) for package in CRITICS[critic].packages}
+    own |= {"torchao"} if training.optimizer != "adamw" or training.weights != "float32" else set()
+    own |= {"int8": {"torchao"}, "nf4": {"bitsandbytes"}}.get(training.quantization, set())
+    return sorted(own)
+
+
+def file_hashes(folder: Path, *names: str) -> dict[str, str]:
+    """SHA-256 of the files of some component folders; nothing where there is no such folder (a hub id: its commit)."""
+    folders = [folder / name for name in names] if names else [folder]
+    files = [path for each in folders for path in sorted(each.glob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): sha256_file(path) for path in files}
+
+
+def run_key(
+    config: dict[str, Any], seed: int, data_key: str, segmenter: Path | None, anchor: Path | None, code: dict[str, Any]
+) -> str:
+    """SHA-256 over configuration values, seed, data, code and versions, and the content of all models that are used.
+
+    Args:
+        config: the sections model, clip, reader, training, generation.
+        data_key: of the cache.
+        code: the fingerprint of the code and the versions of the packages that decide.
+    """
+    training, model, spec = config["training"], config["model"], spec_of(config["model"].family)
+    roles = ["denoiser", "scheduler"]
+    roles += ["autoencoder"] if any(LOSSES[loss].decodes for loss in training.aux.weights) else []
+    roles += ["text"] if training.text_trained else []
+    critics = [critic for critic in critics_of(training.aux.weights) if critic in config]
+    folders = {"clip": config["clip"].path, "reader": config["reader"].network}
+    files = {
+        "model": file_hashes(Path(model.path), *spec.folders(*roles)),
+        **{critic: file_hashes(Path(folders[critic])) for critic in critics},
+        **{
+            name: sha256_file(path)
+            for name, path in {"segmenter": segmenter, "anchor": anchor, "assistant": assistant_file(training)}.items()
+            if path is not None
+        },
+    }
+    plain = {name: config[name].model_dump(mode="json", by_alias=True) for name in ("training", "generation")}
+    plain |= {name: placeless(config[name], bool(files[name])) for name in ("model", *critics)}
+    return sha256_json([plain, seed, data_key, files, code])
+
+
+def placeless(section: Any, local: bool) -> dict[str, Any]:
+    """A section's values; of a model whose files are hashed without where it lies."""
+    values = section.model_dump(mode="json", by_alias=True)
+    return {key: value for key, value in values.items() if not (local and key in PLACES)}

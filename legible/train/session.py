@@ -1,0 +1,168 @@
+"""A training as it stands: optimiser, averages, λ, log and checkpoints of one run; resumable bit for bit."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from legible.config import Training
+from legible.errors import Stopped, UserError
+from legible.io import atomic_path
+from legible.losses.view import AuxLoss
+from legible.models.family import Family
+from legible.progress import progress
+from legible.seeds import Stream, sample_order, stateless_generator
+from legible.train.anchor import Reference
+from legible.train.balance import Balance
+from legible.train.checkpoint import load_checkpoint, save_checkpoint
+from legible.train.data import TrainingData, other_samples
+from legible.train.group import Group, local, whole_weights
+from legible.train.log import RunLog
+from legible.train.optimizer import build_optimizer, load_optimizer
+from legible.train.step import Losses, dropped_prompts, micro_step
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on what, towards what."""
+
+    model: Family
+    parameters: dict[str, torch.nn.Parameter]  # by name; trained in place
+    data: TrainingData
+    training: Training
+    grid: Tensor  # [S], the sampler's levels
+    aux: AuxLoss | None = None
+    reference: Reference | None = None  # what the velocity anchor compares with, where it is on
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run lives between attempts.
+
+    `key` identifies configuration, data, models and code: a checkpoint of another key is refused.
+    """
+
+    folder: Path
+    key: str
+    label: str  # as progress and errors call the run
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that names the last checkpoint."""
+        return self.folder / "checkpoint.json"
+
+
+class Session:
+    """The state of a run, from its last checkpoint on."""
+
+    def __init__(self, task: Task, place: Place, group: Group) -> None:
+        self.task, self.place, self.group = task, place, group
+        training = task.training
+        self.trained = list(task.parameters.values())
+        self.optimizer = build_optimizer(self.trained, training)
+        # Views: they follow training.
+        self.mine = {name: local(parameter.detach()) for name, parameter in task.parameters.items()}
+        self.averaged = {name: part.float().clone() for name, part in self.mine.items()} if training.ema else {}
+        lengths = task.data.padded_lengths() if training.bucket else None
+        self.order = sample_order(len(task.data.latents), training.batch_size, task.seed, lengths)
+        self.passes = group.passes(training)
+        shuffled = training.aux.targets == "shuffled"
+        self.others = other_samples(len(task.data.latents), task.seed) if shuffled else None
+        self.balance = Balance(training.aux, training.steps)
+        self.log = RunLog(place.folder / "metrics.jsonl", writes=group.rank == 0)
+        self.first, self.spent = 0, 0.0
+        if state := load_checkpoint(place.checkpoint, place.key, group):
+            for name, part in self.mine.items():
+                part.copy_(state["parameters"][name])
+            self.averaged = {name: value.to(task.model.device) for name, value in state["averaged"].items()}
+            load_optimizer(self.optimizer, state["optimizer"])
+            self.balance.state = state["balance"]
+            self.first, self.spent = state["step"], state["seconds"]
+        self.log.rewind(self.first)
+        self.began = time.monotonic()
+
+    def steps(self) -> Iterator[int]:
+        """The optimiser steps that are left, with progress."""
+        steps = range(self.first, self.task.training.steps)
+        if self.group.rank == 0:
+            total = self.task.training.steps
+            steps = progress(steps, self.place.label, start=self.first, total=total, unit="step")
+        return iter(steps)
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of all attempts so far."""
+        return self.spent + time.monotonic() - self.began
+
+    def auxiliary(self, step: int) -> AuxLoss | None:
+        """The auxiliary loss on steps on which it counts. Counted in optimiser steps: accumulation cannot move it."""
+        aux = self.task.training.aux
+        return self.task.aux if aux.lambda_aux > 0 and (step + 1) % aux.every == 0 else None
+
+    def forward(self, step: int, positions: range, aux: AuxLoss | None) -> Losses:
+        """One forward pass: the samples at these positions of the step."""
+        task, training = self.task, self.task.training
+        before = step * training.batch_size * training.accumulation
+        picked = self.order(range(before + positions.start, before + positions.stop))
+        goals = None if self.others is None else self.others[picked]
+        generators = [stateless_generator(task.seed, Stream.NOISE, step, sample) for sample in positions]
+        dropped = dropped_prompts(training, task.seed, step, positions)
+        return micro_step(task.model, task.data, picked, goals, training, task.grid, aux, generators, dropped)
+
+    def check_finite(self, step: int, *values: float) -> None:
+        """Stop before a step that would spoil the weights.
+
+        Raises:
+            UserError: a loss or the gradient's norm is not finite; the last good checkpoint stays.
+        """
+        if all(map(math.isfinite, values)):
+            return
+        kept = self.place.checkpoint
+        kept = f"the last good one is {kept}" if kept.exists() else "no checkpoint was written yet"
+        label = self.place.label
+        raise UserError(
+            f"{label}: the loss is not finite at step {step} ({kept}); lower training.learning_rate or lambda"
+        )
+
+    @torch.no_grad()
+    def average_weights(self) -> None:
+        """Follow the weights (EMA), where this is on."""
+        for name, value in self.averaged.items():
+            value.lerp_(self.mine[name].float(), 1 - self.task.training.ema)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the weights to keep: averaged ones if EMA is on; sharded ones whole, in the first process."""
+        return whole_weights(self.averaged or self.mine, self.task.parameters, self.group)
+
+    def keep(self, step: int, stopping: Callable[[], bool]) -> None:
+        """Write what is due after `step`: a snapshot, a checkpoint.
+
+        Raises:
+            Stopped: `stopping` said so; what was done is in the checkpoint.
+        """
+        training, done = self.task.training, step + 1
+        if done in training.snapshots:
+            kept = self.weights()
+            if self.group.rank == 0:
+                with atomic_path(self.place.folder / f"snapshot-{done}.safetensors") as temporary:
+                    save_file({name: value.contiguous() for name, value in kept.items()}, temporary)
+        stop = self.group.any(stopping()) and done < training.steps
+        if stop or done % training.checkpoint_every == 0 or done == training.steps:
+            state = {
+                "parameters": self.mine,
+                "averaged": self.averaged,
+                "optimizer": self.optimizer.state_dict(),
+                "balance": self.balance.state,
+                "step": done,
+                "seconds": self.seconds(),
+            }
+            save_checkpoint(self.place.checkpoint, self.place.key, state, self.group)
+        if stop:
+            raise Stopped(
+                f"{self.place.label}: after step {done} of {training.steps}; the same command goes on from there"
+            )
