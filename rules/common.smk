@@ -42,7 +42,7 @@ ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
 REGIMES = {name: CONFIG.regime(name) for name in CONFIG.regimes}
 ENVIRONMENT = "../envs/legible.yaml"
 NANO = "results/nano_models"
-NANO_PARTS = ["clip", "recognizer_conv", "recognizer_crnn", "transformer", "vae"]
+NANO_PARTS = ["clip", "denoiser", "recognizer_conv", "recognizer_crnn", "vae"]
 # A job that could use a GPU asks for one only where there is one: on CPU machines it must not wait for a turn.
 GPU = int(CONFIG.gpu if CONFIG.gpu is not None else has_gpu())
 

@@ -96,8 +96,8 @@ def input_folder(wildcards, input):
 
 
 def nano_needs(wildcards):
-    """The transformer learns on the latents of the finished autoencoder."""
-    return [f"{NANO}/vae.json"] if wildcards.nano_part == "transformer" else []
+    """The denoiser learns on the latents of the finished autoencoder."""
+    return [f"{NANO}/vae.json"] if wildcards.nano_part == "denoiser" else []
 
 
 def prompt_file(wildcards):

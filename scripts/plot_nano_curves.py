@@ -14,7 +14,7 @@ from legible.io import atomic_path
 
 PANELS = {
     "vae": "autoencoder: L1 + MSE",
-    "transformer": "transformer + text encoder: velocity MSE",
+    "denoiser": "denoiser + text encoder: MSE of the prediction",
     "clip": "CLIP: contrastive loss",
     "recognizer_crnn": "recogniser (judge): CTC loss",
     "recognizer_conv": "recogniser (for losses): CTC loss",
@@ -39,7 +39,7 @@ def main() -> None:
         axis.plot(losses["step"], losses[column].rolling(51, min_periods=5, center=True).median(), color="#0072B2")
         axis.set(title=title, xlabel="optimiser step", yscale="log")
         axis.title.set_fontsize(9)
-        if name == "transformer" and "cer" in rows:
+        if name == "denoiser" and "cer" in rows:
             judged = rows.dropna(subset=["cer"])
             last = axes.flat[-1]
             last.plot(judged["step"] + 1, judged["cer"], "o-", color="#D55E00")

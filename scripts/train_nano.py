@@ -1,4 +1,4 @@
-"""Train one part of the nano models (vae, transformer, clip, recognizer_crnn, recognizer_conv); resumable."""
+"""Train one part of the nano models (vae, denoiser, clip, recognizer_crnn, recognizer_conv); resumable."""
 
 import argparse
 import time
@@ -10,14 +10,15 @@ from legible.corpus.prompts import load_prompts
 from legible.corpus.templates import vocabulary
 from legible.errors import run_cli
 from legible.io import sha256_json, write_json, write_text
-from legible.nano import clip, judge, recognizer, transformer, vae
+from legible.models.family import Family
+from legible.nano import clip, denoiser, judge, recognizer, vae
 from legible.nano import pool as pools
 from legible.nano.recipe import Recipe, tiny
 from legible.nano.tokenizer import build_tokenizer
 from legible.provenance import code_fingerprint, environment
 
 
-def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool) -> dict:
+def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool, small: bool) -> dict:
     """Train `part` into its folder below `output` and return what was measured."""
     held_out = pools.held_out_pool(recipe)
     pool = pools.build_pool(recipe, load_prompts(pools.HELD_OUT, None), work)
@@ -27,7 +28,7 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, co
         with torch.no_grad():
             pixels = held_out.pixels(torch.arange(len(held_out.images)))
             decoded = model.decode(model.encode(pixels).latent_dist.mode()).sample
-        model.save_pretrained(output / "zimage" / "vae")
+        model.save_pretrained(output / recipe.family / "vae")
         return {
             "render_cer": judge.read_cer(judge.to_images(pixels), held_out.texts, work),
             "round_trip_cer": judge.read_cer(judge.to_images(decoded), held_out.texts, work),
@@ -40,26 +41,28 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, co
         source = Path(f"resources/nano/{part}/{part}.py")  # the architecture is source code, not a result
         write_text(output / part / source.name, source.read_text(encoding="utf-8"))
         return recognizer.train_recognizer(part, network, pool, held_out, key, work, output / part)
-    autoencoder = vae.AutoencoderKL.from_pretrained(output / "zimage" / "vae").eval()
+    autoencoder = vae.AutoencoderKL.from_pretrained(output / recipe.family / "vae").eval()
     latents = (vae.encode_pool(autoencoder, pool) - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
     tokenizer = build_tokenizer(vocabulary())
 
-    def cer(dit: torch.nn.Module, encoder: torch.nn.Module, count: int = 64) -> float:
-        pipeline = transformer.assemble(dit, encoder, autoencoder, tokenizer)
-        images = judge.sample_signs(pipeline, held_out.captions[:count], size)
+    build = denoiser.builder(recipe.family)
+
+    def cer(model: Family, count: int = 64) -> float:
+        images = judge.sample_signs(model, held_out.captions[:count], size, recipe.denoiser.sampling_steps)
         return judge.read_cer(images, held_out.texts[:count], work)
 
-    dit, encoder = transformer.train_transformer(
-        recipe.transformer, pool, latents, tokenizer, recipe.seed, key, work, cer, compiled=compiled
-    )
-    transformer.assemble(dit, encoder, autoencoder, tokenizer).save_pretrained(output / "zimage")
-    return {"held_out_cer": cer(dit, encoder, len(held_out.texts)), "signs": len(held_out.texts)}
+    model = denoiser.train_denoiser(
+        recipe.denoiser, recipe.family, build.TINY if small else build.SIZES, pool, autoencoder, latents, tokenizer,
+        recipe.seed, key, work, cer, compiled=compiled,
+    )  # fmt: skip
+    build.save(model, output / recipe.family)
+    return {"held_out_cer": cer(model, len(held_out.texts)), "signs": len(held_out.texts)}
 
 
 def main() -> None:
     """Parse, train, measure, write the part's provenance."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("vae", "transformer", "clip", *Recipe().recognizers))
+    parser.add_argument("part", choices=("vae", "denoiser", "clip", *Recipe().recognizers))
     parser.add_argument("--output", type=Path, required=True, help="folder of the models, e.g. resources/nano")
     parser.add_argument("--work", type=Path, required=True, help="folder for the pool, checkpoints and curves")
     parser.add_argument("--provenance", type=Path, help="also write the provenance here")
@@ -74,8 +77,10 @@ def main() -> None:
     relevant |= {"part": plain.get(arguments.part, plain["recognizers"].get(arguments.part))}
     began, code = time.monotonic(), code_fingerprint(__file__)
     key = sha256_json(relevant)
-    measured = train_part(arguments.part, recipe, key, arguments.work, arguments.output, arguments.compile)
-    folder = "zimage" if arguments.part in ("vae", "transformer") else arguments.part
+    measured = train_part(
+        arguments.part, recipe, key, arguments.work, arguments.output, arguments.compile, arguments.tiny
+    )
+    folder = recipe.family if arguments.part in ("vae", "denoiser") else arguments.part
     provenance = {
         "command": f"snakemake --cores all nano   # scripts/train_nano.py {arguments.part}",
         "recipe": relevant,

@@ -9,11 +9,11 @@ import yaml
 from safetensors.torch import save_file
 
 from legible.corpus.templates import vocabulary
+from legible.models.zimage.nano import TINY, build, save
 from legible.nano.clip import ALPHABET, write_clip_folder
 from legible.nano.recipe import tiny
 from legible.nano.recognizer import build_network
 from legible.nano.tokenizer import build_tokenizer
-from legible.nano.transformer import assemble, build_text_encoder, build_transformer
 from legible.nano.vae import build_vae
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,11 +36,10 @@ def build_models(root: Path) -> ModelFolders:
     vae = build_vae(recipe.vae)
     vae.register_to_config(scaling_factor=0.7, shift_factor=0.12)
     tokenizer = build_tokenizer(vocabulary())
-    encoder = build_text_encoder(recipe.transformer, len(tokenizer))
-    transformer = build_transformer(recipe.transformer, recipe.vae.latent_channels)
-    for final in transformer.all_final_layer.values():
+    model = build(TINY, vae.eval(), tokenizer)
+    for final in model.transformer.all_final_layer.values():
         torch.nn.init.normal_(final.linear.weight, std=0.2)  # zero at the start of a training
-    assemble(transformer.eval(), encoder.eval(), vae.eval(), tokenizer).save_pretrained(root / "zimage")
+    save(model, root / "zimage")
 
     write_clip_folder(root / "clip", recipe.clip, (32, 64))
     clip = open_clip.create_model(f"local-dir:{root / 'clip'}", load_weights=False)

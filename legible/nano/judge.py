@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ZImagePipeline
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
 from legible.config import RapidOcr
+from legible.models.family import Family
 from legible.ocr import open_engine
+from legible.seeds import image_noise
 
 
 def read_cer(images: list[Image.Image], targets: list[str], work: Path) -> float:
@@ -29,21 +30,13 @@ def to_images(pixels: torch.Tensor) -> list[Image.Image]:
 
 
 def sample_signs(
-    pipeline: ZImagePipeline, captions: list[str], size: tuple[int, int], batch: int = 32
+    model: Family, captions: list[str], size: tuple[int, int], steps: int, batch: int = 32
 ) -> list[Image.Image]:
-    """One image a caption: 8 steps, guidance 0, noise seeded by the caption's number; `size` is (height, width)."""
-    pipeline.set_progress_bar_config(disable=True)
-    images = []
+    """One image of `size` (height, width) a caption, without guidance, from noise that belongs to the caption."""
+    shape, images = model.latent_shape(*size), []
     for start in range(0, len(captions), batch):
         part = captions[start : start + batch]
-        generators = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
-        images += pipeline(
-            prompt=list(part),
-            height=size[0],
-            width=size[1],
-            num_inference_steps=8,
-            guidance_scale=0.0,
-            generator=generators,
-            max_sequence_length=32,
-        ).images
+        noise = torch.stack([image_noise(caption, 0, shape) for caption in part])
+        sampled = model.sample(model.encode_prompts(part), noise, steps, model.spec.guidance_off, None)
+        images += [Image.fromarray(np.ascontiguousarray(picture)) for picture in sampled.numpy()]
     return images

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from legible.config import Data, Fonts, Kinds
+from legible.config import Data, Fonts, Kinds, Model
 
 TRAIN_FONTS = ("DejaVu Sans", "DejaVu Sans Bold", "DejaVu Serif Bold", "STIXGeneral Bold", "cmss10")
 HELD_OUT_FONTS = ("DejaVu Sans Mono Bold", "cmr10")
@@ -23,16 +23,9 @@ class VaeRecipe:
 
 
 @dataclass(frozen=True)
-class TransformerRecipe:
-    """ZImageTransformer2DModel and its Qwen3 text encoder, trained together."""
+class DenoiserRecipe:
+    """The denoiser and its text encoder, trained together; their sizes are in the family's own `nano` module."""
 
-    dim: int = 192
-    layers: int = 6
-    refiner_layers: int = 1
-    heads: int = 6
-    axes_dims: tuple[int, ...] = (8, 12, 12)
-    text_dim: int = 128
-    text_layers: int = 3  # Z-Image reads hidden_states[-2], so the last layer never contributes
     steps: int = 7000
     batch: int = 64
     learning_rate: float = 1.6e-3
@@ -44,6 +37,7 @@ class TransformerRecipe:
     short_until: int = 900  # steps in which only signs of at most `short_length` characters are drawn
     short_length: int = 4
     ema: float = 0.998
+    sampling_steps: int = 8
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,8 @@ class Recipe:
         default_factory=lambda: Data(seed=7, kinds=Kinds(word=0.25, rare=0.15, nonword=0.45, digits=0.15))
     )
     vae: VaeRecipe = VaeRecipe()
-    transformer: TransformerRecipe = TransformerRecipe()
+    family: str = Model().family
+    denoiser: DenoiserRecipe = DenoiserRecipe()
     clip: ClipRecipe = ClipRecipe()
     recognizers: dict[str, RecognizerRecipe] = field(
         default_factory=lambda: {
@@ -106,9 +101,7 @@ def tiny() -> Recipe:
     return Recipe(
         pool=64,
         vae=VaeRecipe(channels=(8, 8, 8), steps=6, batch=8),
-        transformer=TransformerRecipe(
-            dim=32, layers=1, heads=2, axes_dims=(4, 6, 6), text_dim=16, steps=6, batch=8, restarts=()
-        ),
+        denoiser=DenoiserRecipe(steps=6, batch=8, restarts=()),
         clip=ClipRecipe(width=32, vision_layers=1, text_layers=1, embed_dim=16, steps=4, batch=8),
         recognizers={
             "recognizer_crnn": RecognizerRecipe(1, {"channels": 8, "hidden_size": 8}, steps=4, batch=8),

@@ -21,7 +21,9 @@ from legible.corpus.templates import PALETTE, TEMPLATES, vocabulary
 from legible.losses.regions import crop_regions
 from legible.models.clip import open_clip_model
 from legible.models.family import ROLES, open_model
-from legible.nano import clip, judge, recognizer, transformer, vae
+from legible.models.zimage.model import templated
+from legible.models.zimage.nano import CAPTION_TOKENS
+from legible.nano import clip, denoiser, judge, recognizer, vae
 from legible.nano.pool import Pool, build_pool, held_out_pool, ink_boxes, retrieval_pool
 from legible.nano.recipe import Recipe, tiny
 from legible.nano.tokenizer import build_tokenizer
@@ -31,7 +33,7 @@ from legible.train.checkpoint import load_checkpoint
 from legible.train.log import RunLog
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("vae", "transformer", "clip", "recognizer_crnn", "recognizer_conv")
+PARTS = ("vae", "denoiser", "clip", "recognizer_crnn", "recognizer_conv")
 SHIPPED = ROOT / "resources" / "nano"
 TEXT = st.text(clip.ALPHABET, min_size=1, max_size=8)
 
@@ -74,7 +76,7 @@ def test_every_part_leaves_its_provenance_and_curve(built):
         assert provenance["recipe"]["pool"] == 64
         assert len(provenance["code"]) == 16
         assert {"versions", "machine"} <= provenance.keys()
-        folder = "zimage" if part in ("vae", "transformer") else part
+        folder = "zimage" if part in ("vae", "denoiser") else part
         assert json.loads((built / "models" / folder / f"provenance_{part}.json").read_text()) == provenance
         rows = [json.loads(line) for line in (built / "work" / f"{part}.jsonl").read_text().splitlines()]
         recipe = tiny()
@@ -88,8 +90,8 @@ def test_the_measurements_are_what_they_say(built):
     prompts = len(load_prompts(ROOT / "resources" / "prompts" / "held_out.jsonl"))
     assert measured["vae"]["render_cer"] < 0.05  # our own renders are readable, whatever the models can do
     assert measured["vae"]["round_trip_cer"] > 0.5  # six steps are not enough
-    assert measured["transformer"]["held_out_cer"] > 0.5
-    assert measured["transformer"]["signs"] == prompts
+    assert measured["denoiser"]["held_out_cer"] > 0.5
+    assert measured["denoiser"]["signs"] == prompts
     assert measured["clip"]["candidates"] == 256
     assert 0 <= measured["clip"]["top1_among_strings"] < 0.2
     assert measured["recognizer_crnn"]["cer"] > 0.5
@@ -149,13 +151,14 @@ def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
     if part == "clip":
         clip.train_clip(replace(recipe.clip, steps=STEPS, batch=4), pool, held_out, 0, "key", work, work / "model")
         return open_clip.create_model(f"local-dir:{work / 'model'}").state_dict()
-    if part == "transformer":
+    if part == "denoiser":
         latents = torch.randn((len(pool.texts), 12, 8, 16), generator=torch.Generator().manual_seed(1))
-        changed = replace(recipe.transformer, steps=STEPS, batch=2)
-        models = transformer.train_transformer(
-            changed, pool, latents, build_tokenizer(vocabulary()), 0, "key", work, lambda *_: 1.0
-        )
-        return {f"{i}.{name}": value for i, model in enumerate(models) for name, value in model.state_dict().items()}
+        changed, build = replace(recipe.denoiser, steps=STEPS, batch=2), denoiser.builder(recipe.family)
+        model = denoiser.train_denoiser(
+            changed, recipe.family, build.TINY, pool, vae.build_vae(recipe.vae), latents,
+            build_tokenizer(vocabulary()), 0, "key", work, lambda _: 1.0,
+        )  # fmt: skip
+        return denoiser.parts_of(model).state_dict()
     (work / part).mkdir(exist_ok=True)
     shutil.copy(SHIPPED / part / f"{part}.py", work / part)
     changed = replace(recipe.recognizers[part], steps=STEPS, batch=2)
@@ -217,12 +220,9 @@ def test_captions_with_six_characters_fit_into_32_tokens():
         for words in styles
         for color in PALETTE
     ]
-    ids, mask = transformer.tokenize(tokenizer, captions)
-    assert ids.shape == (len(captions), 32)
-    lengths = [len(ids) for ids in tokenizer(transformer.templated(tokenizer, captions)).input_ids]
-    assert max(lengths) <= 32
-    assert mask.sum(1).tolist() == lengths
-    assert tokenizer.unk_token_id not in ids
+    ids = tokenizer(templated(tokenizer, captions)).input_ids
+    assert max(map(len, ids)) <= CAPTION_TOKENS
+    assert not any(tokenizer.unk_token_id in row for row in ids)
 
 
 @given(TEXT)
@@ -248,12 +248,12 @@ def test_the_tokenizer_comes_back_through_autotokenizer(tmp_path):
         loaded = AutoTokenizer.from_pretrained(tmp_path)
         captions = ['a sign that says "OPEN" in bold white letters on dark green', "X", ""]
         assert loaded(captions).input_ids == tokenizer(captions).input_ids
-        assert transformer.templated(loaded, captions) == transformer.templated(tokenizer, captions)
+        assert templated(loaded, captions) == templated(tokenizer, captions)
         assert (loaded("X").input_ids[-1] == loaded.convert_tokens_to_ids("<|endoftext|>")) == end_token
 
 
 def test_the_chat_template_is_z_images():
-    text = transformer.templated(build_tokenizer(vocabulary()), ["a sign"])[0]
+    text = templated(build_tokenizer(vocabulary()), ["a sign"])[0]
     assert text == "<|im_start|>user\na sign<|im_end|><|im_start|>assistant\n"
 
 
@@ -349,8 +349,8 @@ def test_strings_for_retrieval_are_all_different(monkeypatch):
 
 
 def test_the_learning_rate_restarts_where_the_recipe_says():
-    recipe = replace(Recipe().transformer, steps=70, restarts=(38,), warmup=4, decay=8, learning_rate=1.0)
-    rates = [transformer.learning_rate(recipe, step) for step in range(70)]
+    recipe = replace(Recipe().denoiser, steps=70, restarts=(38,), warmup=4, decay=8, learning_rate=1.0)
+    rates = [denoiser.learning_rate(recipe, step) for step in range(70)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[30:39] == [1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 1.0]
     assert rates[62] == 1.0
@@ -377,7 +377,7 @@ def test_the_shipped_models_are_small_and_say_where_they_come_from():
     shipped("clip/open_clip_model.safetensors")
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) <= 40 * 2**20
     for part in PARTS:
-        folder = "zimage" if part in ("vae", "transformer") else part
+        folder = "zimage" if part in ("vae", "denoiser") else part
         provenance = json.loads((SHIPPED / folder / f"provenance_{part}.json").read_text())
         assert provenance["measured"]
         assert provenance["recipe"]["seed"] == Recipe().seed

@@ -68,12 +68,7 @@ class ZImage:
             UserError: a prompt is longer than `max_sequence_length`; the pipeline would cut its end off silently.
         """
         pipeline = self.pipeline()
-        for prompt in prompts:
-            message = [{"role": "user", "content": prompt}]
-            # As ZImagePipeline.encode_prompt writes it.
-            text = self.tokenizer.apply_chat_template(
-                message, tokenize=False, add_generation_prompt=True, enable_thinking=True
-            )
+        for prompt, text in zip(prompts, templated(self.tokenizer, prompts), strict=True):
             if (length := len(self.tokenizer(text).input_ids)) > self.max_sequence_length:
                 raise UserError(
                     f"prompt {prompt[:60]!r}: {length} tokens with the chat template, but model.max_sequence_length is"
@@ -308,6 +303,16 @@ class ZImage:
             str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True,
             return_lora_metadata=True,
         )  # fmt: skip
+
+
+def templated(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[str]:
+    """Prompts in the chat template, as ZImagePipeline.encode_prompt writes them."""
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        for prompt in prompts
+    ]
 
 
 def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str) -> ZImage:

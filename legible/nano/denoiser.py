@@ -1,0 +1,108 @@
+"""Nano's denoiser and text encoder, trained together on the pool's latents; any family that has a `nano` module."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from legible.config import SigmaSampling
+from legible.models.family import Family
+from legible.nano.pool import Pool
+from legible.nano.recipe import DenoiserRecipe
+from legible.progress import progress
+from legible.seeds import stateless_generator
+from legible.train.checkpoint import load_parts, save_parts
+from legible.train.log import RunLog
+
+
+def builder(family: str) -> ModuleType:
+    """The module with the family's `SIZES`, `TINY`, `build` and `save`."""
+    return import_module(f"legible.models.{family}.nano")
+
+
+def parts_of(model: Family) -> nn.ModuleList:
+    """The denoiser and the text encoders."""
+    return nn.ModuleList([model.module(part) for part in ("denoiser", *model.spec.text_encoders)])
+
+
+def with_parts(model: Family, parts: nn.ModuleList) -> Family:
+    """The model with other networks in these places."""
+    names = [model.spec.folder(part) for part in ("denoiser", *model.spec.text_encoders)]
+    return replace(model, **dict(zip(names, parts, strict=True)))
+
+
+def learning_rate(recipe: DenoiserRecipe, step: int) -> float:
+    """Linear warm-up, then constant until the last `decay` steps of a cycle; each of `restarts` begins a new cycle."""
+    end = next(end for end in (*recipe.restarts, recipe.steps) if step < end)
+    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * min(1.0, (end - step) / recipe.decay)
+
+
+def train_denoiser(
+    recipe: DenoiserRecipe,
+    family: str,
+    sizes: object,
+    pool: Pool,
+    vae: nn.Module,
+    latents: torch.Tensor,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    key: str,
+    work: Path,
+    judge: Callable[[Family], float],
+    judge_every: int = 600,
+    compiled: bool = False,
+) -> Family:
+    """Train both on `latents` [N, C, h, w] (scaled); return the model with averaged weights. Resumes from `work`.
+
+    Args:
+        sizes: of the family's own `nano` module.
+        judge: reads sampled held-out signs and returns their CER; it only draws the learning curve.
+    """
+    torch.manual_seed(seed)
+    model = builder(family).build(sizes, vae, tokenizer)
+    networks = parts_of(model)
+    averaged = copy.deepcopy(networks).requires_grad_(False).eval()
+    smooth = with_parts(model, averaged)
+    if compiled:
+        model.compile_blocks()
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    short = torch.tensor([i for i, text in enumerate(pool.texts) if len(text) <= recipe.short_length])
+    everything = torch.arange(len(pool.texts))
+    drawn = SigmaSampling(distribution="logit_normal", mean=recipe.sigma_mean, std=recipe.sigma_std)
+    grid = model.level_grid(recipe.sampling_steps)
+    parts = {"models": networks, "averaged": averaged, "optimizer": optimizer}
+    log = RunLog(work / "denoiser.jsonl")
+    first = log.rewind(load_parts(work / "denoiser.ckpt", key, parts))
+    for step in progress(range(first, recipe.steps), "denoiser", start=first, total=recipe.steps):
+        rate = learning_rate(recipe, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        generator = stateless_generator(seed, 3, step)
+        candidates = short if step < recipe.short_until else everything
+        picked = candidates[torch.randint(len(candidates), (recipe.batch,), generator=generator)]
+        clean = latents[picked]
+        noise = torch.randn(clean.shape, generator=generator)
+        levels = model.process.draw(drawn, grid, recipe.batch, generator)
+        conditioning = model.encode_prompts([pool.captions[row] for row in picked.tolist()], gradient=True)
+        prediction = model.predict(model.process.noised(clean, noise, levels), levels, conditioning)
+        loss = (prediction - model.process.target(clean, noise, levels)).square().mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        decay = min(recipe.ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for target, source in zip(averaged.parameters(), networks.parameters(), strict=True):
+                target.lerp_(source, 1 - decay)
+        log.write(step=step, loss=loss.item(), grad_norm=norm.item(), learning_rate=rate)
+        if (step + 1) % judge_every == 0:  # before the checkpoint: a kill between the two repeats it, never drops it
+            log.write(step=step, cer=judge(smooth))
+        if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
+            save_parts(work / "denoiser.ckpt", key, step + 1, parts)
+    return smooth
