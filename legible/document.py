@@ -1,6 +1,7 @@
-"""The documented default configuration: `config.yaml` is this module's output, and a test keeps it so.
+"""The documented default configuration and its JSON schema: this module's output, and tests keep them so.
 
 python -m legible.document > config.yaml
+python -m legible.document --schema > config.schema.json      # editors complete and check the keys by it
 """
 
 import json
@@ -12,7 +13,8 @@ from pydantic import BaseModel
 
 from legible.config import Config
 
-HEADER = """# The default experiment: nano, on two CPU cores, in minutes.
+HEADER = """# yaml-language-server: $schema=config.schema.json
+# The default experiment: nano, on two CPU cores, in minutes.
 # Every key with its default value; written by `python -m legible.document > config.yaml`, checked by a test.
 # Change values here, in an overlay (snakemake --configfile configs/my.yaml) or with --config 'experiment="mine"'.
 # Mind that YAML reads 1e-4 as text: write 1.0e-4.
@@ -57,5 +59,23 @@ def document() -> str:
     return HEADER + "\n".join(lines(Config())) + "\n"
 
 
+def schema() -> dict[str, Any]:
+    """The JSON schema of `config.yaml` and of overlays; every key may be left out.
+
+    Arms are any part of `training`, regimes any part of the whole; null takes a default entry out.
+    """
+    found = Config.model_json_schema(by_alias=True)
+    named = found["properties"]
+    for key, kind in (("arms", "#/$defs/Training"), ("regimes", "#"), ("prompt_sets", "#/$defs/PromptSet")):
+        allowed = {"anyOf": [{"$ref": kind}, {"type": "null"}]}
+        named[key] = {"type": "object", "description": named[key]["description"], "additionalProperties": allowed}
+    for definition in found["$defs"].values():
+        definition.pop("required", None)  # an overlay names what it changes only
+    return found | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+
 if __name__ == "__main__":
-    sys.stdout.write(document())
+    if sys.argv[1:] == ["--schema"]:
+        sys.stdout.write(json.dumps(schema(), indent=1, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(document())

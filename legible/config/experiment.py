@@ -28,7 +28,9 @@ class Config(Section):
     reader: Reader = Reader()
     segmenter: Segmenter = Segmenter()
     prompt_sets: dict[Name, PromptSet] = Field(
-        {"held_out": PromptSet(path="resources/prompts/held_out.jsonl")}, min_length=1
+        {"held_out": PromptSet(path="resources/prompts/held_out.jsonl")},
+        min_length=1,
+        description="files of prompts, by name (null: left out)",
     )
     benchmarks: str | None = Field(
         None, description="folder with copies of public prompt sets (results/prompts/*.jsonl); null = fetch them"

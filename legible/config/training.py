@@ -209,7 +209,7 @@ class Training(Section):
     @classmethod
     def some_module(cls, modules: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if modules == ():
-            raise ValueError("at least one prefix is needed; null = all blocks")
+            raise ValueError("at least 1 prefix is needed; null = all blocks")
         return modules
 
     @property

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given
@@ -13,7 +14,7 @@ from snakemake.utils import update_config
 
 from legible import config
 from legible.config import Config, Section, merge, sections, validate
-from legible.document import document
+from legible.document import document, schema
 from legible.errors import UserError
 from legible.render.fonts import find_fonts, select_fonts
 
@@ -138,7 +139,7 @@ CONTROL = {"diffusion_only": {}}
         ({"training": {"weights": "bfloat16"}}, r"arms\..*weights: bfloat16 needs model\.dtype bfloat16, got float32"),
         (
             {"training": {"gradient_checkpointing": ["vae"]}},
-            r"gradient_checkpointing.*'auto', 'transformer' or 'decoder'",
+            r"gradient_checkpointing.*'auto', 'denoiser' or 'decoder'",
         ),
         ({"scoring": {"confidence": 1.0}}, r"scoring\.confidence: .*less than 1"),
     ],
@@ -249,3 +250,30 @@ def test_every_shipped_overlay_is_valid_as_snakemake_merges_it(overlay):
     bundled = merged.fonts.model_copy(update={"system": False})  # what every machine has must do
     assert select_fonts(find_fonts(bundled), merged.fonts.train, merged.fonts.held_out)
     assert overlay.stem != "tesseract" or set(merged.engines()) == {"rapidocr", "easyocr", "tesseract"}
+
+
+def test_the_schema_is_that_of_the_code():
+    command = [sys.executable, "-m", "legible.document", "--schema"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout == (ROOT / "config.schema.json").read_bytes()
+
+
+@pytest.mark.parametrize("path", [ROOT / "config.yaml", *sorted((ROOT / "configs").glob("*.yaml"))], ids=str)
+def test_editors_accept_every_shipped_configuration(path):
+    jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schema())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"trainign": {}},
+        {"training": {"stepz": 3}},
+        {"training": {"steps": "many"}},
+        {"arms": {"ctc": {"aux": {"lambda": -1}}}},
+        {"regimes": {"shift": {"seeds": "all"}}},
+        {"model": {"family": "none"}},
+    ],
+)
+def test_editors_mark_what_is_wrong(wrong):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, schema())
