@@ -74,6 +74,7 @@ class Config(Section):
         for name in self.arms:
             if self.arm(name).weights != "float32" and self.model.dtype != self.arm(name).weights:
                 raise ValueError(f"arms.{name}.weights: bfloat16 needs model.dtype bfloat16, got {self.model.dtype}")
+            self.check_heard(name)
             late = [step for step in self.arm(name).snapshots if step >= self.arm(name).steps]
             if late:
                 raise ValueError(f"arms.{name}.snapshots: {late[0]} is not below steps ({self.arm(name).steps})")
@@ -92,6 +93,19 @@ class Config(Section):
             if own_reader and set(judges) == {self.reader.network}:
                 raise ValueError(f"arms.{name}: its own reader ({self.reader.network}) is the only judge; add rapidocr")
         return self
+
+    def check_heard(self, name: str) -> None:
+        """An arm that never hears its loss, or whose adapters are not trained, would be a second control, silently."""
+        training = self.arm(name)
+        if name != "diffusion_only" and training.aux.loss != "none" and training.aux.lambda_aux == 0:
+            raise ValueError(f"arms.{name}.aux.lambda: 0, so its loss is never heard; set it above 0, or loss: none")
+        if training.aux.weights and training.aux.every > training.steps:
+            raise ValueError(
+                f"arms.{name}.aux.every: {training.aux.every}, but there are {training.steps} steps: its loss is never "
+                "heard; lower it or raise steps"
+            )
+        if "lora" in self.arms[name] and training.method != "lora":
+            raise ValueError(f"arms.{name}.lora: method is {training.method}; set method: lora, or leave lora out")
 
     def arm(self, name: str) -> Training:
         """The training section as arm `name` overrides it, validated."""

@@ -81,6 +81,9 @@ class Aux(Section):
             raise ValueError("lambda above 0 needs a loss: set `loss: clip_region`, `loss: ctc` or `lambda: 0`")
         if self.balance in ("gradient_norm", "uncertainty") and not self.lambda_aux:
             raise ValueError(f"balance: {self.balance} needs a lambda above 0 to start from")
+        low, high = self.lambda_bounds
+        if self.balance in ("gradient_norm", "uncertainty") and not low <= self.lambda_aux <= high:
+            raise ValueError(f"lambda: {self.lambda_aux} is not within lambda_bounds [{low}, {high}]")
         return self
 
     @property
@@ -89,6 +92,13 @@ class Aux(Section):
         if self.loss == "none" or self.lambda_aux == 0:
             return {}
         return {self.loss: 1.0} if isinstance(self.loss, str) else dict(self.loss)
+
+
+def different(values: tuple[int, ...]) -> tuple[int, ...]:
+    """The values, if each is given once only."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"every value may be given once only, got {list(values)}")
+    return values
 
 
 class Keep(Section):
@@ -107,6 +117,11 @@ class Anchor(Section):
     prompts: str = Field("resources/prompts/anchor.jsonl", description="prompts without targets, not those of `drift`")
     limit: Positive | None = Field(None, description="use only the first so many prompts")
     seeds: tuple[Natural, ...] = Field((0, 1), description="noise seeds per prompt", min_length=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return different(seeds)
 
 
 class Lora(Section):
@@ -204,6 +219,11 @@ class Training(Section):
             # It would pull the merged model back to the distilled one, and undo what the assistant is there for.
             raise ValueError("assistant_lora: the recorded base is without it; set anchor.reference: adapter_off")
         return self
+
+    @field_validator("snapshots")
+    @classmethod
+    def once(cls, snapshots: tuple[int, ...]) -> tuple[int, ...]:
+        return different(snapshots)
 
     @field_validator("modules")
     @classmethod

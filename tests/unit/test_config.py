@@ -141,6 +141,19 @@ CONTROL = {"diffusion_only": {}}
             {"training": {"gradient_checkpointing": ["vae"]}},
             r"gradient_checkpointing.*'auto', 'denoiser' or 'decoder'",
         ),
+        ({"arms": CONTROL | {"a": {"aux": {"loss": "ctc"}}}}, r"arms\.a\.aux\.lambda: 0, so its loss is never heard"),
+        (
+            {"arms": CONTROL | {"a": {"steps": 4, "aux": {"loss": "ctc", "lambda": 1.0, "every": 8}}}},
+            r"arms\.a\.aux\.every: 8, but there are 4 steps",
+        ),
+        ({"arms": CONTROL | {"a": {"lora": {"rank": 4}}}}, r"arms\.a\.lora: method is full; set method: lora"),
+        (
+            {"training": {"aux": {"loss": "ctc", "lambda": 300.0, "balance": "gradient_norm"}}},
+            r"training\.aux.*lambda: 300\.0 is not within lambda_bounds",
+        ),
+        ({"training": {"snapshots": [1, 1]}}, r"training\.snapshots: every value may be given once only, got \[1, 1\]"),
+        ({"anchor": {"seeds": [0, 0]}}, r"anchor\.seeds: every value may be given once only"),
+        ({"training": {"parts": ["denoiser", "denoiser"]}}, r"training.*parts: every part may be given once only"),
         ({"scoring": {"confidence": 1.0}}, r"scoring\.confidence: .*less than 1"),
     ],
 )
