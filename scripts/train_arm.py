@@ -6,8 +6,6 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from legible.config import sections
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, write_json
@@ -16,6 +14,7 @@ from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
 from legible.models.opening import choose_device
 from legible.provenance import decides, environment, peak_memory_bytes
+from legible.tensors import load_tensors
 from legible.train.adapters import keep_weights
 from legible.train.anchor import open_reference
 from legible.train.checkpoint import alone_in, stop_requests
@@ -80,7 +79,7 @@ def main() -> None:
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
     keep_weights(model, assistant.removed_from(weights), training, arguments.output_dir / "weights")
     for step in training.snapshots:
-        snapshot = assistant.removed_from(load_file(folder / f"snapshot-{step}.safetensors"))
+        snapshot = assistant.removed_from(load_tensors(folder / f"snapshot-{step}.safetensors", "the snapshot")[0])
         keep_weights(model, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)

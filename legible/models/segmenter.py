@@ -4,21 +4,17 @@ That latents can be segmented without decoding them is the observation of LD-ZNe
 `legible.train.segmenter`.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from legible.errors import UserError
-from legible.io import atomic_path
+from legible.tensors import load_tensors, save_tensors
 
 BLOCKS = 2
-FORMAT = "legible"  # the one metadata entry
 
 
 class Residual(nn.Module):
@@ -81,10 +77,7 @@ def save_segmenter(path: str | Path, segmenter: Segmenter, alphabet: str) -> Non
     """Write weights and metadata as one safetensors file, atomically."""
     first = segmenter.network[0]
     about = {"alphabet": alphabet, "width": first.out_channels, "channels": first.in_channels}
-    weights = {name: value.detach().cpu().contiguous() for name, value in segmenter.state_dict().items()}
-    with atomic_path(path) as temporary:
-        # One entry only: safetensors writes several in an order that changes from one process to the next.
-        save_file(weights, temporary, metadata={FORMAT: json.dumps(about, ensure_ascii=False, sort_keys=True)})
+    save_tensors(path, segmenter.state_dict(), about)
 
 
 def load_segmenter(path: str | Path, device: torch.device) -> OpenedSegmenter:
@@ -93,15 +86,13 @@ def load_segmenter(path: str | Path, device: torch.device) -> OpenedSegmenter:
     Raises:
         UserError: the file is missing, damaged or something else.
     """
+    weights, about = load_tensors(path, "the segmenter")
     try:
-        with safe_open(path, "pt") as stored:
-            about = json.loads(stored.metadata()[FORMAT])
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
         network = build_segmenter(about["channels"], len(about["alphabet"]), about["width"], 0)
         network.load_state_dict(weights)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: the segmenter is missing or damaged ({reason}); train it again") from error
+        raise UserError(f"{path}: this is no segmenter ({reason}); delete it to train it again") from error
     return OpenedSegmenter(network.to(device).eval().requires_grad_(False), about["alphabet"])
 
 

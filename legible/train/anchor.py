@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from legible.config import Keep, SigmaSampling, Training
 from legible.errors import UserError
-from legible.io import atomic_path
 from legible.models.conditioning import Conditioning, unpacked
 from legible.models.family import Family
 from legible.seeds import Stream, stateless_generator
+from legible.tensors import load_tensors, save_tensors
 from legible.train.data import TrainingData
 
 TENSORS = ("latents", "predictions", "levels")
@@ -122,21 +120,19 @@ def anchor_loss(model: Family, reference: Reference, settings: Keep, seed: int, 
 
 def save_trajectories(path: Path, paths: Trajectories) -> None:
     """Write them as one safetensors file, atomically."""
-    with atomic_path(path) as temporary:
-        tensors = {name: getattr(paths, name).cpu().contiguous() for name in TENSORS}
-        save_file(tensors | paths.conditioning.packed("conditioning"), temporary)
+    tensors = {name: getattr(paths, name) for name in TENSORS}
+    save_tensors(path, tensors | paths.conditioning.packed("conditioning"))
 
 
 def load_trajectories(path: Path) -> Trajectories:
     """Read what `save_trajectories` wrote.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, if only by one bit.
     """
+    tensors, _ = load_tensors(path, "the recording of the base's trajectories")
     try:
-        with safe_open(path, "pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
         own = {name: tensors[name] for name in TENSORS}
         return Trajectories(**own, conditioning=unpacked(tensors, "conditioning"))
-    except (SafetensorError, FileNotFoundError, KeyError) as error:
+    except KeyError as error:
         raise UserError(f"{path}: no readable trajectories of the base ({error}); delete it and run again") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from legible.errors import UserError
-from legible.io import disk_is_full, write_json
+from legible.io import disk_is_full, sha256_file, write_json
 from legible.train.group import ALONE, Group
 from legible.train.state import load_state, save_state
 
@@ -37,7 +37,8 @@ def save_checkpoint(path: str | Path, key: str, state: dict[str, Any], group: Gr
                     os.fsync(written.fileno())
         group.wait()
         if group.rank == 0:
-            write_json(path, {"key": key, "folder": folder.name})
+            outlines = {f"part{rank}.json": sha256_file(folder / f"part{rank}.json") for rank in range(parts)}
+            write_json(path, {"key": key, "folder": folder.name, "parts": outlines})
             for other in path.parent.glob(f"{path.stem}-*"):
                 if other.is_dir() and other != folder:
                     shutil.rmtree(other)
@@ -60,9 +61,12 @@ def load_checkpoint(path: str | Path, key: str, group: Group = ALONE) -> dict[st
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         found, folder = saved["key"], path.parent / saved["folder"]
-        state = load_state(folder, f"part{group.rank if group.sharded else 0}") if found == key else None
+        part = f"part{group.rank if group.sharded else 0}"
+        if found == key and sha256_file(folder / f"{part}.json") != saved["parts"][f"{part}.json"]:
+            raise ValueError(f"{part}.json is not what was written")
+        state = load_state(folder, part) if found == key else None
     except Exception as error:  # what the libraries raise for a bad file depends on where it is bad
-        raise UserError(f"{path}: the checkpoint is damaged; delete it to start this run again") from error
+        raise UserError(f"{path}: the checkpoint is damaged; delete it to start this run again ({error})") from error
     if found != key:
         raise UserError(f"{path}: the checkpoint belongs to another configuration; delete it to start this run again")
     return state

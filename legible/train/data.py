@@ -1,18 +1,15 @@
 """What training reads: latents and caption embeddings computed once, and the text regions of every sample."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from legible.errors import UserError
-from legible.io import atomic_path
 from legible.models.conditioning import Conditioning, unpacked
 from legible.seeds import Stream, stateless_generator
+from legible.tensors import load_tensors, save_tensors
 
 TENSORS = ("latents", "boxes", "owners", "masks", "characters")
 
@@ -72,24 +69,19 @@ def other_samples(count: int, seed: int) -> Tensor:
 
 def save_training_data(path: Path, data: TrainingData) -> None:
     """Write the cache as one safetensors file, atomically."""
-    tensors = {name: getattr(data, name).contiguous() for name in TENSORS}
+    tensors = {name: getattr(data, name) for name in TENSORS}
     tensors |= data.conditioning.packed("conditioning") | data.empty.packed("empty")
-    with atomic_path(path) as temporary:
-        # One entry only: safetensors writes several in an order that changes from one process to the next.
-        about = json.dumps({"key": data.key, "texts": data.texts, "captions": data.captions}, ensure_ascii=False)
-        save_file(tensors, temporary, metadata={"legible": about})
+    save_tensors(path, tensors, {"key": data.key, "texts": data.texts, "captions": data.captions})
 
 
 def load_training_data(path: Path) -> TrainingData:
     """Read a cache.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, if only by one bit.
     """
+    tensors, about = load_tensors(path, "the cache")
     try:
-        with safe_open(path, "pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
-            about = json.loads(stored.metadata()["legible"])
         return TrainingData(
             key=about["key"],
             texts=tuple(about["texts"]),
@@ -98,5 +90,5 @@ def load_training_data(path: Path) -> TrainingData:
             empty=unpacked(tensors, "empty"),
             **{name: tensors[name] for name in TENSORS},
         )
-    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: the cache is missing or damaged ({error}); delete it to compute it again") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: the cache is of another version ({error}); delete it to compute it again") from error

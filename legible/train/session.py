@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from legible.config import Training
 from legible.errors import Stopped, UserError
-from legible.io import atomic_path
 from legible.losses.view import AuxLoss
 from legible.models.family import Family
 from legible.progress import progress
 from legible.seeds import Stream, sample_order, stateless_generator
+from legible.tensors import save_tensors
 from legible.train.anchor import Reference
 from legible.train.balance import Balance
 from legible.train.checkpoint import load_checkpoint, save_checkpoint
@@ -149,8 +148,7 @@ class Session:
         if done in training.snapshots:
             kept = self.weights()
             if self.group.rank == 0:
-                with atomic_path(self.place.folder / f"snapshot-{done}.safetensors") as temporary:
-                    save_file({name: value.contiguous() for name, value in kept.items()}, temporary)
+                save_tensors(self.place.folder / f"snapshot-{done}.safetensors", kept)
         stop = self.group.any(stopping()) and done < training.steps
         if stop or done % training.checkpoint_every == 0 or done == training.steps:
             state = {

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from legible.io import sha256_file
+
 SHARD = 2 * 10**9  # bytes of a file, about
 Found = dict[tuple, tuple[str, Tensor]]  # (address, shape, type) → (name, tensor)
 SUBCLASSES = "torchao.optim."  # where the tensors with 8-bit moments are defined; nothing else is imported
@@ -34,15 +36,24 @@ def save_state(folder: Path, name: str, state: Any) -> None:
     shards = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern, max_shard_size=SHARD)
     for file, names in shards.filename_to_tensors.items():
         save_file(_own_memory({entry: tensors[entry] for entry in names}), folder / file)
-    stored = {"shards": sorted(shards.filename_to_tensors), "state": outline}
+    stored = {
+        "shards": {file: sha256_file(folder / file) for file in sorted(shards.filename_to_tensors)},
+        "state": outline,
+    }
     (folder / f"{name}.json").write_text(json.dumps(stored), encoding="utf-8")
 
 
 def load_state(folder: Path, name: str) -> Any:
-    """What `save_state` wrote, on the CPU; of distributed tensors the part that is in the file."""
+    """What `save_state` wrote, on the CPU; of distributed tensors the part that is in the file.
+
+    Raises:
+        ValueError: a shard is not what was written, if only by one bit.
+    """
     stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     tensors: dict[str, Tensor] = {}
-    for file in stored["shards"]:
+    for file, sha256 in stored["shards"].items():
+        if sha256_file(folder / file) != sha256:
+            raise ValueError(f"{file} is not what was written")
         tensors |= load_file(folder / file)
     return _filled(stored["state"], tensors)
 

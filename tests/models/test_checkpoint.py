@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,3 +253,21 @@ def test_a_second_process_waits_for_the_first_to_finish(tmp_path):
     with alone_in(tmp_path):
         assert (tmp_path / "finished").exists()
     assert first.wait() == 0
+
+
+@given(st.data())
+def test_one_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, data):
+    """A flipped bit in a tensor would otherwise end in other final weights, silently."""
+    folder = tmp_path / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    state = {"parameters": {"w": torch.randn(6, 4)}, "optimizer": {"m": [torch.randn(3), 2]}, "step": 3}
+    save_checkpoint(folder / "checkpoint.json", "key", state)
+    files = sorted(path for path in folder.glob("checkpoint-*/*") if path.is_file())
+    assert len(files) == 2
+    path = data.draw(st.sampled_from(files))
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) * 8 - 1))
+    content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="the checkpoint is damaged"):
+        load_checkpoint(folder / "checkpoint.json", "key")

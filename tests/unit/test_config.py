@@ -77,11 +77,14 @@ def test_the_control_is_the_default_arm_with_lambda_zero():
 
 def test_an_arm_overrides_key_by_key():
     raw = {
-        "training": {"steps": 7, "aux": {"margin": 5}},
-        "arms": {"diffusion_only": {}, "wide": {"aux": {"loss": "clip_region", "lambda": 1.5}, "lora": {"rank": 2}}},
+        "training": {"steps": 9, "aux": {"margin": 5}},
+        "arms": {
+            "diffusion_only": {},
+            "wide": {"aux": {"loss": "clip_region", "lambda": 1.5}, "method": "lora", "lora": {"rank": 2}},
+        },
     }
     arm = validate(raw, "x").arm("wide")
-    assert (arm.steps, arm.aux.margin, arm.aux.lambda_aux, arm.aux.every) == (7, 5, 1.5, 8)
+    assert (arm.steps, arm.aux.margin, arm.aux.lambda_aux, arm.aux.every) == (9, 5, 1.5, 8)
     assert (arm.lora.rank, arm.lora.alpha) == (2, 8.0)
 
 

@@ -1,0 +1,56 @@
+"""Tensor files of our own: safetensors whose one metadata entry holds a digest too: a flipped bit is noticed."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from legible.errors import UserError
+from legible.io import atomic_path
+
+ENTRY = "legible"  # one entry only: safetensors writes several in an order that changes from one process to the next
+
+
+def digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and bytes of the tensors, whatever their order, and over `about` (JSON)."""
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        found.update(value.flatten().view(torch.uint8).numpy() if value.numel() else b"")
+    return found.hexdigest()
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
+    """Write tensors, and what is to be known of them (JSON), as one safetensors file, atomically."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    about = about or {}
+    entry = json.dumps(about | {"sha256": digest(plain, about)}, ensure_ascii=False, sort_keys=True)
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary, metadata={ENTRY: entry})
+
+
+def load_tensors(path: str | Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_tensors` wrote, on the CPU.
+
+    Args:
+        what: the file's content, for the error: "the cache".
+
+    Raises:
+        UserError: the file is missing or damaged, if only by one bit.
+    """
+    try:
+        with safe_open(path, "pt") as stored:
+            about = json.loads(stored.metadata()[ENTRY])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+        if about.pop("sha256") != digest(tensors, about):
+            raise ValueError("its checksum is another one")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: {what} is missing or damaged ({reason}); delete it to compute it again") from error
+    return tensors, about
