@@ -154,3 +154,9 @@ def places_of(model: Model, names: list[str], weights: Path | None, lora: str = 
         raise UserError(f"{weights}: neither a folder of a component nor {lora} is there")
     own = model.model_copy(update={"path": str(weights)})
     return places | {folder.name: own for folder in tuned if folder.name in places}
+
+
+def autocast_where_mixed(network: nn.Module, device: torch.device) -> torch.autocast:
+    """On where float32 weights are trained beside frozen bfloat16 ones (see select_parameters); nf4's are bytes."""
+    mixed = len({p.dtype for p in network.parameters() if p.is_floating_point()}) > 1
+    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)

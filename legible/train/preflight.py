@@ -1,36 +1,32 @@
 """What a run will hold in memory, phase by phase, told before anything is loaded.
 
-Weights, gradients, moments and copies are counted: the models are built on the meta device, which allocates nothing.
-Activations are measured on a small block and a small decode of the same classes (what they keep for their backward
-passes) and scaled. For Z-Image in bfloat16 at 512² that gives 12 GiB for full training and 9 GiB for LoRA, which is
-what others measured on GPUs.
+The whole model in its true size is built of imagined tensors, which have shapes, types and a device but no memory
+(torch's FakeTensorMode), and goes forward once: what its operations keep for their backward passes is counted, nothing
+is computed.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
-from diffusers import AutoencoderKL
-from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
-from peft import LoraConfig, inject_adapter_in_model
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from legible.config import Data, Model, Training
+from legible.config import LOSSES, Data, Model, Training
 from legible.errors import UserError
-from legible.models.family import empty_model
-from legible.models.hub import pinned
-from legible.models.opening import DTYPES
+from legible.models.family import Family, empty_model
+from legible.models.opening import autocast_where_mixed
 from legible.models.quantization import quantized_bytes
-from legible.models.zimage import SPEC
+from legible.models.spec import Spec
 from legible.train.adapters import select_parameters
 from legible.train.group import Group
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
 EIGHT_BIT = 2 * (1 + 4 / 256)  # two moments, each one byte a value and a float32 scale per 256 values
-SMALL, TOKENS = 384, (64, 128)  # channels and tokens of the block that is measured
 HEADROOM = 0.9  # share of the free memory that may be planned for: the framework's own use is not in the sums
 
 
@@ -47,6 +43,14 @@ class Phase:
         return sum(size for _, size in self.parts)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that a forward pass keeps for its backward pass: plainly, and with its blocks computed twice."""
+
+    plain: float
+    twice: float
+
+
 def plan(model: Model, training: Training, height: int, width: int) -> list[Phase]:
     """The phases of a run, in each of its processes, without the critics of auxiliary losses (CLIP, reader: < 1 GiB).
 
@@ -56,37 +60,34 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     Raises:
         UserError: a configuration of the model cannot be read, or what is to be trained matches nothing.
     """
-    model = pinned(model)
-    dtype, wide, master = DTYPES[model.dtype], BYTES[model.dtype], BYTES[training.weights]
+    wide, master = BYTES[model.dtype], BYTES[training.weights]
     opened = empty_model(model)
-    transformer, vae = (opened.module(part) for part in ("denoiser", "vae"))
-    encoder = opened.module("text_encoder")
-    frozen, decoder = count(transformer), count(vae)
+    spec = opened.spec
+    networks = {name: opened.module(name).requires_grad_(False) for name in part_names(spec)}
+    counts = {name: count(network) for name, network in networks.items()}
     few_bits = training.quantization != "none"
-    small, small_bytes = (
-        quantized_bytes(transformer, opened.quantized_layers(), training.quantization) if few_bits else (0, 0.0)
-    )
-    chosen = sum(p.numel() for p in select_parameters(opened, training, 0).values())
-    whole = count(transformer)
-    frozen = frozen - chosen if training.method == "full" else frozen
-
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    batch = len(Group(size=training.processes).passes(training)[0])
-    pixels = batch * height * width * factor**2
-    caption = -(-model.max_sequence_length // 32) * 32  # captions are padded to multiples of 32
+    layers = opened.quantized_layers() if few_bits else []
+    small, small_bytes = quantized_bytes(networks["denoiser"], layers, training.quantization) if few_bits else (0, 0)
+    chosen = select_parameters(opened, training, 0)
+    trained, blocks = sum(parameter.numel() for parameter in chosen.values()), len(opened.blocks())
     # The velocity anchor's points have a forward and backward pass of their own.
+    batch = len(Group(size=training.processes).passes(training)[0])
     points = max(batch, training.anchor.batch_size if training.anchor.weight else 0)
-    values = points * (height * width // 4 + caption) * transformer.config.dim
-    blocks = len(transformer.layers) + len(transformer.noise_refiner)
+    heard = any(LOSSES[loss].decodes for loss in training.aux.weights)
+    texts = [name for name in training.parts if name != "denoiser"]
+    with imagined(opened) as shapes:
+        kept = kept_by_the_denoiser(shapes, points, height, width)
+        decoded = kept_by_the_decoder(shapes, batch, height, width) if heard else Kept(0, 0)
+        encoded = sum(kept_by_an_encoder(shapes, name, batch, model.max_sequence_length) for name in texts)
+    denoiser, decoder = counts["denoiser"], counts[spec.autoencoder]
+    held = denoiser + sum(counts[name] for name in texts)
+    frozen = held - trained if training.method == "full" else held
     mixed = training.weights != model.dtype
-    kept = values * kept_by_a_block(dtype, training, mixed)
-    # With checkpointing a block keeps its input only, and one block at a time keeps everything.
-    again = "denoiser" in training.gradient_checkpointing
-    activations = blocks * values * wide + kept if again else blocks * kept
-    heard, measured = bool(training.aux.weights), bool(training.aux.weights and training.aux.measure_every)
+    measured = bool(training.aux.weights and training.aux.measure_every)
+    twice = training.gradient_checkpointing
     # Of sharded weights each process has its part; at a time, two blocks are whole (one computes, one is fetched).
-    mine = chosen / training.processes if training.sharded else chosen
-    copied = chosen * 2 / blocks if training.sharded else chosen if mixed else 0
+    mine = trained / training.processes if training.sharded else trained
+    copied = trained * 2 / blocks if training.sharded else trained if mixed else 0
     parts = [
         ("frozen weights", (frozen - small) * wide),
         (f"frozen weights, {training.quantization}", small_bytes),
@@ -95,16 +96,17 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
         (f"moments, {training.optimizer}", mine * (EIGHT_BIT if training.optimizer == "adamw_8bit" else 2 * master)),
         (f"copies in {model.dtype}", copied * wide),
         ("averaged weights", mine * 4 if training.ema else 0),
-        ("gradient of the auxiliary loss", chosen * master if measured else 0),
-        ("activations", activations),
+        ("gradient of the auxiliary loss", trained * master if measured else 0),
+        ("activations", kept.twice if "denoiser" in twice else kept.plain - (trained * wide if mixed else 0)),
+        ("activations of the text encoder", encoded),
         ("decoder", decoder * wide if heard else 0),
-        ("activations of the decoder", pixels * kept_by_the_decoder(vae, dtype, training) if heard else 0),
+        ("activations of the decoder", decoded.twice if "decoder" in twice else decoded.plain),
     ]
     return [
-        Phase("captions", (("text encoder", count(encoder) * wide),)),
-        Phase("latents", (("VAE", decoder * wide),)),
+        Phase("captions", tuple((name, counts[name] * wide) for name in spec.text_encoders)),
+        Phase("latents", (("autoencoder", decoder * wide),)),
         Phase("training", tuple((name, size) for name, size in parts if size)),
-        Phase("sampling", (("transformer", whole * wide), ("VAE", decoder * wide))),
+        Phase("sampling", (("denoiser", denoiser * wide), ("autoencoder", decoder * wide))),
     ]
 
 
@@ -182,35 +184,91 @@ def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def kept_by_a_block(dtype: torch.dtype, training: Training, mixed: bool) -> float:
-    """Bytes that a transformer block keeps for its backward pass, per token and channel."""
-    block = ZImageTransformerBlock(0, SMALL, SMALL // 128, SMALL // 128, 1e-5, True).to(dtype)
-    if training.method == "lora":
-        rank = max(training.lora.rank * SMALL // 3840, 1)
-        settings = LoraConfig(r=rank, target_modules=list(training.lora.targets or SPEC.lora_targets))
-        block = inject_adapter_in_model(settings, block.requires_grad_(False))
-    elif mixed:
-        block = block.float()
-
-    def kept(tokens: int) -> int:
-        stream = torch.zeros(1, tokens, SMALL, dtype=dtype, requires_grad=True)
-        rotation = torch.ones(1, tokens, 64, dtype=torch.complex64)
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            return saved_bytes(lambda: block(stream, None, rotation, torch.zeros(1, 256, dtype=dtype)), block)
-
-    # The difference of two lengths: what does not grow with the tokens (copies of weights) is counted elsewhere.
-    return (kept(TOKENS[1]) - kept(TOKENS[0])) / (TOKENS[1] - TOKENS[0]) / SMALL
+def part_names(spec: Spec) -> tuple[str, ...]:
+    """The networks of a family, as `Family.module` knows them."""
+    return ("denoiser", spec.autoencoder, *spec.text_encoders)
 
 
-def kept_by_the_decoder(vae: AutoencoderKL, dtype: torch.dtype, training: Training) -> float:
-    """Bytes that the decoder keeps for its backward pass, per pixel of the image."""
-    real = torch.nn.Module.to(AutoencoderKL.from_config(vae.config).requires_grad_(False), dtype)
-    if "decoder" in training.gradient_checkpointing:
-        real.enable_gradient_checkpointing()
-    side = 8
-    latents = torch.zeros(1, vae.config.latent_channels, side, side, dtype=dtype, requires_grad=True)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    return saved_bytes(lambda: real.decode(latents), real) / (side * factor) ** 2
+@contextmanager
+def imagined(opened: Family) -> Iterator[Family]:
+    """An empty model of tensors without memory on the CPU; whatever is computed with it in here has shapes only."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for name in part_names(opened.spec):
+            opened.module(name).to_empty(device="cpu")
+        yield replace(opened, device=torch.device("cpu"))
+
+
+def kept_by_the_denoiser(opened: Family, batch: int, height: int, width: int) -> Kept:
+    """Of one forward pass over `batch` samples with the longest captions."""
+    channels = opened.latent_shape(height * opened.pixels_per_latent, width * opened.pixels_per_latent)[0]
+    noisy, sigma = torch.zeros((batch, channels, height, width)), torch.full((batch,), 0.5)
+    conditioning = opened.example_conditioning(batch)
+    network = opened.module("denoiser")
+    levels = opened.process.levels(sigma)
+    return kept_by(lambda: opened.predict(noisy, levels, conditioning), network, opened.blocks())
+
+
+def kept_by_the_decoder(opened: Family, batch: int, height: int, width: int) -> Kept:
+    """Of decoding `batch` whole images; with `aux.region: crop` it is less."""
+    channels = opened.latent_shape(height * opened.pixels_per_latent, width * opened.pixels_per_latent)[0]
+    network = opened.module(opened.spec.autoencoder)
+    latents = torch.zeros((batch, channels, height, width), requires_grad=True)
+    units = [network.decoder.mid_block, *network.decoder.up_blocks]
+    return kept_by(lambda: opened.decode(latents), network, units)
+
+
+def kept_by_an_encoder(opened: Family, name: str, batch: int, tokens: int) -> float:
+    """Of one forward pass of a text encoder over `batch` prompts."""
+    network = opened.module(name)
+    ids = torch.zeros((batch, tokens), dtype=torch.long)
+
+    def run() -> object:
+        with autocast_where_mixed(network, opened.device):
+            return network(input_ids=ids)
+
+    return kept_by(run, network, []).plain
+
+
+def kept_by(run: Callable[[], object], network: nn.Module, blocks: list[nn.Module]) -> Kept:
+    """What `run` keeps for its backward pass, without the network's own weights.
+
+    With the blocks computed twice, each keeps what it is given, and one block at a time keeps everything.
+    """
+    own = {storage(part) for parameter in network.parameters() for part in plain_tensors(parameter)}
+    kept: dict[int, Tensor] = {}  # the tensors themselves: a freed one's place would be used again
+    given: dict[int, Tensor] = {}
+    inside: list[float] = []
+
+    def total(tensors: dict[int, Tensor]) -> float:
+        return sum(value.untyped_storage().nbytes() for place, value in tensors.items() if place not in own)
+
+    def pack(value: Tensor) -> Tensor:
+        kept.setdefault(storage(value), value)
+        return value
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        inside.append(total(kept))
+        given.update({storage(value): value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)})
+
+    def leave(module: nn.Module, args: tuple, output: object) -> None:
+        inside[-1] = total(kept) - inside[-1]
+
+    hooks = [block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks]
+    hooks += [block.register_forward_hook(leave) for block in blocks]
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            result = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    plain = total(kept)
+    del result
+    return Kept(plain, plain - sum(inside) + total(given) + max(inside, default=0.0))
+
+
+def storage(value: Tensor) -> int:
+    """What tells memory apart; imagined tensors have no address."""
+    return value.untyped_storage()._cdata
 
 
 def plain_tensors(value: Tensor) -> list[Tensor]:
@@ -218,18 +276,3 @@ def plain_tensors(value: Tensor) -> list[Tensor]:
     if not is_traceable_wrapper_subclass(value):
         return [value]
     return [part for name in value.__tensor_flatten__()[0] for part in plain_tensors(getattr(value, name))]
-
-
-def saved_bytes(run: Callable[[], object], module: torch.nn.Module) -> int:
-    """Bytes of the tensors that `run` keeps for a backward pass, without the module's own weights."""
-    own = {part.untyped_storage().data_ptr() for parameter in module.parameters() for part in plain_tensors(parameter)}
-    kept: dict[int, Tensor] = {}  # the tensors themselves: a freed one's address would be used again
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()
-    del result
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)

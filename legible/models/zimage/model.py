@@ -19,6 +19,7 @@ from legible.models.conditioning import Conditioning
 from legible.models.flow import Flow
 from legible.models.opening import (
     LORA,
+    autocast_where_mixed,
     choose_device,
     close,
     empty_module,
@@ -75,7 +76,7 @@ class ZImage:
                     f" {self.max_sequence_length}; raise it or shorten the prompt"
                 )
         embeddings: list[Tensor] = []
-        with torch.set_grad_enabled(gradient):
+        with torch.set_grad_enabled(gradient), autocast_where_mixed(self.text_encoder, self.device):
             for start in range(0, len(prompts), batch):
                 # encode_prompt writes the chat template into the list it is given: hand it a copy.
                 part = list(prompts[start : start + batch])
@@ -197,9 +198,7 @@ class ZImage:
         return output.detach(), gradient.float()
 
     def _autocast(self) -> torch.autocast:
-        """On where float32 weights are trained beside frozen bfloat16 ones (see select_parameters); nf4's are bytes."""
-        mixed = len({p.dtype for p in self.transformer.parameters() if p.is_floating_point()}) > 1
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
+        return autocast_where_mixed(self.transformer, self.device)
 
     def compile_blocks(self) -> None:
         """Compile the repeated blocks for training (needs a C++ compiler, on a GPU Triton)."""
