@@ -1,18 +1,23 @@
-"""What produced a file: configuration, code, versions, hardware.
+"""What produced a file: the code that decides its bytes, versions, hardware.
 
-`code_fingerprint` is what makes a stage rerun when a module that it imports changes, and only then.
+`decides` is what a job is rerun by, and what a training's key holds: both ask the same function, so that a training is
+taken up again exactly when the workflow does not call for a new one.
 """
 
-import ast
-import hashlib
 import os
 import platform
 import resource
+from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from legible.config import CRITICS, JUDGES, LOSSES, Model, Training, critics_of
+from legible.fingerprint import ROOT, code_fingerprint
+from legible.models.spec import spec_of
+
+# Written into provenance files.
 PACKAGES = (
     "torch",
     "diffusers",
@@ -27,63 +32,72 @@ PACKAGES = (
     "pillow",
     "numpy",
 )
+# What opens and runs a diffusion model, its text encoders included.
+DIFFUSION = ("diffusers", "numpy", "tokenizers", "torch", "transformers")
 
 
 @cache
-def _module_file(name: str) -> Path | None:
-    """The file of a module of this project, None for anything else."""
-    path = ROOT.joinpath(*name.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file() and name.split(".")[0] == "legible":
-            return candidate
-    return None
+def version(package: str) -> str | None:
+    """The installed version of a package, None where there is none."""
+    try:
+        return installed_version(package)
+    except PackageNotFoundError:
+        return None
 
 
-@cache
-def _read(path: Path) -> tuple[str, frozenset[Path]]:
-    """Hash of a file's code (comments, docstrings and layout do not count) and the project files it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported = set()
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            imported |= {_module_file(".".join(parts[: i + 1])) for i in range(len(parts))}
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), frozenset(imported - {None})
+def versions(*packages: str) -> dict[str, str | None]:
+    """The installed versions of packages, sorted by name."""
+    return {package: version(package) for package in sorted(set(packages))}
 
 
-def imported_files(path: str | Path) -> list[Path]:
-    """`path` and every file of this project that it imports, directly or not, sorted."""
-    seen: set[Path] = set()
-    waiting = [Path(path).resolve()]
-    while waiting:
-        current = waiting.pop()
-        if current not in seen:
-            seen.add(current)
-            waiting.extend(_read(current)[1])
-    return sorted(seen)
+def decides(script: str, modules: Iterable[str] = (), packages: Iterable[str] = ()) -> dict[str, str | None]:
+    """What decides a script's output besides its inputs and its configuration: code, and versions of packages.
+
+    Args:
+        script: its name in scripts/, or its own `__file__`.
+        modules: of this project that the script opens by name (a family's, a loss's, a critic's, a judge's).
+        packages: distributions by whose version results differ.
+    """
+    return {"code": code_fingerprint(ROOT / "scripts" / f"{Path(script).stem}.py", *modules), **versions(*packages)}
 
 
-def code_fingerprint(path: str | Path) -> str:
-    """Hash of the code of `path` and of everything in this project that it imports (16 hex digits)."""
-    digest = hashlib.sha256()
-    for file in imported_files(path):
-        digest.update(
-            f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file.name}={_read(file)[0]}\n".encode()
-        )
-    return digest.hexdigest()[:16]
+def decides_encoding(model: Model) -> dict[str, str | None]:
+    """`decides` of encode_dataset."""
+    return decides("encode_dataset", [spec_of(model.family).module], DIFFUSION)
+
+
+def decides_training(model: Model, training: Training) -> dict[str, str | None]:
+    """`decides` of train_arm: an arm depends on its own losses only, and on what they look with."""
+    return _decides_losses("train_arm", model, training, training.aux.weights)
+
+
+def decides_gradients(model: Model, training: Training, losses: Iterable[str]) -> dict[str, str | None]:
+    """`decides` of measure_gradients."""
+    return _decides_losses("measure_gradients", model, training, losses)
+
+
+def _decides_losses(script: str, model: Model, training: Training, losses: Iterable[str]) -> dict[str, str | None]:
+    low = {training.optimizer, training.weights, training.quantization}
+    needed = {
+        "peft": training.method == "lora" or training.assistant_lora is not None,
+        "torchao": bool(low & {"adamw_8bit", "bfloat16", "int8"}),
+        "bitsandbytes": training.quantization == "nf4",
+    }
+    critics = [CRITICS[name] for name in critics_of(losses)]
+    modules = [spec_of(model.family).module, *(LOSSES[loss].module for loss in losses), *(c.module for c in critics)]
+    packages = [package for critic in critics for package in critic.packages]
+    return decides(script, modules, [*DIFFUSION, *packages, *(name for name, used in needed.items() if used)])
+
+
+def decides_sampling(model: Model, adapters: bool) -> dict[str, str | None]:
+    """`decides` of generate_images; `adapters`: of models that were trained with LoRA."""
+    packages = [*DIFFUSION, "pillow", *(["peft"] if adapters else [])]
+    return decides("generate_images", [spec_of(model.family).module], packages)
+
+
+def decides_reading(engine: str) -> dict[str, str | None]:
+    """`decides` of read_images with one judge."""
+    return decides("read_images", [JUDGES[engine].module], [*JUDGES[engine].packages, "numpy", "pillow"])
 
 
 def peak_memory_bytes() -> int:
@@ -98,13 +112,8 @@ def has_gpu() -> bool:
 
 def environment() -> dict[str, object]:
     """Versions and hardware, as they go into provenance files."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {"versions": versions, "machine": machine(), "cores": os.cpu_count()}
+    found = {package: number for package, number in versions(*PACKAGES).items() if number}
+    return {"versions": {"python": platform.python_version(), **found}, "machine": machine(), "cores": os.cpu_count()}
 
 
 def machine() -> str:
@@ -125,8 +134,3 @@ def machine() -> str:
         except ImportError:
             pass
     return f"{name}, {platform.system()}"
-
-
-def decides(script: str | Path, modules: list[str], packages: list[str]) -> dict[str, object]:
-    """What of code decides a stage's bytes: the fingerprint, and the versions of packages."""
-    return {"code": code_fingerprint(script), "modules": modules, "packages": packages}

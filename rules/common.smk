@@ -5,9 +5,19 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from legible.config import validate
+from legible.config import CRITICS, LOSSES, critics_of, validate
 from legible.errors import UserError
-from legible.provenance import code_fingerprint, has_gpu
+from legible.models.spec import spec_of
+from legible.provenance import (
+    DIFFUSION,
+    decides,
+    decides_encoding,
+    decides_gradients,
+    decides_reading,
+    decides_sampling,
+    decides_training,
+    has_gpu,
+)
 
 try:
     CONFIG = validate(config, "config.yaml (or --configfile/--config)")
@@ -28,21 +38,26 @@ SNAPSHOTS = [
 ENGINES = sorted(CONFIG.engines())
 PROMPT_SETS = sorted(CONFIG.prompt_sets)
 DRIFT = "no_text"  # the prompt set on which image drift is measured
-LOSSES = sorted({loss for arm in ARMS for loss in CONFIG.arm(arm).aux.weights})
+USED_LOSSES = sorted({loss for arm in ARMS for loss in CONFIG.arm(arm).aux.weights})
 # Figures of measurements that not every experiment takes.
 OPTIONAL = {
     "learning_curves": bool(SNAPSHOTS),
     "drift_tradeoff": CONFIG.drift is not None,
-    "gradient_reach": bool(CONFIG.gradients and LOSSES),
+    "gradient_reach": bool(CONFIG.gradients and USED_LOSSES),
     "adaptive_weights": any(CONFIG.arm(arm).aux.balance != "constant" for arm in ARMS),
 }
 FIGURES = sorted(name for name in type(CONFIG.figures).model_fields if OPTIONAL.get(name, True))
 SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
 ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
+SPEC = spec_of(CONFIG.model.family)
 REGIMES = {name: CONFIG.regime(name) for name in CONFIG.regimes}
 ENVIRONMENT = "../envs/legible.yaml"
 NANO = "results/nano_models"
 NANO_PARTS = ["clip", "denoiser", "recognizer_conv", "recognizer_crnn", "vae"]
+# Packages whose versions decide what a stage writes: it reruns when they change.
+RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
+SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]
+DRAWING = ["matplotlib", "numpy", "pandas", "pillow"]
 # A job that could use a GPU asks for one only where there is one: on CPU machines it must not wait for a turn.
 GPU = int(CONFIG.gpu if CONFIG.gpu is not None else has_gpu())
 
@@ -78,15 +93,17 @@ def as_json(**sections):
     return json.dumps(sections, sort_keys=True)
 
 
-def code(script):
-    """Fingerprint of a script and of the library modules that it imports: the stage reruns when they change."""
-    return code_fingerprint(f"{workflow.basedir}/scripts/{script}.py")
+def folder_files(path):
+    """Files of a local folder, so that a changed model reruns what uses it; nothing for a hub id, or without a path."""
+    folder = Path(path) if path else None  # Path("") would be the working directory
+    return sorted(str(file) for file in folder.glob("*") if file.is_file()) if folder and folder.is_dir() else []
 
 
-def folder_files(path, *parts):
-    """Files of a local model folder, so that a changed model reruns what uses it; nothing for a hub id."""
-    if not path:  # Path("") would be the working directory
-        return []
-    root = Path(path)
-    folders = [root / name for name in parts] if parts else [root]
-    return sorted(str(file) for folder in folders if folder.is_dir() for file in folder.glob("*") if file.is_file())
+def model_files(*roles):
+    """Files of the model's components by their roles: denoiser, text, autoencoder, scheduler."""
+    return [file for name in SPEC.folders(*roles) for file in folder_files(Path(CONFIG.model.path, name))]
+
+
+def section_files(section):
+    """Files of the networks that a critic's or a judge's section names."""
+    return [file for key in ("path", "network", "models", "data") for file in folder_files(getattr(section, key, ""))]

@@ -14,7 +14,7 @@ rule inspect_fonts:
         ENVIRONMENT
     params:
         config=as_json(fonts=part("fonts")),
-        code=code("inspect_fonts"),
+        code=decides("inspect_fonts", packages=RENDERING),
     shell:
         "python scripts/inspect_fonts.py --config {params.config:q} --output {output.manifest} --sheet {output.sheet}"
         " 2>&1 | tee {log}"
@@ -54,7 +54,7 @@ rule render_dataset:
     params:
         config=as_json(fonts=part("fonts"), data=part("data")),
         folder=output_folder,
-        code=code("render_dataset"),
+        code=decides("render_dataset", packages=RENDERING),
     shell:
         "python scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts:q}"
         " --output-dir {params.folder} --workers {threads} 2>&1 | tee {log}"
@@ -64,7 +64,7 @@ rule encode_dataset:
     """Latents and caption embeddings, computed once and kept by content."""
     input:
         dataset=rules.render_dataset.output.train,
-        model=folder_files(CONFIG.model.path, "vae", "text_encoder", "tokenizer"),
+        model=model_files("text", "autoencoder"),
     output:
         f"{RESULTS}/cache/train.safetensors",
     log:
@@ -78,7 +78,7 @@ rule encode_dataset:
     params:
         config=as_json(model=part("model")),
         store="results/cache",
-        code=code("encode_dataset"),
+        code=decides_encoding(CONFIG.model),
     shell:
         "python scripts/encode_dataset.py --config {params.config:q} --dataset {input.dataset} --store {params.store}"
         " --output {output} --threads {threads} 2>&1 | tee {log}"

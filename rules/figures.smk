@@ -20,7 +20,7 @@ rule plot_figure:
         arms=",".join(ARMS),
         seeds=" ".join(str(seed) for seed in CONFIG.seeds),
         results=results_folder,
-        code=code("plot_figure"),
+        code=decides("plot_figure", packages=DRAWING),
     shell:
         "python scripts/plot_figure.py --figure {wildcards.figure} --style {params.style:q} --results {params.results}"
         " --arms {params.arms} --seeds {params.seeds} --output {output.png} 2>&1 | tee {log}"
@@ -36,7 +36,7 @@ rule write_config:
         ENVIRONMENT
     params:
         config=CONFIG.model_dump_json(by_alias=True),
-        code=code("write_config"),
+        code=decides("write_config", packages=["pyyaml"]),
     shell:
         "python scripts/write_config.py --config {params.config:q} --output {output} 2>&1 | tee {log}"
 
@@ -63,7 +63,7 @@ rule build_report:
     params:
         results=results_folder,
         figures=FIGURES,
-        code=code("build_report"),
+        code=decides("build_report", packages=["jinja2", "pandas"]),
     shell:
         "python scripts/build_report.py --results {params.results} --config {input.config} --figures {params.figures}"
         " --output {output}"
@@ -84,7 +84,7 @@ rule write_results:
         folders=result_folders,
         titles=json.dumps({config.experiment: config.title for config in [CONFIG, *REGIMES.values()]}),
         command=CONFIG.command,
-        code=code("write_results"),
+        code=decides("write_results", packages=["pandas"]),
     shell:
         "python scripts/write_results.py --results {params.folders} --titles-json {params.titles:q}"
         " --command {params.command:q} --output {output} 2>&1 | tee {log}"

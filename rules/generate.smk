@@ -5,7 +5,7 @@ rule generate_baseline:
     """Images of the base model."""
     input:
         prompts=prompt_file,
-        model=folder_files(CONFIG.model.path, "transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+        model=model_files("denoiser", "text", "autoencoder", "scheduler"),
     output:
         f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl",
     log:
@@ -20,7 +20,7 @@ rule generate_baseline:
         config=sampling_config,
         folder=output_folder,
         options=prompt_options,
-        code=code("generate_images"),
+        code=decides_sampling(CONFIG.model, adapters=False),
     shell:
         "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options}"
         " --model-name base --output-dir {params.folder} --threads {threads} 2>&1 | tee {log}"
@@ -31,7 +31,7 @@ rule generate_finetuned:
     input:
         prompts=prompt_file,
         run=run_record,
-        model=folder_files(CONFIG.model.path, "transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+        model=model_files("denoiser", "text", "autoencoder", "scheduler"),
     output:
         f"{RESULTS}/images/{{run}}/{{prompt_set}}/manifest.jsonl",
     log:
@@ -47,7 +47,7 @@ rule generate_finetuned:
         folder=output_folder,
         weights=run_weights,
         options=prompt_options,
-        code=code("generate_images"),
+        code=sampling_code,
     shell:
         "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options}"
         " --weights {params.weights} --model-name {wildcards.run} --output-dir {params.folder} --threads {threads}"
@@ -71,7 +71,7 @@ rule render_ceiling:
         config=as_json(fonts=part("fonts"), data=part("data")),
         folder=output_folder,
         options=prompt_options,
-        code=code("render_ceiling"),
+        code=decides("render_ceiling", packages=RENDERING),
     shell:
         "python scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts:q}"
         " {params.options} --output-dir {params.folder} 2>&1 | tee {log}"
@@ -81,7 +81,7 @@ rule round_trip_ceiling:
     """The renders after the VAE's encoder and decoder: what the decoder can show at best."""
     input:
         images=rules.render_ceiling.output[0],
-        model=folder_files(CONFIG.model.path, "vae"),
+        model=model_files("autoencoder"),
     output:
         f"{RESULTS}/images/ceiling_vae/{{prompt_set}}/manifest.jsonl",
     log:
@@ -96,7 +96,7 @@ rule round_trip_ceiling:
         config=as_json(model=part("model")),
         source=input_folder,
         folder=output_folder,
-        code=code("round_trip_ceiling"),
+        code=decides("round_trip_ceiling", [SPEC.module], [*DIFFUSION, "pillow"]),
     shell:
         "python scripts/round_trip_ceiling.py --config {params.config:q} --images {params.source}"
         " --output-dir {params.folder} --threads {threads} 2>&1 | tee {log}"

@@ -4,39 +4,39 @@
 def arm_config(wildcards):
     """The arm's own training section and what else decides a run; an arm depends on the models of its own loss only."""
     training = CONFIG.arm(wildcards.arm)
-    losses = set(training.aux.weights)
+    critics = critics_of(training.aux.weights)
     return as_json(
         model=part("model"),
-        clip=part("clip") if losses & {"clip_region", "clip_contrastive"} else {},
-        reader=part("reader") if losses & {"ctc", "recognizer_feature"} else {},
+        clip=part("clip") if "clip" in critics else {},
+        reader=part("reader") if "reader" in critics else {},
         training=training.model_dump(mode="json", by_alias=True),
         generation=part("generation", "steps"),
     )
 
 
+def arm_code(wildcards):
+    """The code and the versions that decide one arm's training."""
+    return decides_training(CONFIG.model, CONFIG.arm(wildcards.arm))
+
+
 def arm_models(wildcards):
-    """Files of the base transformer, the assistant LoRA and, for an auxiliary loss, of what it looks with."""
+    """Files of the base model, the assistant LoRA and, for an auxiliary loss, of what it looks with."""
     training = CONFIG.arm(wildcards.arm)
+    text = model_files("text") if training.text_trained else []
     assistant = [training.assistant_lora] if training.assistant_lora and Path(training.assistant_lora).is_file() else []
-    return loss_models(training.aux.weights) + assistant  # a missing one is the script's to name
+    return loss_models(training.aux.weights) + text + assistant  # a missing one is the script's to name
 
 
 def loss_models(losses):
-    """Files of the base transformer, and of the VAE and the models that `losses` need."""
-    files = folder_files(CONFIG.model.path, "transformer", "scheduler")
-    critics = {
-        CONFIG.clip.path: {"clip_region", "clip_contrastive"},
-        CONFIG.reader.network: {"ctc", "recognizer_feature"},
-    }
-    for path, users in critics.items():
-        if users & set(losses):
-            files += folder_files(CONFIG.model.path, "vae") + folder_files(path)
-    return sorted(set(files))
+    """Files of the base's denoiser, and of the autoencoder and the critics that `losses` need."""
+    decoded = ["autoencoder"] if any(LOSSES[loss].decodes for loss in losses) else []
+    files = model_files("denoiser", "scheduler", *decoded)
+    return files + [file for critic in critics_of(losses) for file in section_files(getattr(CONFIG, critic))]
 
 
 def arm_segmenter(wildcards):
     """The latent segmenter, for arms whose loss needs one."""
-    return [SEGMENTER] if "char_segmentation" in CONFIG.arm(wildcards.arm).aux.weights else []
+    return [SEGMENTER] if "segmenter" in critics_of(CONFIG.arm(wildcards.arm).aux.weights) else []
 
 
 def arm_anchor(wildcards):
@@ -88,6 +88,11 @@ def run_weights(wildcards):
     """Weights of a fine-tuned model, or of a snapshot of it (its folder; the run is the input)."""
     step = wildcards.run.partition("-step")[2]
     return str(Path(run_folder(wildcards), f"snapshots/step{step}" if step else "weights"))
+
+
+def sampling_code(wildcards):
+    """The code and the versions that decide one fine-tuned model's images."""
+    return decides_sampling(CONFIG.model, CONFIG.arm(wildcards.run.split("-seed")[0]).method == "lora")
 
 
 def input_folder(wildcards, input):

@@ -21,7 +21,7 @@ rule train_nano_part:
     params:
         models=f"{NANO}/models",
         work=f"{NANO}/work",
-        code=code("train_nano"),
+        code=decides("train_nano", packages=[*DIFFUSION, "easyocr", "open_clip_torch"]),
     shell:
         "python scripts/train_nano.py {wildcards.nano_part} --output {params.models} --work {params.work}"
         " --threads {threads} --provenance {output} 2>&1 | tee {log}"

@@ -8,9 +8,13 @@ def engine_config(wildcards):
 
 
 def engine_files(wildcards):
-    """Files of a user network, so that a changed network reads again."""
-    section = CONFIG.engines()[wildcards.engine]
-    return folder_files(getattr(section, "network", ""))
+    """Files of a judge's networks, so that a changed network reads again."""
+    return section_files(CONFIG.engines()[wildcards.engine])
+
+
+def reading_code(wildcards):
+    """The code and the versions that decide what one judge reads."""
+    return decides_reading(wildcards.engine)
 
 
 def figure_style(wildcards):

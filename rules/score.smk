@@ -18,7 +18,7 @@ rule read_ocr:
         config=engine_config,
         images=input_folder,
         cache=f"{RESULTS}/cache/ocr/{{engine}}",
-        code=code("read_images"),
+        code=reading_code,
     shell:
         "python scripts/read_images.py --engine {wildcards.engine} --config {params.config:q} --images {params.images}"
         " --cache {params.cache} --output {output} 2>&1 | tee {log}"
@@ -52,7 +52,7 @@ rule score_readings:
     params:
         config=as_json(scoring=part("scoring"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)),
         folder=output_folder,
-        code=code("score_readings"),
+        code=decides("score_readings", packages=[*SCORING, "pyarrow"]),
     shell:
         "python scripts/score_readings.py --config {params.config:q} --images {input.images}"
         " --readings {input.readings} --output-dir {params.folder} 2>&1 | tee {log}"
@@ -62,7 +62,7 @@ rule score_drift:
     """How far the pictures moved from the base model's on prompts without text."""
     input:
         images=drift_images,
-        clip=folder_files(CONFIG.clip.path),
+        clip=section_files(CONFIG.clip),
     output:
         f"{RESULTS}/scores/drift.csv",
     log:
@@ -75,7 +75,9 @@ rule score_drift:
         config=as_json(
             scoring=part("scoring"), clip=part("clip"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)
         ),
-        code=code("score_drift"),
+        code=decides(
+            "score_drift", [CRITICS["clip"].module], [*SCORING, "open_clip_torch", "pillow", "scikit-image", "torch"]
+        ),
     shell:
         "python scripts/score_drift.py --config {params.config:q} --images {input.images} --output {output}"
         " 2>&1 | tee {log}"
@@ -97,7 +99,7 @@ rule score_curve:
         ENVIRONMENT
     params:
         config=as_json(scoring=part("scoring"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)),
-        code=code("score_curve"),
+        code=decides("score_curve", packages=SCORING),
     shell:
         "python scripts/score_curve.py --config {params.config:q} --images {input.images} --readings {input.readings}"
         " --runs {input.runs} --output {output} 2>&1 | tee {log}"

@@ -15,7 +15,7 @@ rule train_segmenter:
         ENVIRONMENT
     params:
         config=as_json(segmenter=part("segmenter")),
-        code=code("train_segmenter"),
+        code=decides("train_segmenter", [CRITICS["segmenter"].module], ["numpy", "torch"]),
     shell:
         "python scripts/train_segmenter.py --config {params.config:q} --cache {input.cache} --output {output}"
         " --threads {threads} 2>&1 | tee {log}"
@@ -25,8 +25,8 @@ rule measure_gradients:
     """How far each loss's gradient reaches at each noise level, on the base model."""
     input:
         cache=rules.encode_dataset.output,
-        models=loss_models(LOSSES),
-        segmenter=SEGMENTER if "char_segmentation" in LOSSES else [],
+        models=loss_models(USED_LOSSES),
+        segmenter=SEGMENTER if "segmenter" in critics_of(USED_LOSSES) else [],
     output:
         f"{RESULTS}/gradients.csv",
     log:
@@ -46,10 +46,10 @@ rule measure_gradients:
             generation=part("generation", "steps"),
             gradients=CONFIG.gradients,
         ),
-        losses=LOSSES,
+        losses=USED_LOSSES,
         segmenter=segmenter_option,
         reader_cache=f"{RESULTS}/cache/ocr/reader",
-        code=code("measure_gradients"),
+        code=decides_gradients(CONFIG.model, CONFIG.training, USED_LOSSES),
     shell:
         "python scripts/measure_gradients.py --config {params.config:q} --losses {params.losses} --cache {input.cache}"
         " {params.segmenter} --reader-cache {params.reader_cache} --output {output} 2>&1 | tee {log}"
@@ -60,7 +60,7 @@ rule record_anchor:
     input:
         prompts=CONFIG.anchor.prompts,
         drift=[CONFIG.drift.prompts] if CONFIG.drift else [],
-        model=folder_files(CONFIG.model.path, "transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+        model=model_files("denoiser", "text", "autoencoder", "scheduler"),
     output:
         ANCHOR,
     log:
@@ -78,7 +78,7 @@ rule record_anchor:
             data=part("data", "height", "width"),
             anchor=part("anchor"),
         ),
-        code=code("record_anchor"),
+        code=decides("record_anchor", [SPEC.module], DIFFUSION),
     shell:
         "python scripts/record_anchor.py --config {params.config:q} --not-these {input.drift:q} --output {output}"
         " --threads {threads} 2>&1 | tee {log}"
@@ -113,7 +113,7 @@ rule train_arm:
         anchor=anchor_option,
         checkpoints=f"{RESULTS}/checkpoints",
         reader_cache=f"{RESULTS}/cache/ocr/reader",
-        code=code("train_arm"),
+        code=arm_code,
     shell:
         "{params.launcher} scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm} --seed {wildcards.seed}"
         " --cache {input.cache} {params.segmenter} {params.anchor} --reader-cache {params.reader_cache}"

@@ -9,7 +9,7 @@ from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, sha256_json
 from legible.models.hub import pinned
 from legible.models.spec import spec_of
-from legible.provenance import code_fingerprint
+from legible.provenance import decides_encoding
 from legible.train.data import load_training_data, save_training_data
 from legible.train.encode import encode
 
@@ -22,8 +22,8 @@ def content_key(dataset: Path, config: dict) -> str:
     # With the folder in the name: each component has its config.json, and that of the VAE scales the latents.
     encoders = {f"{path.parent.name}/{path.name}": sha256_file(path) for path in files if path.is_file()}
     encoders = encoders or [model.path, model.revision]
-    code = code_fingerprint(__file__)
-    return sha256_json([sha256_file(dataset), encoders, model.dtype, model.max_sequence_length, code])
+    about = [encoders, model.family, model.dtype, model.max_sequence_length, decides_encoding(model)]
+    return sha256_json([sha256_file(dataset), *about])
 
 
 def main() -> None:

@@ -13,14 +13,14 @@ from legible.losses.auxiliary import open_aux_loss
 from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
 from legible.models.opening import choose_device
-from legible.provenance import decides, environment, peak_memory_bytes
+from legible.provenance import decides_training, environment, peak_memory_bytes
 from legible.tensors import load_tensors
 from legible.train.adapters import keep_weights
 from legible.train.anchor import open_reference
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.group import join_group
-from legible.train.key import modules_of, packages_of, run_key
+from legible.train.key import run_key
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
@@ -46,8 +46,7 @@ def main() -> None:
     config = pinned_sections(sections(arguments.config, "model", "clip", "reader", "training", "generation"))
     training = config["training"]
     data = load_training_data(arguments.cache)
-    modules, packages = modules_of(config["model"].family, training), packages_of(training)
-    code = decides(__file__, modules, packages)
+    code = decides_training(config["model"], training)
     key = run_key(config, arguments.seed, data.key, arguments.segmenter, arguments.anchor, code)
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"

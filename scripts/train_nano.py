@@ -9,13 +9,14 @@ import torch
 from legible.corpus.prompts import load_prompts
 from legible.corpus.templates import vocabulary
 from legible.errors import run_cli
+from legible.fingerprint import code_fingerprint
 from legible.io import sha256_json, write_json, write_text
 from legible.models.family import Family
 from legible.nano import clip, denoiser, judge, recognizer, vae
 from legible.nano import pool as pools
 from legible.nano.recipe import Recipe, tiny
 from legible.nano.tokenizer import build_tokenizer
-from legible.provenance import code_fingerprint, environment
+from legible.provenance import environment
 
 
 def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool, small: bool) -> dict:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from legible.config import EasyOcr, RapidOcr, Tesseract
+from legible.config import JUDGES, Ocr, Section
 from legible.errors import UserError
 
 Polygon = tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
@@ -35,28 +36,16 @@ class Engine:
     read: Callable[[Image.Image], list[Reading]]
 
 
-def open_engine(name: str, section: RapidOcr | EasyOcr | Tesseract, cache_dir: str | Path) -> Engine:
-    """Open the engine `name` (`rapidocr`, `easyocr` or `tesseract`); what it has to write goes to `cache_dir`.
+def open_engine(name: str, section: Section, cache_dir: str | Path) -> Engine:
+    """Open the judge `name` of the registry with its own section; what it has to write goes to `cache_dir`.
 
     Raises:
         UserError: no such engine, or its networks are missing or unusable.
     """
+    if name not in JUDGES or not isinstance(section, Ocr.model_fields[name].annotation):
+        raise UserError(f"ocr.{name}: no such engine; allowed are {', '.join(JUDGES)}, each with its own section")
     # Imported here: each engine takes a second or more to import, and a job uses one of them.
-    if name == "rapidocr" and isinstance(section, RapidOcr):
-        from legible.ocr import rapid
-
-        return rapid.open_engine(section, Path(cache_dir))
-    if name == "easyocr" and isinstance(section, EasyOcr):
-        from legible.ocr import easy
-
-        return easy.open_engine(section, Path(cache_dir))
-    if name == "tesseract" and isinstance(section, Tesseract):
-        from legible.ocr import tesseract
-
-        return tesseract.open_engine(section, Path(cache_dir))
-    raise UserError(
-        f"ocr.{name}: no such engine; allowed are rapidocr, easyocr and tesseract, each with its own section"
-    )
+    return import_module(JUDGES[name].module).open_engine(section, Path(cache_dir))
 
 
 def enlarged_bgr(image: Image.Image, scale: int) -> np.ndarray:

@@ -3,31 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from legible.config import CRITICS, LOSSES, Training, critics_of
+from legible.config import LOSSES, critics_of
 from legible.io import sha256_file, sha256_json
 from legible.models.spec import spec_of
 from legible.train.assistant import assistant_file
 
 PLACES = ("path", "network", "device")  # where a model lies does not decide; what its files hold does
-
-
-def modules_of(family: str, training: Training) -> list[str]:
-    """The modules that an arm uses and that are found by name: its family, its own losses and their critics."""
-    losses = sorted(training.aux.weights)
-    return [
-        spec_of(family).module,
-        *(LOSSES[loss].module for loss in losses),
-        *(CRITICS[critic].module for critic in critics_of(losses)),
-    ]
-
-
-def packages_of(training: Training) -> list[str]:
-    """The packages whose versions decide an arm's weights."""
-    own = {"torch", "diffusers", "transformers", "peft"}
-    own |= {package for critic in critics_of(training.aux.weights) for package in CRITICS[critic].packages}
-    own |= {"torchao"} if training.optimizer != "adamw" or training.weights != "float32" else set()
-    own |= {"int8": {"torchao"}, "nf4": {"bitsandbytes"}}.get(training.quantization, set())
-    return sorted(own)
 
 
 def file_hashes(folder: Path, *names: str) -> dict[str, str]:
@@ -45,7 +26,7 @@ def run_key(
     Args:
         config: the sections model, clip, reader, training, generation.
         data_key: of the cache.
-        code: the fingerprint of the code and the versions of the packages that decide.
+        code: `legible.provenance.decides_training`.
     """
     training, model, spec = config["training"], config["model"], spec_of(config["model"].family)
     roles = ["denoiser", "scheduler"]

@@ -182,7 +182,7 @@ def test_easyocr_standard_networks_are_never_downloaded(tmp_path):
 
 def test_an_unknown_engine_or_a_foreign_section_is_refused(tmp_path):
     for name, section in (("tesseract", RapidOcr()), ("easyocr", RapidOcr()), ("kraken", RapidOcr())):
-        with pytest.raises(UserError, match="allowed are rapidocr, easyocr and tesseract"):
+        with pytest.raises(UserError, match="allowed are rapidocr, easyocr, tesseract"):
             open_engine(name, section, tmp_path)
 
 

@@ -1,151 +1,19 @@
-"""The workflow, for real: one tiny run of everything, then what each kind of change would run again."""
+"""The workflow, for real: one tiny run of everything, the evidence in miniature, and what stops it."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from project import FIGURES, MODELS, OPTIONAL, RESULTS, ROOT, TARGETS
 from safetensors.torch import load_file
 
-from legible.config import Config, validate
+from legible.config import validate
 from legible.train.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.workflow
-
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = "results/tiny"
-# Figures of measurements that the tiny experiment does not take.
-OPTIONAL = {"learning_curves", "drift_tradeoff", "gradient_reach", "adaptive_weights"}
-FIGURES = set(Config().figures.model_dump()) - OPTIONAL
-# Drawn from scores; the other figures do not depend on any model's images.
-FROM_SCORES = FIGURES - {"training_curves", "dataset"}
-TINY = {
-    "experiment": "tiny",
-    "data": {"train": 12, "test": 2},
-    "model": {"path": "resources/tiny/zimage"},
-    "clip": {"path": "resources/tiny/clip"},
-    "prompt_sets": {"short": {"path": "resources/prompts/held_out.jsonl", "limit": 3}},
-    "generation": {"steps": 2, "seeds": [0], "batch_size": 8},
-    "training": {"steps": 2, "batch_size": 4, "warmup": 1, "checkpoint_every": 1, "learning_rate": 1.0e-3},
-    "arms": {
-        "diffusion_only": {"aux": {"loss": "none", "lambda": 0.0}},
-        "clip_region": {"aux": {"loss": "clip_region", "lambda": 0.2, "every": 2}},
-    },
-    "seeds": [0],
-    "gpu": False,
-    "ocr": {"rapidocr": {}, "easyocr": None},
-    "scoring": {"resamples": 50},
-}
-
-Job = tuple[str, str]  # rule, wildcards
-
-
-@dataclass(frozen=True)
-class Project:
-    """A copy of this project with the tiny configuration, in which everything has been run once."""
-
-    folder: Path
-    first: str  # what the first run said
-
-    def snakemake(self, *arguments: str, check: bool = True) -> str:
-        """Both outputs of `snakemake`."""
-        return call(self.folder, *arguments, check=check)
-
-    def would_run(self, *arguments: str) -> set[Job]:
-        """The jobs of a dry run, with their wildcards."""
-        return jobs_of(self.snakemake("--dry-run", *arguments))
-
-    def changed(self, change: Callable[[dict], None]) -> set[Job]:
-        """The jobs of a dry run after a change of config.yaml, which is put back afterwards."""
-        path = self.folder / "config.yaml"
-        before = path.read_text()
-        config = yaml.safe_load(before)
-        change(config)
-        try:
-            path.write_text(yaml.safe_dump(config))
-            return self.would_run()
-        finally:
-            path.write_text(before)
-
-    def edited(self, file: str, text: str) -> set[Job]:
-        """The jobs of a dry run after `text` was appended to a source file, which is put back afterwards."""
-        path = self.folder / file
-        before = path.read_text()
-        try:
-            path.write_text(before + text)
-            return self.would_run()
-        finally:
-            path.write_text(before)
-
-
-def call(folder: Path, *arguments: str, check: bool = True) -> str:
-    environment = os.environ | {
-        "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / ".cache"), "NO_COLOR": "1",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", "--max-jobs-per-timespan", "100/1s", *arguments],
-        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
-    )  # fmt: skip
-    assert not check or done.returncode == 0, done.stdout[-4000:]
-    assert check or done.returncode != 0
-    return done.stdout
-
-
-def jobs_of(output: str) -> set[Job]:
-    """(rule, wildcards) of every job that Snakemake announces, targets left out."""
-    blocks = re.split(r"^(?=(?:local)?rule \w+:$)", output, flags=re.MULTILINE)[1:]
-    found = set()
-    for block in blocks:
-        rule = re.match(r"(?:local)?rule (\w+):", block)[1]
-        wildcards = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
-        found.add((rule, ", ".join(sorted(wildcards[1].split(", "))) if wildcards else ""))
-    table = re.search(r"^total +(\d+)$", output, flags=re.MULTILINE)
-    assert len(found) == (int(table[1]) if table else 0)  # nothing overlooked
-    return {(rule, wildcards) for rule, wildcards in found if rule not in TARGETS}
-
-
-TARGETS = ("all", "data", "baseline", "train", "generate", "score", "figures", "report")
-
-
-def figures(names: set[str]) -> set[Job]:
-    return {("plot_figure", f"figure={name}") for name in names}
-
-
-def readings(*models: str, engine: str = "rapidocr") -> set[Job]:
-    return {("read_ocr", f"engine={engine}, model={model}, prompt_set=short") for model in models}
-
-
-MODELS = ("base", "diffusion_only-seed0", "clip_region-seed0", "ceiling_render", "ceiling_vae")
-SCORES = {("score_readings", ""), *figures(FROM_SCORES), ("build_report", "")}
-
-
-@pytest.fixture(scope="module")
-def project(folders, tmp_path_factory) -> Project:
-    """The one real run that all tests share."""
-    folder = tmp_path_factory.mktemp("workflow") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.split("\0")):
-        # The shipped models are not needed here, and may be in the making.
-        if (ROOT / name).is_file() and not name.startswith(("resources/nano/", "tests/", "docs/")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    shutil.copytree(folders.root, folder / "resources" / "tiny")
-    default = Config().model_dump(mode="json", by_alias=True)
-    validate(default | TINY, "tiny")
-    (folder / "config.yaml").write_text(yaml.safe_dump(default | TINY))
-    return Project(folder, call(folder))
 
 
 def test_one_command_makes_every_file_that_a_user_can_rely_on(project):
@@ -195,86 +63,6 @@ def test_every_job_tells_its_progress_in_its_log(project):
     assert re.search(r"clip_region seed 0: 2/2 step, [\d.]+ step/s, 0 s left", said)
     assert "sample base: 1/1 batch" in (logs / "generate_base_short.log").read_text()
     assert "0 s left" in project.first  # and on the terminal
-
-
-def test_another_colour_redraws_that_figure_only(project):
-    def change(config: dict) -> None:
-        config["figures"]["cer_by_arm"]["colors"][0] = "#123456"
-
-    assert project.changed(change) == {*figures({"cer_by_arm"}), ("write_config", ""), ("build_report", "")}
-
-
-def test_another_lambda_retrains_that_arm_only(project):
-    def change(config: dict) -> None:
-        config["arms"]["clip_region"]["aux"]["lambda"] = 0.5
-
-    assert project.changed(change) == {
-        ("train_arm", "arm=clip_region, seed=0"),
-        ("generate_finetuned", "prompt_set=short, run=clip_region-seed0"),
-        *readings("clip_region-seed0"),
-        *SCORES,
-        *figures({"training_curves"}),
-        ("write_config", ""),
-    }
-
-
-def test_one_more_engine_reads_the_images_that_are_there(project):
-    def change(config: dict) -> None:
-        config["ocr"]["easyocr"] = {"network": "resources/tiny/recognizer_crnn"}
-
-    assert project.changed(change) == {*readings(*MODELS, engine="easyocr"), *SCORES, ("write_config", "")}
-
-
-def test_another_clip_leaves_the_control_alone(project):
-    path = project.folder / "resources" / "tiny" / "clip" / "open_clip_config.json"
-    before = path.read_text()
-    try:
-        path.write_text(before + "\n")
-        trained = {job for job in project.would_run() if job[0] == "train_arm"}
-    finally:
-        path.write_text(before)
-    assert trained == {("train_arm", "arm=clip_region, seed=0")}
-
-
-def test_another_seed_trains_that_seed_only(project):
-    def change(config: dict) -> None:
-        config["seeds"] = [0, 3]
-
-    jobs = project.changed(change)
-    arms = ("diffusion_only", "clip_region")
-    assert {job for job in jobs if job[0] == "train_arm"} == {("train_arm", f"arm={arm}, seed=3") for arm in arms}
-    assert {job for job in jobs if job[0] == "read_ocr"} == readings(*(f"{arm}-seed3" for arm in arms))
-
-
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        ("legible/ocr/rapid.py", readings(*MODELS) | SCORES),
-        ("legible/metrics/text.py", SCORES),
-        (
-            "legible/losses/clip.py",
-            {("train_arm", f"arm={arm}, seed=0") for arm in ("diffusion_only", "clip_region")}
-            | {("generate_finetuned", f"prompt_set=short, run={model}") for model in MODELS[1:3]}
-            | readings(*MODELS[1:3])
-            | SCORES
-            | figures({"training_curves"}),
-        ),
-        ("scripts/write_config.py", {("write_config", ""), ("build_report", "")}),
-        ("legible/nano/vae.py", set()),
-    ],
-)
-def test_an_edited_module_reruns_the_stages_that_import_it(project, file, expected):
-    jobs = project.edited(file, "\n\nANSWER = 42\n")
-    if file == "legible/metrics/text.py":
-        # Figures and the report may import it, too; what comes before the scores may not run.
-        assert {rule for rule, _ in jobs} <= {"score_readings", "plot_figure", "build_report"}
-        assert jobs >= expected
-    else:
-        assert jobs == expected
-
-
-def test_a_comment_reruns_nothing(project):
-    assert project.edited("legible/io.py", "\n# A remark.\n") == set()
 
 
 def test_single_stages_exist_and_stop_where_they_should(project):

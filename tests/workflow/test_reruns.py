@@ -1,0 +1,123 @@
+"""What each kind of change would run again, and nothing else."""
+
+import pytest
+from project import MODELS, SCORES, figures, readings
+
+pytestmark = pytest.mark.workflow
+
+
+def test_another_colour_redraws_that_figure_only(project):
+    def change(config: dict) -> None:
+        config["figures"]["cer_by_arm"]["colors"][0] = "#123456"
+
+    assert project.changed(change) == {*figures({"cer_by_arm"}), ("write_config", ""), ("build_report", "")}
+
+
+def test_another_lambda_retrains_that_arm_only(project):
+    def change(config: dict) -> None:
+        config["arms"]["clip_region"]["aux"]["lambda"] = 0.5
+
+    assert project.changed(change) == {
+        ("train_arm", "arm=clip_region, seed=0"),
+        ("generate_finetuned", "prompt_set=short, run=clip_region-seed0"),
+        *readings("clip_region-seed0"),
+        *SCORES,
+        *figures({"training_curves"}),
+        ("write_config", ""),
+    }
+
+
+def test_one_more_engine_reads_the_images_that_are_there(project):
+    def change(config: dict) -> None:
+        config["ocr"]["easyocr"] = {"network": "resources/tiny/recognizer_crnn"}
+
+    assert project.changed(change) == {*readings(*MODELS, engine="easyocr"), *SCORES, ("write_config", "")}
+
+
+def test_another_clip_leaves_the_control_alone(project):
+    path = project.folder / "resources" / "tiny" / "clip" / "open_clip_config.json"
+    before = path.read_text()
+    try:
+        path.write_text(before + "\n")
+        trained = {job for job in project.would_run() if job[0] == "train_arm"}
+    finally:
+        path.write_text(before)
+    assert trained == {("train_arm", "arm=clip_region, seed=0")}
+
+
+def test_another_seed_trains_that_seed_only(project):
+    def change(config: dict) -> None:
+        config["seeds"] = [0, 3]
+
+    jobs = project.changed(change)
+    arms = ("diffusion_only", "clip_region")
+    assert {job for job in jobs if job[0] == "train_arm"} == {("train_arm", f"arm={arm}, seed=3") for arm in arms}
+    assert {job for job in jobs if job[0] == "read_ocr"} == readings(*(f"{arm}-seed3" for arm in arms))
+
+
+ARM = {
+    ("train_arm", "arm=clip_region, seed=0"),
+    ("generate_finetuned", "prompt_set=short, run=clip_region-seed0"),
+    *readings("clip_region-seed0"),
+    *SCORES,
+    *figures({"training_curves"}),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("legible/ocr/rapid.py", readings(*MODELS) | SCORES),
+        ("legible/ocr/easy.py", set()),  # this engine is not in use
+        ("legible/metrics/text.py", SCORES),
+        ("legible/losses/clip_region.py", ARM),  # the control is left alone
+        ("legible/models/clip.py", ARM),
+        ("legible/losses/char_segmentation.py", set()),  # no arm uses it
+        ("legible/models/segmenter.py", set()),
+        ("scripts/write_config.py", {("write_config", ""), ("build_report", "")}),
+        ("legible/nano/vae.py", set()),
+    ],
+)
+def test_an_edited_module_reruns_the_stages_that_use_it(project, file, expected):
+    assert project.edited(file, "\n\nANSWER = 42\n") == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("legible/config/training.py", "optimiser steps from one auxiliary loss", "steps from one auxiliary loss"),
+        ("legible/config/judges.py", "enlargement before reading", "how much larger it is read"),
+        ("legible/config/losses.py", "strings one edit away", "one edit away"),
+        ("legible/io.py", "the disk is full; free some space", "the disk is full: free some space"),
+        ("legible/train/assistant.py", "is no LoRA of this model", "is not a LoRA of this model"),
+        ("legible/train/checkpoint.py", "another process trains this run", "somebody else trains this run"),
+        ("legible/errors.py", "'{value}' is a string, a number is needed", "'{value}' is text, a number is needed"),
+        ("legible/progress.py", "s left", "seconds left"),
+        ("legible/io.py", "def sha256_file(", "# A remark.\ndef sha256_file("),
+    ],
+)
+def test_rewording_reruns_nothing(project, file, before, after):
+    assert project.edited(file, after, instead_of=before) == set()
+
+
+def test_another_way_to_render_reruns_the_dataset_and_what_follows(project):
+    jobs = project.edited("legible/render/sign.py", "\n\nANSWER = 42\n")
+    assert {rule for rule, _ in jobs} == {
+        "render_dataset", "encode_dataset", "train_arm", "generate_finetuned", "render_ceiling", "round_trip_ceiling",
+        "read_ocr", "score_readings", "plot_figure", "build_report",
+    }  # fmt: skip
+    assert ("read_ocr", "engine=rapidocr, model=base, prompt_set=short") not in jobs
+
+
+def test_an_upgraded_engine_reads_again(project, tmp_path):
+    about = tmp_path / "rapidocr-99.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: rapidocr\nVersion: 99.0\n")
+    assert project.would_run(path=str(tmp_path)) == readings(*MODELS) | SCORES
+
+
+def test_an_upgraded_package_that_nothing_depends_on_changes_nothing(project, tmp_path):
+    about = tmp_path / "easyocr-99.0.dist-info"  # neither a judge nor a critic of this experiment
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: easyocr\nVersion: 99.0\n")
+    assert project.would_run(path=str(tmp_path)) == set()
