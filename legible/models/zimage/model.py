@@ -27,6 +27,7 @@ from legible.models.opening import (
     open_module,
     open_other,
     places_of,
+    where_mixed,
 )
 from legible.models.quantization import linear_layers, quantize
 from legible.models.spec import Spec
@@ -114,7 +115,7 @@ class ZImage:
             )
         inputs = list(noisy.to(self.transformer.dtype).unsqueeze(2).unbind(0))
         captions = conditioning.to(self.device, self.transformer.dtype).tensors[CAPTION]
-        with self._autocast():
+        with where_mixed(self.transformer, self.device):
             output = self.transformer(inputs, 1.0 - levels.float(), captions, return_dict=False)[0]
         return -torch.stack(output).squeeze(2).float()
 
@@ -191,15 +192,10 @@ class ZImage:
         seen, pull = torch.randn((2, 2, tokens, self.transformer.config.dim), generator=generator)
         seen = seen.to(self.device, self.transformer.dtype).requires_grad_(True)
         mask = torch.arange(tokens) < torch.tensor([[tokens], [tokens // 2]]) if masked else None
-        with attention_backend(backend), self._autocast(), torch.enable_grad():
+        with attention_backend(backend), where_mixed(self.transformer, self.device), torch.enable_grad():
             output = attention(seen, attention_mask=None if mask is None else mask.to(self.device)).float()
             (gradient,) = torch.autograd.grad((output * pull.to(self.device)).sum(), seen)
         return output.detach(), gradient.float()
-
-    def _autocast(self) -> torch.autocast:
-        """On where float32 weights are trained beside frozen bfloat16 ones (see select_parameters); nf4's are bytes."""
-        mixed = len({p.dtype for p in self.transformer.parameters() if p.is_floating_point()}) > 1
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
     def compile_blocks(self) -> None:
         """Compile the repeated blocks for training (needs a C++ compiler, on a GPU Triton)."""
