@@ -42,8 +42,9 @@ class VariancePreserving:
         ratio = ((1 - table) / table).sqrt()
         below = levels.floor().long()
         above = (below + 1).clamp(max=len(table) - 1)
-        alpha = (1 + ratio[below].lerp(ratio[above], levels - below).square()).rsqrt()
-        return alpha, (1 - alpha.square()).sqrt()
+        between = ratio[below].lerp(ratio[above], levels - below)
+        alpha = (1 + between.square()).rsqrt()
+        return alpha, between * alpha
 
     def sigma(self, levels: Tensor) -> Tensor:
         """The share of noise σ / (α + σ) [B]."""

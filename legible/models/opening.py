@@ -140,7 +140,8 @@ def where_mixed(network: nn.Module, device: torch.device) -> torch.autocast:
     See `legible.train.adapters.select_parameters`; weights in few bits (nf4's are bytes) are no other precision.
     """
     mixed = len({p.dtype for p in network.parameters() if p.is_floating_point()}) > 1
-    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+    kind = "cpu" if device.type == "meta" else device.type  # autocast knows no meta device
+    return torch.autocast(kind, torch.bfloat16, enabled=mixed)
 
 
 def close(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...], tolerance: float = 0.05) -> bool:
