@@ -1,4 +1,4 @@
-"""Training Stable Diffusion: the loss of diffusers' example trainer, every auxiliary loss, and what interrupts a run."""
+"""Training Stable Diffusion: the loss of diffusers' example trainer, every auxiliary loss, anchors and resuming."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from legible.models.segmenter import build_segmenter, save_segmenter
 from legible.models.stable_diffusion.model import StableDiffusion
 from legible.train.adapters import select_parameters
 from legible.train.anchor import Trajectories, anchor_loss, open_reference, save_trajectories
-from legible.train.data import TrainingData, save_training_data
+from legible.train.data import TrainingData
 from legible.train.step import Losses, micro_step
 
 BOTH = {"parts": ["denoiser", "text_encoder"]}
@@ -244,21 +244,3 @@ def test_a_base_in_few_bits_trains_adapters(folder, data, tmp_path, kind, librar
     assert 0 < (found - expected).norm() < 0.1 * expected.norm()
     tuned = open_model(model_of(folder), ROLES, weights=tmp_path / "weights")
     assert not torch.equal(tuned.predict(noisy, torch.tensor([100, 700]), captions), expected)
-
-
-def test_two_processes_equal_one_with_twice_the_batch(folder, data, tmp_path):
-    """Sharded by blocks(): FSDP2 must find every trained weight in one of them."""
-    from test_group import finished, start, weights
-
-    class Folders:
-        zimage, clip = folder, folder
-
-    cache = tmp_path / "train.safetensors"
-    save_training_data(cache, data)
-    runs = {n: start(Folders, cache, tmp_path / str(n), n, parallel="shard", steps=3, **UNIFORM) for n in (1, 2)}
-    for process in runs.values():
-        finished(process)
-    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
-    assert one.keys() == two.keys()
-    apart = torch.cat([(one[key] - two[key]).abs().flatten() for key in one])
-    assert (apart < 2e-5).float().mean() > 0.99

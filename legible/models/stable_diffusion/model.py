@@ -299,12 +299,13 @@ class StableDiffusion:
         )
 
     def lora_state(self, path: Path) -> tuple[dict[str, Tensor], dict | None]:
-        """A LoRA file's tensors in diffusers' names; where it has alphas beside them, B is scaled by alpha / rank."""
+        """A LoRA file's tensors in diffusers' names; where it has alphas beside them, the UNet's B · alpha / rank."""
         state, alphas, about = read_lora(path)
         state = convert_unet_state_dict_to_peft(state)
-        for name, alpha in (alphas or {}).items():
-            layer = name.removesuffix(".alpha")
-            state[f"{layer}.lora_B.weight"] *= alpha / len(state[f"{layer}.lora_A.weight"])
+        for name, alpha in convert_unet_state_dict_to_peft(alphas or {}).items():
+            layer = name.removesuffix(".alpha").partition(".lora_")[0]
+            if layer.startswith("unet."):
+                state[f"{layer}.lora_B.weight"] *= alpha / len(state[f"{layer}.lora_A.weight"])
         return state, about
 
     def add_lora(self, path: Path) -> None:
@@ -368,10 +369,10 @@ def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quan
     opened.check(model)
     if quantization != "none":
         quantize(opened.unet, opened.quantized_layers(), quantization, device)
-    for network in networks.values():
-        frozen(network, device)
     if weights is not None and (weights / LORA).is_file():
         opened.add_lora(weights / LORA)
+    for network in networks.values():
+        frozen(network, device)
     return opened
 
 
