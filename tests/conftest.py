@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +32,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
 
     torch.set_num_threads(1)
     return build_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny Stable Diffusion."""
+    import torch
+    from tiny_models import build_stable_diffusion
+
+    torch.set_num_threads(1)
+    return build_stable_diffusion(tmp_path_factory.mktemp("models") / "stable_diffusion")
 
 
 @pytest.fixture

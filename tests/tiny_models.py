@@ -6,7 +6,9 @@ from pathlib import Path
 import open_clip
 import torch
 import yaml
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from legible.corpus.templates import vocabulary
 from legible.models.zimage.nano import TINY, build, save
@@ -56,3 +58,51 @@ def build_models(root: Path) -> ModelFolders:
     described = {"network_params": params, "imgH": 32, "lang_list": ["en"], "character_list": ALPHABET}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(described))
     return ModelFolders(root, root / "zimage", root / "clip", folder)
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's own byte-pair tokenizer with single characters and three merges."""
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789\"'.,"
+    vocabulary = [*characters, *(f"{character}</w>" for character in characters), "th", "the</w>", "in</w>"]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    merges = [("t", "h"), ("th", "e</w>"), ("i", "n</w>")]
+    return CLIPTokenizer(
+        vocab={token: place for place, token in enumerate(vocabulary)}, merges=merges, model_max_length=77
+    )
+
+
+def build_stable_diffusion(folder: Path) -> Path:
+    """Write a tiny Stable Diffusion of diffusers' own classes (ε, DDIM) and return its folder."""
+    torch.manual_seed(7)
+    tokenizer = clip_tokenizer()
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        )
+    )  # fmt: skip
+    with torch.no_grad():  # its own start is so small (0.02) that all captions would look alike
+        encoder.embeddings.token_embedding.weight.normal_(std=0.5)
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, layer in unet.named_modules():
+            if name.endswith("attn2.to_out.0"):
+                layer.weight *= 4.0  # untrained, it would hardly hear the captions
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=32,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, scaling_factor=0.7,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae.eval(), encoder.eval(), tokenizer, unet.eval(), scheduler, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    return folder

@@ -24,6 +24,12 @@ from legible.train.session import Place, Task
 TEXTS = ("OPEN", "4711", "XQ", "ZEBRA", "TO", "907")
 
 
+def model_of(folder: Path, **override) -> Model:
+    """The configuration of the tiny model in `folder`, of whichever family it is."""
+    family = "stable_diffusion" if (folder / "unet").is_dir() else "zimage"
+    return Model(family=family, path=str(folder), **override)
+
+
 def small_data(
     folder: Path, count: int = 12, long: tuple[int, ...] = (), size: tuple[int, int] = (32, 64)
 ) -> TrainingData:
@@ -31,7 +37,7 @@ def small_data(
 
     Every third sample has two regions. Those in `long` have captions of more than 32 tokens.
     """
-    model = open_model(Model(path=str(folder)), ROLES)
+    model = open_model(model_of(folder), ROLES)
     generator = torch.Generator().manual_seed(11)
     pixels = torch.rand((count, 3, *size), generator=generator) * 2 - 1
     captions = tuple(
@@ -83,8 +89,8 @@ def run(
     paths: Reference | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Train the tiny model as scripts/train_arm.py does; return the trained weights, by name."""
-    parts = ("denoiser", "scheduler", "autoencoder")
-    model = open_model(Model(path=str(folder), dtype=dtype), parts, quantization=training.quantization)
+    roles = ("denoiser", "scheduler", "autoencoder", *(("text",) if training.text_trained else ()))
+    model = open_model(model_of(folder, dtype=dtype), roles, quantization=training.quantization)
     parameters = select_parameters(model, training, seed)
     assistant = merge_assistant(model, training)
     grid = model.level_grid(8)

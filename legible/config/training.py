@@ -209,6 +209,8 @@ class Training(Section):
             raise ValueError(f"quantization: {self.quantization} needs method lora; with full training choose none")
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts: every part may be given once only, got {list(self.parts)}")
+        if self.anchor.weight and "denoiser" not in self.parts:
+            raise ValueError("anchor: it holds a trained denoiser; add denoiser to parts or set anchor.weight: 0")
         if self.quantization != "none" and self.text_trained:
             raise ValueError("quantization: with a trained text encoder choose none")
         if self.sharded and self.text_trained:

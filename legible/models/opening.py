@@ -134,6 +134,16 @@ def frozen(part: nn.Module, device: torch.device) -> nn.Module:
     return part.eval().requires_grad_(False).to(device)
 
 
+def where_mixed(network: nn.Module, device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16, on where float32 weights are trained beside frozen bfloat16 ones.
+
+    See `legible.train.adapters.select_parameters`; weights in few bits (nf4's are bytes) are no other precision.
+    """
+    mixed = len({p.dtype for p in network.parameters() if p.is_floating_point()}) > 1
+    kind = "cpu" if device.type == "meta" else device.type  # autocast knows no meta device
+    return torch.autocast(kind, torch.bfloat16, enabled=mixed)
+
+
 def close(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...], tolerance: float = 0.05) -> bool:
     """Whether every tensor is finite and its error, relative in the 2-norm, is below `tolerance` (bfloat16: 0.01)."""
     pairs = list(zip(found, expected, strict=True))
@@ -154,9 +164,3 @@ def places_of(model: Model, names: list[str], weights: Path | None, lora: str = 
         raise UserError(f"{weights}: neither a folder of a component nor {lora} is there")
     own = model.model_copy(update={"path": str(weights)})
     return places | {folder.name: own for folder in tuned if folder.name in places}
-
-
-def autocast_where_mixed(network: nn.Module, device: torch.device) -> torch.autocast:
-    """On where float32 weights are trained beside frozen bfloat16 ones (see select_parameters); nf4's are bytes."""
-    mixed = len({p.dtype for p in network.parameters() if p.is_floating_point()}) > 1
-    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)

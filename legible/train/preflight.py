@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from legible.config import LOSSES, Data, Model, Training
 from legible.errors import UserError
 from legible.models.family import Family, empty_model
-from legible.models.opening import autocast_where_mixed
+from legible.models.opening import where_mixed
 from legible.models.quantization import quantized_bytes
 from legible.models.spec import Spec
 from legible.train.adapters import select_parameters
@@ -223,7 +223,7 @@ def kept_by_an_encoder(opened: Family, name: str, batch: int, tokens: int) -> fl
     ids = torch.zeros((batch, tokens), dtype=torch.long)
 
     def run() -> object:
-        with autocast_where_mixed(network, opened.device):
+        with where_mixed(network, opened.device):
             return network(input_ids=ids)
 
     return kept_by(run, network, []).plain

@@ -19,7 +19,6 @@ from legible.models.conditioning import Conditioning
 from legible.models.flow import Flow
 from legible.models.opening import (
     LORA,
-    autocast_where_mixed,
     choose_device,
     close,
     empty_module,
@@ -28,6 +27,7 @@ from legible.models.opening import (
     open_module,
     open_other,
     places_of,
+    where_mixed,
 )
 from legible.models.quantization import linear_layers, quantize
 from legible.models.spec import Spec
@@ -76,7 +76,7 @@ class ZImage:
                     f" {self.max_sequence_length}; raise it or shorten the prompt"
                 )
         embeddings: list[Tensor] = []
-        with torch.set_grad_enabled(gradient), autocast_where_mixed(self.text_encoder, self.device):
+        with torch.set_grad_enabled(gradient), where_mixed(self.text_encoder, self.device):
             for start in range(0, len(prompts), batch):
                 # encode_prompt writes the chat template into the list it is given: hand it a copy.
                 part = list(prompts[start : start + batch])
@@ -115,7 +115,7 @@ class ZImage:
             )
         inputs = list(noisy.to(self.transformer.dtype).unsqueeze(2).unbind(0))
         captions = conditioning.to(self.device, self.transformer.dtype).tensors[CAPTION]
-        with self._autocast():
+        with where_mixed(self.transformer, self.device):
             output = self.transformer(inputs, 1.0 - levels.float(), captions, return_dict=False)[0]
         return -torch.stack(output).squeeze(2).float()
 
@@ -192,13 +192,10 @@ class ZImage:
         seen, pull = torch.randn((2, 2, tokens, self.transformer.config.dim), generator=generator)
         seen = seen.to(self.device, self.transformer.dtype).requires_grad_(True)
         mask = torch.arange(tokens) < torch.tensor([[tokens], [tokens // 2]]) if masked else None
-        with attention_backend(backend), self._autocast(), torch.enable_grad():
+        with attention_backend(backend), where_mixed(self.transformer, self.device), torch.enable_grad():
             output = attention(seen, attention_mask=None if mask is None else mask.to(self.device)).float()
             (gradient,) = torch.autograd.grad((output * pull.to(self.device)).sum(), seen)
         return output.detach(), gradient.float()
-
-    def _autocast(self) -> torch.autocast:
-        return autocast_where_mixed(self.transformer, self.device)
 
     def compile_blocks(self) -> None:
         """Compile the repeated blocks for training (needs a C++ compiler, on a GPU Triton)."""

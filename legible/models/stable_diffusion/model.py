@@ -1,0 +1,385 @@
+"""Stable Diffusion: every convention of this architecture, and nowhere else.
+
+Source: huggingface/diffusers pipelines/stable_diffusion/pipeline_stable_diffusion.py.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import convert_unet_state_dict_to_peft
+from torch import Tensor, nn
+from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
+
+from legible.config import Model
+from legible.errors import UserError
+from legible.models.conditioning import Conditioning
+from legible.models.diffusion import VariancePreserving
+from legible.models.opening import (
+    LORA,
+    choose_device,
+    empty_module,
+    first_line,
+    frozen,
+    open_module,
+    open_other,
+    places_of,
+    where_mixed,
+)
+from legible.models.quantization import linear_layers, quantize
+from legible.models.spec import Spec
+from legible.models.stable_diffusion import SPEC
+
+Scheduler = DDIMScheduler | EulerDiscreteScheduler | PNDMScheduler
+SCHEDULERS = {kind.__name__: kind for kind in (DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler)}
+COMPONENTS = SPEC.folders("denoiser", "autoencoder", "text", "scheduler")
+CAPTION = "captions"  # the one name in its conditioning: [tokens, D] of a prompt, always as many as CLIP reads
+PIPELINE_GRID = 8  # StableDiffusionPipeline takes multiples of it, whatever the autoencoder
+# Settings of a UNet that asks for more than noisy latents, a timestep and captions: inpainting, LCM, SDXL …
+FURTHER_INPUTS = ("time_cond_proj_dim", "class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
+
+
+class KnownScheduler:
+    """Opens the scheduler of whichever known class its configuration names."""
+
+    @staticmethod
+    def from_pretrained(path: str, **where: str | None) -> Scheduler:
+        """The scheduler.
+
+        Raises:
+            ValueError: it is of another class, or its noise or what it predicts is of another kind.
+        """
+        config = DDIMScheduler.load_config(path, **where)
+        if config.get("_class_name") not in SCHEDULERS:
+            raise ValueError(f"its class is {config.get('_class_name')}; allowed are {', '.join(sorted(SCHEDULERS))}")
+        scheduler = SCHEDULERS[config["_class_name"]].from_config(config)
+        prediction, signal = scheduler.config.prediction_type, scheduler.alphas_cumprod[-1]
+        if prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(f"its prediction_type is {prediction}; allowed are epsilon and v_prediction")
+        if prediction == "epsilon" and signal == 0:
+            raise ValueError("its last timestep is pure noise (rescale_betas_zero_snr), which needs v_prediction")
+        if scheduler.config.get("timestep_type", "discrete") != "discrete":
+            raise ValueError(f"its timestep_type is {scheduler.config.timestep_type}; discrete is needed")
+        return scheduler
+
+
+MODULES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+OTHERS = {"tokenizer": AutoTokenizer, "scheduler": KnownScheduler}
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """The opened parts; a part that a stage did not ask for is None."""
+
+    spec: ClassVar[Spec] = SPEC
+
+    device: torch.device
+    max_sequence_length: int
+    unet: UNet2DConditionModel | None = None
+    vae: AutoencoderKL | None = None
+    text_encoder: CLIPTextModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    scheduler: Scheduler | None = None
+
+    @property
+    def process(self) -> VariancePreserving:
+        """Noise as the scheduler's configuration describes it."""
+        return VariancePreserving(self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type)
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels a latent cell, in both directions; 1 without a VAE, where nothing is decoded."""
+        return 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def encode_prompts(self, prompts: list[str], gradient: bool = False, batch: int = 64) -> Conditioning:
+        """Caption embeddings, one [77, D] tensor a prompt, padded as the pipeline pads them.
+
+        Raises:
+            UserError: a prompt is too long; the pipeline would cut its end off with a warning.
+        """
+        pipeline, limit = self.pipeline(), self.tokenizer.model_max_length
+        longest = min(self.max_sequence_length, limit)
+        for prompt in prompts:
+            if (length := len(self.tokenizer(prompt, verbose=False).input_ids)) > longest:
+                raise UserError(
+                    f"prompt {prompt[:60]!r}: {length} tokens, but model.max_sequence_length is"
+                    f" {self.max_sequence_length} and this text encoder reads {limit}; shorten the prompt"
+                )
+        embeddings: list[Tensor] = []
+        with torch.set_grad_enabled(gradient):
+            for start in range(0, len(prompts), batch):
+                part = list(prompts[start : start + batch])
+                embeddings += pipeline.encode_prompt(part, self.device, 1, False)[0].unbind(0)
+        return Conditioning({CAPTION: embeddings})
+
+    def example_conditioning(self, count: int) -> Conditioning:
+        """Captions of zeros, as many tokens as the text encoder reads."""
+        shape = (self.text_encoder.config.max_position_embeddings, self.unet.config.cross_attention_dim)
+        return Conditioning({CAPTION: [torch.zeros(shape, device=self.device, dtype=self.unet.dtype)] * count})
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Scaled latents [B, C, H/f, W/f] (posterior means) of images [B, 3, H, W] in −1 … 1."""
+        latents = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mode()
+        return (latents * self.vae.config.scaling_factor).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] (about −1 … 1, not clamped) of scaled latents; the pipeline knows no shift."""
+        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        return self.vae.decode(latents, return_dict=False)[0].float()
+
+    def predict(self, noisy: Tensor, levels: Tensor, conditioning: Conditioning) -> Tensor:
+        """ε or v [B, C, h, w] (float32) at variance-preserving latents, timesteps [B] and caption embeddings."""
+        if len(conditioning) != len(noisy) or len(levels) != len(noisy):
+            raise ValueError(
+                f"{len(noisy)} latents, {len(levels)} timesteps and {len(conditioning)} captions do not match"
+            )
+        captions = conditioning.to(self.device, self.unet.dtype).stacked(CAPTION)
+        with where_mixed(self.unet, self.device):
+            output = self.unet(
+                noisy.to(self.unet.dtype), levels.to(self.device), encoder_hidden_states=captions, return_dict=False
+            )
+        return output[0].float()
+
+    def level_grid(self, steps: int) -> Tensor:
+        """The timesteps at which the sampler calls the network, falling; PNDM calls it once more than `steps`."""
+        return self.sampler(steps).timesteps
+
+    def sampler(self, steps: int) -> Scheduler:
+        """A scheduler of its own, set to `steps`, with the settings that the pipeline corrects in old configurations.
+
+        Raises:
+            UserError: there are not as many timesteps.
+        """
+        if steps > (total := self.scheduler.config.num_train_timesteps):
+            raise UserError(f"generation.steps: {steps}, but this model has {total} timesteps")
+        scheduler = type(self.scheduler).from_config(self.pipeline().scheduler.config)
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The parts as diffusers' own pipeline."""
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conditioning: Conditioning,
+        noise: Tensor,
+        steps: int,
+        guidance_scale: float,
+        empty: Conditioning | None = None,
+    ) -> Tensor:
+        """Images uint8 [B, H, W, 3] by diffusers' own pipeline, from noise [B, C, h, w].
+
+        Args:
+            guidance_scale: w in ε_∅ + w·(ε_c − ε_∅); guidance is off up to 1.
+            empty: conditioning of the empty prompt; needed only when guidance is on.
+        """
+        self.sampler(steps)  # refuses too many steps
+        pipeline, captions = self.pipeline(), conditioning.to(self.device).stacked(CAPTION)
+        pipeline.set_progress_bar_config(disable=True)
+        factor, guided = pipeline.vae_scale_factor, guidance_scale > self.spec.guidance_off
+        images = pipeline(
+            prompt_embeds=captions,
+            negative_prompt_embeds=empty.to(self.device).stacked(CAPTION).expand_as(captions) if guided else None,
+            latents=noise.to(self.device, self.unet.dtype),
+            height=noise.shape[2] * factor,
+            width=noise.shape[3] * factor,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            output_type="np",
+        ).images
+        return torch.from_numpy((images * 255).round().astype("uint8"))
+
+    @torch.no_grad()
+    def trajectory(self, conditioning: Conditioning, noise: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What the sampler meets on its way from noise [B, C, h, w], without guidance.
+
+        Returns:
+            latents [S, B, C, h, w] as the network sees them (an Euler sampler's own are scaled by √(1 + (σ/α)²)), its
+            predictions there, and the timesteps [S].
+        """
+        sampler, conditioning = self.sampler(steps), conditioning.to(self.device)
+        latents = noise.to(self.device, self.unet.dtype) * sampler.init_noise_sigma
+        points, predictions = [], []
+        for level in sampler.timesteps:
+            seen = sampler.scale_model_input(latents, level)
+            prediction = self.predict(seen, level.expand(len(seen)), conditioning)
+            points.append(seen.float())
+            predictions.append(prediction)
+            latents = sampler.step(prediction.to(latents.dtype), level, latents, return_dict=False)[0]
+        return torch.stack(points), torch.stack(predictions), sampler.timesteps
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of an image.
+
+        Raises:
+            UserError: height or width is not a multiple of the VAE's factor and of 8.
+        """
+        factor = self.pixels_per_latent
+        grid = math.lcm(factor, PIPELINE_GRID)
+        for name, value in (("height", height), ("width", width)):
+            if value % grid:
+                raise UserError(f"data.{name}: {value} is not divisible by {grid}, the grid of this model")
+        return self.vae.config.latent_channels, height // factor, width // factor
+
+    def module(self, part: str) -> nn.Module:
+        """The UNet (`denoiser`) or the text encoder."""
+        return getattr(self, self.spec.folder(part))
+
+    def blocks(self) -> list[nn.Module]:
+        """Residual and transformer blocks with their down- and upsamplers."""
+        found = []
+        for block in (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks):
+            lists = [getattr(block, name, None) or () for name in ("resnets", "attentions")]
+            found += [unit for pair in zip_longest(*lists) for unit in pair if unit is not None]
+            found += [unit for name in ("downsamplers", "upsamplers") for unit in getattr(block, name, None) or ()]
+        return found
+
+    def quantized_layers(self) -> list[str]:
+        """Attention and feed-forward layers of the transformer blocks; the convolutions keep their precision."""
+        return linear_layers(self.unet, self.spec.blocks, (".attn1.", ".attn2.", ".ff."))
+
+    def save_memory(self, parts: tuple[str, ...]) -> None:
+        """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""
+        if "denoiser" in parts:
+            self.unet.enable_gradient_checkpointing()
+        if "decoder" in parts and self.vae is not None:
+            self.vae.enable_gradient_checkpointing()
+
+    def use_attention(self, backend: str, ragged: bool) -> None:
+        """Only `native`: diffusers' UNet calls PyTorch's attention itself, which takes its fastest kernel.
+
+        Captions always have 77 tokens, so that nothing is masked.
+
+        Raises:
+            UserError: another backend is asked for.
+        """
+        if backend != "native":
+            raise UserError(f"training.attention: {backend} cannot be set in a UNet; choose native")
+
+    def compile_blocks(self) -> None:
+        """Compile the transformer blocks for training (needs a C++ compiler, on a GPU Triton)."""
+        self.unet.compile_repeated_blocks()
+
+    def save_lora(self, folder: Path, layers: dict[str, dict[str, Tensor]], about: dict[str, dict]) -> None:
+        """One file for UNet and text encoder, as StableDiffusionPipeline takes it.
+
+        Files always name the text encoder's layers `text_model.…`: transformers has dropped that prefix, but every
+        version of diffusers reads it.
+        """
+        text = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in layers.get("text_encoder", {}).items()}
+        StableDiffusionPipeline.save_lora_weights(
+            folder,
+            unet_lora_layers=layers.get("denoiser"),
+            text_encoder_lora_layers=text,
+            unet_lora_adapter_metadata=about.get("denoiser"),
+            text_encoder_lora_adapter_metadata=about.get("text_encoder"),
+        )
+
+    def lora_state(self, path: Path) -> tuple[dict[str, Tensor], dict | None]:
+        """A LoRA file's tensors in diffusers' names; where it has alphas beside them, the UNet's B · alpha / rank."""
+        state, alphas, about = read_lora(path)
+        state = convert_unet_state_dict_to_peft(state)
+        for name, alpha in convert_unet_state_dict_to_peft(alphas or {}).items():
+            layer = name.removesuffix(".alpha").partition(".lora_")[0]
+            if layer.startswith("unet."):
+                state[f"{layer}.lora_B.weight"] *= alpha / len(state[f"{layer}.lora_A.weight"])
+        return state, about
+
+    def add_lora(self, path: Path) -> None:
+        """Put a LoRA file's adapters on whichever of UNet and text encoder is opened.
+
+        Raises:
+            UserError: it cannot be read, or holds nothing for this family.
+        """
+        try:
+            state, alphas, about = read_lora(path)
+            there = {key.partition(".")[0] for key in state}
+            if not there <= {"unet", "text_encoder"}:
+                raise ValueError(f"it is for {', '.join(sorted(there))}; unet and text_encoder are here")
+            for part, network, put in (
+                ("unet", self.unet, StableDiffusionPipeline.load_lora_into_unet),
+                ("text_encoder", self.text_encoder, StableDiffusionPipeline.load_lora_into_text_encoder),
+            ):
+                if part in there and network is not None:
+                    put(state, alphas, network, metadata=about)
+        except Exception as error:  # safetensors, diffusers and peft raise a dozen types; the user needs one sentence
+            raise UserError(f"{path}: no LoRA of this model ({first_line(error)})") from error
+
+    def check(self, model: Model) -> None:
+        """Refuse parts that look like this family's and work in another way.
+
+        Raises:
+            UserError: there is one.
+        """
+        if self.unet is not None:
+            config = self.unet.config
+            more = [name for name in FURTHER_INPUTS if config.get(name) is not None]
+            more += ["in_channels"] if config.in_channels != config.out_channels else []
+            if more:
+                raise UserError(
+                    f"{model.path}: component `unet` needs more than latents, a timestep and captions ({more[0]} is"
+                    f" {config[more[0]]}); choose a plain text-to-image model"
+                )
+        if self.tokenizer is not None and self.text_encoder is not None:
+            reads, limit = self.text_encoder.config.max_position_embeddings, self.tokenizer.model_max_length
+            if limit > reads:
+                raise UserError(
+                    f"{model.path}: component `tokenizer` has model_max_length {limit}, but the text encoder reads"
+                    f" {reads} tokens; set it to {reads} in tokenizer_config.json"
+                )
+
+
+def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, float] | None, dict | None]:
+    """(tensors, alphas, settings) of a LoRA file, in whichever of the formats that diffusers reads it is."""
+    return StableDiffusionPipeline.lora_state_dict(
+        str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True, return_lora_metadata=True
+    )
+
+
+def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str) -> StableDiffusion:
+    """See `legible.models.family.open_model`."""
+    device, names = choose_device(model), SPEC.folders(*roles)
+    places = places_of(model, names, weights)
+    parts = {name: open_other(places[name], name, OTHERS[name], COMPONENTS) for name in names if name in OTHERS}
+    networks = {name: open_module(places[name], name, MODULES[name], COMPONENTS) for name in names if name in MODULES}
+    opened = StableDiffusion(device, model.max_sequence_length, **parts, **networks)
+    opened.check(model)
+    if quantization != "none":
+        quantize(opened.unet, opened.quantized_layers(), quantization, device)
+    if weights is not None and (weights / LORA).is_file():
+        opened.add_lora(weights / LORA)
+    for network in networks.values():
+        frozen(network, device)
+    return opened
+
+
+def empty_family(model: Model) -> StableDiffusion:
+    """See `legible.models.family.empty_model`."""
+    networks = {name: empty_module(model, name, kind) for name, kind in MODULES.items()}
+    scheduler = open_other(model, "scheduler", KnownScheduler, COMPONENTS)
+    opened = StableDiffusion(torch.device("meta"), model.max_sequence_length, scheduler=scheduler, **networks)
+    opened.check(model)
+    return opened
