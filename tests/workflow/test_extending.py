@@ -44,19 +44,22 @@ def sections_of(page: str) -> dict[str, list[Block]]:
 
 
 def put(block: Block, folder: Path) -> None:
-    """Write the block into the file that it names, whole or before or after the one line that begins with a text."""
-    path = folder / block.options["file"]
-    if not {"before", "after"} & set(block.options):
+    """Write the block into the file that it names: whole, or at the one line there that begins with a text."""
+    path, places = folder / block.options["file"], set(block.options) & {"before", "after", "instead"}
+    if not places:
         assert not path.exists(), f"{path} is there already"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text, encoding="utf-8")
         return
-    start = block.options.get("before") or block.options["after"]
+    (place,) = places
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    (place,) = (n for n, line in enumerate(lines) if line.startswith(start))
-    text = block.text + ("\n\n" if "before" in block.options else "")  # whole definitions go before others
-    lines.insert(place + ("after" in block.options), text)
-    path.write_text("".join(lines), encoding="utf-8")
+    (found,) = (n for n, line in enumerate(lines) if line.startswith(block.options[place]))
+    text = {
+        "before": block.text + "\n\n" + lines[found],  # whole definitions go before others
+        "after": lines[found] + block.text,
+        "instead": block.text,
+    }
+    path.write_text("".join([*lines[:found], text[place], *lines[found + 1 :]]), encoding="utf-8")
 
 
 def copy_project(folder: Path) -> Path:
@@ -101,22 +104,22 @@ def project(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def after(project, request) -> Path:
-    """The project after the commands of one section."""
-    commands = [block.text for block in SECTIONS[request.param] if "run" in block.options]
-    assert commands
+    """The project after the commands of some sections."""
+    commands = [block.text for title in request.param for block in SECTIONS[title] if "run" in block.options]
+    assert len(commands) == len(request.param)
     for command in commands:
         run(command, project)
     return project
 
 
-@pytest.mark.parametrize("after", ["A loss"], indirect=True)
+@pytest.mark.parametrize("after", [["A loss"]], indirect=True)
 def test_a_loss_trains_two_steps(after):
     rows = read_jsonl(after / "results/crispness/runs/crispness/seed0/metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1]
     assert all(row["loss_aux"] > 0 and row["grad_norm_aux"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("after", ["A judge"], indirect=True)
+@pytest.mark.parametrize("after", [["A judge"]], indirect=True)
 def test_a_judge_reads_images(after):
     rows = read_jsonl(after / "results/crispness/ocr/template/ceiling_render/held_out.jsonl")
     assert len(rows) == 12
@@ -125,7 +128,15 @@ def test_a_judge_reads_images(after):
     assert sum(right) >= 3  # clean drawings, but small and in five fonts: a toy reads some, and a broken one none
 
 
-@pytest.mark.parametrize("after", ["A program and its rule"], indirect=True)
+@pytest.mark.parametrize("after", [["A loss", "A model family"]], indirect=True)
+def test_a_family_trains_at_its_own_levels(after):
+    rows = read_jsonl(after / "results/shifted/runs/diffusion_only/seed0/metrics.jsonl")
+    plain = read_jsonl(after / "results/crispness/runs/diffusion_only/seed0/metrics.jsonl")
+    for own, other in zip(rows, plain, strict=True):  # the same draws, shifted
+        assert own["sigma_mean"] > other["sigma_mean"]
+
+
+@pytest.mark.parametrize("after", [["A program and its rule"]], indirect=True)
 def test_a_rule_runs_its_program(after):
     counts = pd.read_csv(after / "results/crispness/data/characters.csv")
     texts = pd.read_parquet(after / "results/crispness/data/train.parquet", columns=["text"])["text"]
