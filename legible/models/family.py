@@ -82,7 +82,7 @@ class Family(Protocol):
         """The network's answer [B, C, h, w], float32, in the sign and kind of `process.target`."""
 
     def level_grid(self, steps: int) -> Tensor:
-        """The levels [steps] at which the sampler calls the network."""
+        """The levels [S] at which the sampler calls the network; S = steps, but some samplers call it more often."""
 
     def sample(
         self, conditioning: Conditioning, noise: Tensor, steps: int, guidance_scale: float, empty: Conditioning | None
@@ -97,14 +97,15 @@ class Family(Protocol):
         """What the sampler meets on its way from noise [B, C, h, w], without guidance.
 
         Returns:
-            latents [steps, B, C, h, w] at which the network is called, its predictions there, and the levels [steps].
+            latents [S, B, C, h, w] at which the network is called, its predictions there, and the levels [S]; see
+            `level_grid`.
         """
 
     def module(self, part: str) -> nn.Module:
         """A part that can be trained: `denoiser`, or a text encoder by its folder's name."""
 
     def blocks(self) -> list[nn.Module]:
-        """The denoiser's repeated blocks, in the order of their use."""
+        """The denoiser's repeated blocks, in the order of their use: what is sharded, each with all its weights."""
 
     def quantized_layers(self) -> list[str]:
         """Names of the denoiser's linear layers that a quantised base has in few bits."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from training import model_of
 
 from legible.errors import UserError
@@ -53,17 +54,21 @@ def scheduled(request, stable_diffusion, tmp_path_factory) -> Path:
     scheduler = kind.from_config(DDIMScheduler.load_config(stable_diffusion, subfolder="scheduler") | settings)
     shutil.rmtree(copy / "scheduler")
     scheduler.save_pretrained(copy / "scheduler")
-    index = json.loads((copy / "model_index.json").read_text())
-    (copy / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", kind.__name__]}))
+    rewrite(copy / "model_index.json", scheduler=["diffusers", kind.__name__])
     return copy
 
 
 def changed(folder: Path, copy: Path, part: str, **settings) -> Path:
     """A copy of the model with other settings in a component's configuration."""
     shutil.copytree(folder, copy)
-    (file,) = (copy / part).glob("scheduler_config.json" if part == "scheduler" else "*config.json")
-    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    (file,) = (copy / part).glob("*config.json")
+    rewrite(file, **settings)
     return copy
+
+
+def rewrite(file: Path, **settings) -> None:
+    """Change settings in a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
 
 def noise_of(count: int, seed: int = 0) -> torch.Tensor:
@@ -269,6 +274,38 @@ def test_only_the_native_attention_can_be_had(opened):
     opened.use_attention("native", ragged=True)
     with pytest.raises(UserError, match=r"training\.attention: _native_math cannot be set in a UNet; choose native"):
         opened.use_attention("_native_math", ragged=False)
+
+
+def as_published(folder: Path, copy: Path) -> Path:
+    """The model laid out as Stable Diffusion 1.5 was published: older names of weights, files and settings."""
+    shutil.copytree(folder, copy)
+    encoder, vae = copy / "text_encoder" / "model.safetensors", copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = {f"text_model.{name}": value for name, value in load_file(encoder).items()}
+    save_file(weights | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, encoder, {"format": "pt"})
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = load_file(vae)
+    for new, old in older.items():
+        weights = {name.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): v for name, v in weights.items()}
+    assert "encoder.mid_block.attentions.0.query.weight" in weights
+    save_file(weights, vae, {"format": "pt"})
+    words = json.loads((copy / "tokenizer" / "tokenizer.json").read_text())["model"]
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    (copy / "tokenizer" / "vocab.json").write_text(json.dumps(words["vocab"]))
+    (copy / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, words["merges"]), ""]))
+    rewrite(copy / "text_encoder" / "config.json", bos_token_id=0, eos_token_id=2)
+    rewrite(copy / "unet" / "config.json", _diffusers_version="0.6.0")
+    return copy
+
+
+@torch.no_grad()
+def test_published_weights_open_as_new_ones_do(folder, opened, tmp_path):
+    old = as_published(folder, tmp_path / "old")
+    model = open_model(model_of(old), ROLES)
+    captions = model.encode_prompts([*PROMPTS, ""])
+    assert torch.equal(captions.stacked("captions"), opened.encode_prompts([*PROMPTS, ""]).stacked("captions"))
+    images = model.sample(captions.pick([0, 1]), noise_of(2), 5, 7.5, captions.pick([2]))
+    assert torch.equal(images, pictures(official(old), PROMPTS, guidance_scale=7.5))
+    assert torch.equal(images, pictures(official(folder), PROMPTS, guidance_scale=7.5))
 
 
 @pytest.mark.parametrize("missing", COMPONENTS)
