@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from legible.config import EasyOcr, RapidOcr, Tesseract, raw_sections, sections
+from legible.config import JUDGES, Section, raw_sections, sections
 from legible.errors import UserError, run_cli
 from legible.io import read_jsonl, write_jsonl
 from legible.metrics.files import open_image
@@ -12,7 +12,7 @@ from legible.ocr import Reading, open_engine
 from legible.progress import progress
 
 
-def engine_section(name: str, text: str) -> RapidOcr | EasyOcr | Tesseract:
+def engine_section(name: str, text: str) -> Section:
     """The engine's section, given alone or inside the section `ocr`."""
     raw = raw_sections(text)
     nested = raw["ocr"].get(name) if isinstance(raw.get("ocr"), dict) else raw
@@ -29,7 +29,7 @@ def as_row(reading: Reading) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", required=True, choices=["rapidocr", "easyocr", "tesseract"])
+    parser.add_argument("--engine", required=True, choices=sorted(JUDGES))
     parser.add_argument("--config", default="{}", help="the engine's section as JSON (inline or a file)")
     parser.add_argument("--images", required=True, type=Path, help="folder with manifest.jsonl and the images it lists")
     parser.add_argument("--cache", required=True, type=Path, help="folder for files that the engine has to write")
