@@ -11,8 +11,9 @@ environment: $(VENV)/.ready
 $(VENV)/.ready: envs/requirements.txt pyproject.toml
 	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r envs/requirements.txt
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --require-hashes -r envs/requirements.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q legible scripts
 	touch $@
 
 run: environment

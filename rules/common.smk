@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from legible.config import CRITICS, LOSSES, critics_of, validate
+from legible.config import CRITICS, LOSSES, check_files, critics_of, in_order, validate
 from legible.errors import UserError
 from legible.models.spec import spec_of
 from legible.provenance import (
@@ -21,11 +21,13 @@ from legible.provenance import (
 
 try:
     CONFIG = validate(config, "config.yaml (or --configfile/--config)")
+    check_files(CONFIG)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = f"results/{CONFIG.experiment}"
-ARMS = sorted(CONFIG.arms, key=list(CONFIG.arms).index)
+# An overlay's arms come first in Snakemake's merge: config.yaml's keep their order (and colours), new ones follow.
+ARMS = in_order(CONFIG.arms, Path(workflow.basedir, "config.yaml"))
 RUNS = [f"{arm}-seed{seed}" for arm in ARMS for seed in CONFIG.seeds]
 CEILINGS = ["ceiling_render", "ceiling_vae"]
 MODELS = ["base", *RUNS]
@@ -35,6 +37,7 @@ SNAPSHOTS = [
     for seed in CONFIG.seeds
     for step in sorted(CONFIG.arm(arm).snapshots)
 ]
+READ_MODELS = [*MODELS, *CEILINGS, *SNAPSHOTS]
 ENGINES = sorted(CONFIG.engines())
 PROMPT_SETS = sorted(CONFIG.prompt_sets)
 DRIFT = "no_text"  # the prompt set on which image drift is measured
@@ -70,6 +73,7 @@ wildcard_constraints:
     engine="|".join(ENGINES),
     prompt_set="|".join([DRIFT, *PROMPT_SETS]),
     figure="|".join(FIGURES),
+    public_set=r"[a-z0-9_]+",
 
 
 # The jobs run this checkout's library with this interpreter, unless conda brings its own. glibc would give large

@@ -16,8 +16,8 @@ rule inspect_fonts:
         config=as_json(fonts=part("fonts")),
         code=decides("inspect_fonts", packages=RENDERING),
     shell:
-        "python scripts/inspect_fonts.py --config {params.config:q} --output {output.manifest} --sheet {output.sheet}"
-        " 2>&1 | tee {log}"
+        "python scripts/inspect_fonts.py --config {params.config:q} --output {output.manifest:q} --sheet {output.sheet:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule fetch_prompts:
@@ -31,8 +31,8 @@ rule fetch_prompts:
     params:
         copies=f"--copies {quote(CONFIG.benchmarks)}" if CONFIG.benchmarks else "",
     shell:
-        "python scripts/fetch_prompts.py --benchmark {wildcards.public_set} {params.copies} --output {output}"
-        " 2>&1 | tee {log}"
+        "python scripts/fetch_prompts.py --benchmark {wildcards.public_set:q} {params.copies} --output {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule render_dataset:
@@ -56,8 +56,8 @@ rule render_dataset:
         folder=output_folder,
         code=decides("render_dataset", packages=RENDERING),
     shell:
-        "python scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts:q}"
-        " --output-dir {params.folder} --workers {threads} 2>&1 | tee {log}"
+        "python scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}"
+        " --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
 
 
 rule encode_dataset:
@@ -80,8 +80,8 @@ rule encode_dataset:
         store="results/cache",
         code=decides_encoding(CONFIG.model),
     shell:
-        "python scripts/encode_dataset.py --config {params.config:q} --dataset {input.dataset} --store {params.store}"
-        " --output {output} --threads {threads} 2>&1 | tee {log}"
+        "python scripts/encode_dataset.py --config {params.config:q} --dataset {input.dataset:q} --store {params.store:q}"
+        " --output {output:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule data:

@@ -18,12 +18,12 @@ rule plot_figure:
         style=figure_style,
         caption=figure_caption,
         arms=",".join(ARMS),
-        seeds=" ".join(str(seed) for seed in CONFIG.seeds),
+        seeds=list(CONFIG.seeds),
         results=results_folder,
         code=decides("plot_figure", packages=DRAWING),
     shell:
-        "python scripts/plot_figure.py --figure {wildcards.figure} --style {params.style:q} --results {params.results}"
-        " --arms {params.arms} --seeds {params.seeds} --output {output.png} 2>&1 | tee {log}"
+        "python scripts/plot_figure.py --figure {wildcards.figure:q} --style {params.style:q} --results {params.results:q}"
+        " --arms {params.arms:q} --seeds {params.seeds:q} --output {output.png:q} 2>&1 | tee {log:q}"
 
 
 rule write_config:
@@ -38,7 +38,7 @@ rule write_config:
         config=CONFIG.model_dump_json(by_alias=True),
         code=decides("write_config", packages=["pyyaml"]),
     shell:
-        "python scripts/write_config.py --config {params.config:q} --output {output} 2>&1 | tee {log}"
+        "python scripts/write_config.py --config {params.config:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule build_report:
@@ -65,9 +65,9 @@ rule build_report:
         figures=FIGURES,
         code=decides("build_report", packages=["jinja2", "pandas"]),
     shell:
-        "python scripts/build_report.py --results {params.results} --config {input.config} --figures {params.figures}"
-        " --output {output}"
-        " 2>&1 | tee {log}"
+        "python scripts/build_report.py --results {params.results:q} --config {input.config:q} --figures {params.figures:q}"
+        " --output {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule write_results:
@@ -86,8 +86,8 @@ rule write_results:
         command=CONFIG.command,
         code=decides("write_results", packages=["pandas"]),
     shell:
-        "python scripts/write_results.py --results {params.folders} --titles-json {params.titles:q}"
-        " --command {params.command:q} --output {output} 2>&1 | tee {log}"
+        "python scripts/write_results.py --results {params.folders:q} --titles-json {params.titles:q}"
+        " --command {params.command:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule figures:

@@ -23,7 +23,7 @@ rule generate_baseline:
         code=decides_sampling(CONFIG.model, adapters=False),
     shell:
         "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options}"
-        " --model-name base --output-dir {params.folder} --threads {threads} 2>&1 | tee {log}"
+        " --model-name base --output-dir {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule generate_finetuned:
@@ -50,8 +50,8 @@ rule generate_finetuned:
         code=sampling_code,
     shell:
         "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options}"
-        " --weights {params.weights} --model-name {wildcards.run} --output-dir {params.folder} --threads {threads}"
-        " 2>&1 | tee {log}"
+        " --weights {params.weights:q} --model-name {wildcards.run:q} --output-dir {params.folder:q} --threads {threads}"
+        " 2>&1 | tee {log:q}"
 
 
 rule render_ceiling:
@@ -73,8 +73,8 @@ rule render_ceiling:
         options=prompt_options,
         code=decides("render_ceiling", packages=RENDERING),
     shell:
-        "python scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts} --prompts {input.prompts:q}"
-        " {params.options} --output-dir {params.folder} 2>&1 | tee {log}"
+        "python scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}"
+        " {params.options} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule round_trip_ceiling:
@@ -98,8 +98,8 @@ rule round_trip_ceiling:
         folder=output_folder,
         code=decides("round_trip_ceiling", [SPEC.module], [*DIFFUSION, "pillow"]),
     shell:
-        "python scripts/round_trip_ceiling.py --config {params.config:q} --images {params.source}"
-        " --output-dir {params.folder} --threads {threads} 2>&1 | tee {log}"
+        "python scripts/round_trip_ceiling.py --config {params.config:q} --images {params.source:q}"
+        " --output-dir {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule baseline:

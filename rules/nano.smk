@@ -23,8 +23,8 @@ rule train_nano_part:
         work=f"{NANO}/work",
         code=decides("train_nano", packages=[*DIFFUSION, "easyocr", "open_clip_torch"]),
     shell:
-        "python scripts/train_nano.py {wildcards.nano_part} --output {params.models} --work {params.work}"
-        " --threads {threads} --provenance {output} 2>&1 | tee {log}"
+        "python scripts/train_nano.py {wildcards.nano_part:q} --output {params.models:q} --work {params.work:q}"
+        " --threads {threads} --provenance {output:q} 2>&1 | tee {log:q}"
 
 
 rule install_nano:
@@ -40,7 +40,7 @@ rule install_nano:
     params:
         models=f"{NANO}/models",
     shell:
-        "cp -r {params.models}/. resources/nano/ 2>&1 | tee {log}"
+        "cp -r {params.models:q}/. resources/nano/ 2>&1 | tee {log:q}"
 
 
 rule nano:

@@ -2,26 +2,26 @@
 
 
 rule read_ocr:
-    """Read every image of one model with one engine; the raw readings are kept."""
+    """Read the images of all models with one engine; the raw readings are kept, and only new pictures are read."""
     input:
-        images=f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl",
+        images=expand(f"{RESULTS}/images/{{model}}/{{{{prompt_set}}}}/manifest.jsonl", model=READ_MODELS),
         network=engine_files,
     output:
-        f"{RESULTS}/ocr/{{engine}}/{{model}}/{{prompt_set}}.jsonl",
+        expand(f"{RESULTS}/ocr/{{{{engine}}}}/{{model}}/{{{{prompt_set}}}}.jsonl", model=READ_MODELS),
     log:
-        f"{RESULTS}/logs/read_{{engine}}_{{model}}_{{prompt_set}}.log",
+        f"{RESULTS}/logs/read_{{engine}}_{{prompt_set}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/read_{{engine}}_{{model}}_{{prompt_set}}.tsv"
+        f"{RESULTS}/benchmarks/read_{{engine}}_{{prompt_set}}.tsv"
     conda:
         ENVIRONMENT
     params:
         config=engine_config,
-        images=input_folder,
         cache=f"{RESULTS}/cache/ocr/{{engine}}",
+        store=f"{RESULTS}/cache/readings/{{engine}}_{{prompt_set}}.jsonl",
         code=reading_code,
     shell:
-        "python scripts/read_images.py --engine {wildcards.engine} --config {params.config:q} --images {params.images}"
-        " --cache {params.cache} --output {output} 2>&1 | tee {log}"
+        "python scripts/read_images.py --engine {wildcards.engine:q} --config {params.config:q} --images {input.images:q}"
+        " --cache {params.cache:q} --store {params.store:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule score_readings:
@@ -54,8 +54,8 @@ rule score_readings:
         folder=output_folder,
         code=decides("score_readings", packages=[*SCORING, "pyarrow"]),
     shell:
-        "python scripts/score_readings.py --config {params.config:q} --images {input.images}"
-        " --readings {input.readings} --output-dir {params.folder} 2>&1 | tee {log}"
+        "python scripts/score_readings.py --config {params.config:q} --images {input.images:q}"
+        " --readings {input.readings:q} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule score_drift:
@@ -79,8 +79,8 @@ rule score_drift:
             "score_drift", [CRITICS["clip"].module], [*SCORING, "open_clip_torch", "pillow", "scikit-image", "torch"]
         ),
     shell:
-        "python scripts/score_drift.py --config {params.config:q} --images {input.images} --output {output}"
-        " 2>&1 | tee {log}"
+        "python scripts/score_drift.py --config {params.config:q} --images {input.images:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule score_curve:
@@ -101,8 +101,8 @@ rule score_curve:
         config=as_json(scoring=part("scoring"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)),
         code=decides("score_curve", packages=SCORING),
     shell:
-        "python scripts/score_curve.py --config {params.config:q} --images {input.images} --readings {input.readings}"
-        " --runs {input.runs} --output {output} 2>&1 | tee {log}"
+        "python scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}"
+        " --runs {input.runs:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule score:

@@ -17,8 +17,8 @@ rule train_segmenter:
         config=as_json(segmenter=part("segmenter")),
         code=decides("train_segmenter", [CRITICS["segmenter"].module], ["numpy", "torch"]),
     shell:
-        "python scripts/train_segmenter.py --config {params.config:q} --cache {input.cache} --output {output}"
-        " --threads {threads} 2>&1 | tee {log}"
+        "python scripts/train_segmenter.py --config {params.config:q} --cache {input.cache:q} --output {output:q}"
+        " --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule measure_gradients:
@@ -51,8 +51,8 @@ rule measure_gradients:
         reader_cache=f"{RESULTS}/cache/ocr/reader",
         code=decides_gradients(CONFIG.model, CONFIG.training, USED_LOSSES),
     shell:
-        "python scripts/measure_gradients.py --config {params.config:q} --losses {params.losses} --cache {input.cache}"
-        " {params.segmenter} --reader-cache {params.reader_cache} --output {output} 2>&1 | tee {log}"
+        "python scripts/measure_gradients.py --config {params.config:q} --losses {params.losses:q} --cache {input.cache:q}"
+        " {params.segmenter} --reader-cache {params.reader_cache:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule record_anchor:
@@ -80,8 +80,8 @@ rule record_anchor:
         ),
         code=decides("record_anchor", [SPEC.module], DIFFUSION),
     shell:
-        "python scripts/record_anchor.py --config {params.config:q} --not-these {input.drift:q} --output {output}"
-        " --threads {threads} 2>&1 | tee {log}"
+        "python scripts/record_anchor.py --config {params.config:q} --not-these {input.drift:q} --output {output:q}"
+        " --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule train_arm:
@@ -115,10 +115,10 @@ rule train_arm:
         reader_cache=f"{RESULTS}/cache/ocr/reader",
         code=arm_code,
     shell:
-        "{params.launcher} scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm} --seed {wildcards.seed}"
-        " --cache {input.cache} {params.segmenter} {params.anchor} --reader-cache {params.reader_cache}"
-        " --checkpoints {params.checkpoints}"
-        " --output-dir {params.folder} 2>&1 | tee {log}"
+        "{params.launcher} scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm:q} --seed {wildcards.seed:q}"
+        " --cache {input.cache:q} {params.segmenter} {params.anchor} --reader-cache {params.reader_cache:q}"
+        " --checkpoints {params.checkpoints:q}"
+        " --output-dir {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule preflight:
@@ -130,7 +130,7 @@ rule preflight:
     conda:
         ENVIRONMENT
     shell:
-        "python scripts/preflight.py --config {input} 2>&1 | tee {log}"
+        "python scripts/preflight.py --config {input:q} 2>&1 | tee {log:q}"
 
 
 rule train:

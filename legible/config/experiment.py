@@ -1,6 +1,6 @@
 """The whole configuration, one pydantic model: unknown keys, wrong types and impossible values stop at once."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -53,7 +53,9 @@ class Config(Section):
         {}, description="variants of this whole configuration, run beside it as experiments {experiment}_{regime}"
     )
     title: str = Field("", description="what this experiment asks, as the heading of its results")
-    results_page: str | None = Field(None, description="write the tables and figures of all regimes to this .md file")
+    results_page: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_/-]*\.md$")] | None = Field(
+        None, description="write the tables and figures of all regimes to this .md file, such as docs/RESULTS.md"
+    )
     command: str = Field("snakemake --cores all", description="the command that the results page gives")
     gpu: bool | None = Field(None, description="jobs ask for a GPU; null = where this machine has one")
     ocr: Ocr = Ocr()

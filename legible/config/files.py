@@ -1,6 +1,7 @@
 """Reading and validating: YAML files, and the parts that one stage is given."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from legible.config.experiment import Config
+from legible.config.losses import critics_of
 from legible.errors import UserError, describe
 
 
@@ -34,6 +36,48 @@ def load(path: str | Path) -> Config:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: the top level must be a mapping of sections")
     return validate(raw, str(path))
+
+
+FETCHED = "results/prompts/"  # public prompt sets are put there by the workflow
+NOTICE = "<!-- Written by scripts/write_results.py"  # how a results page begins
+
+
+def check_files(config: Config) -> None:
+    """Every file and folder that the configuration names must be there, also where everything has been computed.
+
+    A finished experiment would otherwise go on to report on a prompt file that it never read.
+
+    Raises:
+        UserError: the key and what is missing; or the results page would overwrite another file.
+    """
+    heard = critics_of({loss for arm in config.arms for loss in config.arm(arm).aux.weights})
+    files = {f"prompt_sets.{name}.path": prompts.path for name, prompts in config.prompt_sets.items()}
+    files |= {"drift.prompts": config.drift.prompts} if config.drift else {}
+    if any(config.arm(arm).anchor.weight for arm in config.arms):
+        files["anchor.prompts"] = config.anchor.prompts
+    for key, path in files.items():
+        if not path.startswith(FETCHED) and not Path(path).is_file():
+            raise UserError(f"{key}: {path} is no file on this machine")
+    networks = {"reader.network": config.reader.network} if "reader" in heard else {}
+    networks |= {
+        f"ocr.{name}.network": getattr(judge, "network", "standard") for name, judge in config.engines().items()
+    }
+    folders = {key: path for key, path in networks.items() if path != "standard"}
+    folders |= {f"fonts.folders.{place}": path for place, path in enumerate(config.fonts.folders)}
+    for key, path in folders.items():
+        if not Path(path).is_dir():
+            raise UserError(f"{key}: {path} is no folder on this machine")
+    page = Path(config.results_page) if config.results_page else None
+    if page and page.is_file() and NOTICE not in page.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"results_page: {page} is another file, which would be overwritten")
+
+
+def in_order(arms: Iterable[str], default: str | Path) -> list[str]:
+    """Arms in the order of the default configuration file, those that it lacks after them, in their own order."""
+    path = Path(default)
+    known = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("arms") or {} if path.is_file() else {}
+    names = list(arms)
+    return [name for name in known if name in names] + [name for name in names if name not in known]
 
 
 def source_of(text: str) -> str:
