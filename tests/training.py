@@ -12,6 +12,7 @@ from legible.config import Clip, Model, Training
 from legible.losses.auxiliary import AuxLoss
 from legible.losses.clip_region import clip_region_loss
 from legible.models.clip import open_clip_model
+from legible.models.conditioning import Conditioning
 from legible.models.family import ROLES, open_model
 from legible.train import session
 from legible.train.adapters import save_weights, select_parameters
@@ -111,6 +112,14 @@ def metrics(work: Path) -> list[dict]:
 def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     """Whether two sets of weights are equal bit for bit."""
     return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+def same_conditioning(left: Conditioning, right: Conditioning) -> bool:
+    """Whether two conditionings have the same names, and under each the same rows bit for bit."""
+    return left.tensors.keys() == right.tensors.keys() and all(
+        len(rows) == len(right.tensors[name]) and all(map(torch.equal, rows, right.tensors[name]))
+        for name, rows in left.tensors.items()
+    )
 
 
 class Killed(BaseException):

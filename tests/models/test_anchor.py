@@ -8,15 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import Killed, equal, killed_at, metrics, region_loss, run, settings, small_data
+from training import Killed, equal, killed_at, metrics, region_loss, run, same_conditioning, settings, small_data
 
 from legible.config import Keep, Model, validate
 from legible.errors import UserError
 from legible.io import write_jsonl
 from legible.models.family import open_model
 from legible.seeds import stateless_generator
+from legible.tensors import save_tensors
 from legible.train.adapters import select_parameters
-from legible.train.anchor import Trajectories, anchor_loss, load_trajectories, open_reference, save_trajectories
+from legible.train.anchor import (
+    TENSORS,
+    Trajectories,
+    anchor_loss,
+    load_trajectories,
+    open_reference,
+    save_trajectories,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = ["a sign on dark blue", "a plain red board on white", "a label on green"]
@@ -26,9 +34,7 @@ CLIP = {"loss": "clip_region", "lambda": 30.0, "every": 1}
 def paths_of(model, steps: int = 4) -> Trajectories:
     captions = model.encode_prompts(CAPTIONS)
     noise = torch.randn((3, 12, 8, 16), generator=stateless_generator(0))
-    latents, velocities, sigma = model.trajectory(captions, noise, steps)
-    offsets = torch.tensor([0] + [len(caption) for caption in captions]).cumsum(0)
-    return Trajectories(latents, velocities, sigma, torch.cat(captions), offsets)
+    return Trajectories(*model.trajectory(captions, noise, steps), captions)
 
 
 def test_the_trajectory_is_the_samplers_own(zimage):
@@ -59,9 +65,14 @@ def test_trajectories_come_back_as_they_were_and_a_damaged_file_is_named(zimage,
     paths, file = paths_of(zimage), tmp_path / "anchor.safetensors"
     save_trajectories(file, paths)
     found = load_trajectories(file)
-    assert all(torch.equal(getattr(found, name), getattr(paths, name)) for name in ("latents", "sigma", "offsets"))
-    file.write_bytes(file.read_bytes()[:-50])
-    with pytest.raises(UserError, match=r"anchor\.safetensors: no readable trajectories"):
+    assert all(torch.equal(getattr(found, name), getattr(paths, name)) for name in TENSORS)
+    assert same_conditioning(found.conditioning, paths.conditioning)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-50])
+    with pytest.raises(UserError, match=r"anchor\.safetensors: the recording of the base's trajectories is missing or"):
+        load_trajectories(file)
+    save_tensors(file, {name: getattr(paths, name) for name in TENSORS})
+    with pytest.raises(UserError, match=r"anchor\.safetensors: no readable trajectories of the base .*conditioning"):
         load_trajectories(file)
 
 
@@ -120,9 +131,9 @@ def test_with_the_adapter_off_the_base_itself_answers(adapted, folders):
     points = reference.points(model, 6, stateless_generator(3))
     base = open_model(Model(path=str(folders.zimage)), ("denoiser",))
     with torch.no_grad():
-        assert torch.equal(points.velocities, base.predict(points.latents, points.sigma, points.captions))
-        here = model.predict(points.latents, points.sigma, points.captions)
-    assert (here - points.velocities).abs().max() > 1e-3  # and the adapters are on again
+        assert torch.equal(points.predictions, base.predict(points.latents, points.levels, points.conditioning))
+        here = model.predict(points.latents, points.levels, points.conditioning)
+    assert (here - points.predictions).abs().max() > 1e-3  # and the adapters are on again
     losses = [anchor_loss(model, reference, training.anchor, 0, step).item() for step in (0, 0, 1)]
     assert losses[0] > 1e-6
     assert losses[0] == losses[1] != losses[2]

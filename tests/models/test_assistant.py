@@ -16,8 +16,9 @@ from training import Killed, equal, killed_at, run, settings, small_data
 from legible.config import Model, Training, validate
 from legible.errors import UserError
 from legible.io import sha256_file
+from legible.models.conditioning import Conditioning
 from legible.models.family import open_model
-from legible.models.zimage.model import ZImage
+from legible.models.zimage.model import CAPTION, ZImage
 from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
 from legible.train.anchor import open_reference
@@ -62,8 +63,7 @@ def velocity(model: ZImage) -> torch.Tensor:
     generator, config = stateless_generator(4), model.transformer.config
     noisy = torch.randn((2, config.in_channels, 8, 16), generator=generator)
     captions = [torch.randn((20, config.cap_feat_dim), generator=generator) for _ in range(2)]
-    captions = [caption.to(model.transformer.dtype) for caption in captions]
-    return model.predict(noisy, torch.tensor([0.5, 0.9]), captions)
+    return model.predict(noisy, torch.tensor([0.5, 0.9]), Conditioning({CAPTION: captions}))
 
 
 def by_hand(file: str) -> dict[str, torch.Tensor]:
@@ -108,8 +108,8 @@ def test_other_trainers_formats_are_read(folders, file, tmp_path, style):
             other[f"diffusion_model.{layer}.alpha"] = torch.tensor(6.0)
     save_file({name: matrix.contiguous() for name, matrix in other.items()}, tmp_path / "other.safetensors")
     expected, found = opened(folders), opened(folders)
-    merge_assistant(expected.transformer, settings(assistant_lora=file))
-    merge_assistant(found.transformer, settings(assistant_lora=str(tmp_path / "other.safetensors")))
+    merge_assistant(expected, settings(assistant_lora=file))
+    merge_assistant(found, settings(assistant_lora=str(tmp_path / "other.safetensors")))
     torch.testing.assert_close(velocity(found), velocity(expected), atol=1e-5, rtol=1e-5)
 
 
@@ -200,7 +200,7 @@ def train_arm(folders, training: Training, work: Path, output: Path) -> subproce
 def test_adapter_off_means_our_adapters_off_only(folders, data, file):
     training = settings(method="lora", assistant_lora=file, anchor={"weight": 1.0, "reference": "adapter_off"})
     model, merged = opened(folders), opened(folders)
-    merge_assistant(merged.transformer, training)
+    merge_assistant(merged, training)
     parameters = select_parameters(model, training, 0)
     merge_assistant(model, training)
     with torch.no_grad():
@@ -208,8 +208,8 @@ def test_adapter_off_means_our_adapters_off_only(folders, data, file):
             parameter.add_(0.1)
     points = open_reference(training, None, data, model.level_grid(8)).points(model, 5, stateless_generator(1))
     with torch.no_grad():
-        expected = merged.predict(points.latents, points.sigma, points.captions)
-    assert torch.equal(points.velocities, expected)
+        expected = merged.predict(points.latents, points.levels, points.conditioning)
+    assert torch.equal(points.predictions, expected)
 
 
 def damaged(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
@@ -238,7 +238,7 @@ def damaged(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tenso
 def test_an_unsuited_file_is_one_sentence(folders, file, tmp_path, how, message):
     save_file(damaged(load_file(file), how), tmp_path / "bad.safetensors")
     with pytest.raises(UserError, match=message) as caught:
-        merge_assistant(opened(folders).transformer, settings(assistant_lora=str(tmp_path / "bad.safetensors")))
+        merge_assistant(opened(folders), settings(assistant_lora=str(tmp_path / "bad.safetensors")))
     assert str(caught.value).startswith(f"training.assistant_lora: {tmp_path}/bad.safetensors ")
     assert "\n" not in str(caught.value)
 
@@ -246,10 +246,10 @@ def test_an_unsuited_file_is_one_sentence(folders, file, tmp_path, how, message)
 def test_a_missing_or_damaged_file_is_one_sentence(folders, tmp_path):
     missing = tmp_path / "none.safetensors"
     with pytest.raises(UserError, match=r"none\.safetensors is no \.safetensors file on this machine"):
-        merge_assistant(opened(folders).transformer, settings(assistant_lora=str(missing)))
+        merge_assistant(opened(folders), settings(assistant_lora=str(missing)))
     missing.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"none\.safetensors is no LoRA of this model") as caught:
-        merge_assistant(opened(folders).transformer, settings(assistant_lora=str(missing)))
+        merge_assistant(opened(folders), settings(assistant_lora=str(missing)))
     assert "\n" not in str(caught.value)
 
 

@@ -8,11 +8,12 @@ from training import equal, settings, small_data
 
 from legible.config import Model
 from legible.errors import UserError
+from legible.models.conditioning import Conditioning
 from legible.models.family import open_model
-from legible.models.zimage.model import ZImage
+from legible.models.zimage.model import CAPTION, ZImage
 from legible.seeds import stateless_generator
-from legible.train import loop
 from legible.train.adapters import select_parameters
+from legible.train.step import micro_step
 
 
 @pytest.fixture(autouse=True)
@@ -25,15 +26,15 @@ def native_afterwards():
 @pytest.fixture(params=["float32", "bfloat16"])
 def model(request, folders) -> ZImage:
     opened = open_model(Model(path=str(folders.zimage), dtype=request.param), ("denoiser", "scheduler", "autoencoder"))
-    select_parameters(opened.transformer, settings(method="lora"), 0)
+    select_parameters(opened, settings(method="lora"), 0)
     return opened
 
 
 def gradients(model: ZImage, folders) -> dict[str, torch.Tensor]:
     """Of one training step on samples whose captions have different lengths."""
     data, training = small_data(folders.zimage), settings()
-    generators = [stateless_generator(0, sample) for sample in range(4)]
-    losses = loop.micro_step(model, data, torch.arange(4), None, training, model.level_grid(8), None, generators)
+    generators, grid = [stateless_generator(0, sample) for sample in range(4)], model.level_grid(8)
+    losses = micro_step(model, data, torch.arange(4), None, training, grid, None, generators, [False] * 4)
     losses.diffusion.backward()
     found = {n: p.grad.clone() for n, p in model.transformer.named_parameters() if p.requires_grad and "lora_B" in n}
     model.transformer.zero_grad()
@@ -72,7 +73,8 @@ def test_the_mask_is_none_unless_padded_lengths_differ(zimage, monkeypatch, batc
         return original(*tensors, **named)
 
     monkeypatch.setattr("diffusers.models.transformers.transformer_z_image.dispatch_attention_fn", spied)
-    captions = [torch.randn(length, zimage.transformer.config.cap_feat_dim) for length in lengths]
+    width = zimage.transformer.config.cap_feat_dim
+    captions = Conditioning({CAPTION: [torch.randn(length, width) for length in lengths]})
     with torch.no_grad():
         zimage.predict(torch.randn(batch, 12, 8, 16), torch.full((batch,), 0.5), captions)
     assert len(seen) == 3  # one layer, two refiners

@@ -18,7 +18,7 @@ from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
 from legible.train.balance import Balance, scheduled
 from legible.train.data import TrainingData, alphabet_of, other_samples
-from legible.train.step import SIGMA_EDGES, by_sigma, look, norms_and_cosine
+from legible.train.step import SIGMA_EDGES, by_sigma, forward_pass, norms_and_cosine
 
 CLIP = {"loss": "clip_region", "lambda": 0.3, "every": 1}
 
@@ -36,7 +36,8 @@ def view_of(model, data: TrainingData, aux: Aux, goals=None, level: float = 0.5)
     """All samples at one noise level: (diffusion loss [N], what auxiliary losses see of them)."""
     picked = torch.arange(len(data.latents))
     noise = torch.randn(data.latents.shape, generator=stateless_generator(1))
-    diffusion, view = look(model, data, picked, goals, aux, noise, torch.full((len(picked),), level))
+    levels = torch.full((len(picked),), level)
+    diffusion, view = forward_pass(model, data, picked, goals, aux, noise, levels, data.conditioning)
     return diffusion, view(picked)
 
 

@@ -19,6 +19,7 @@ from training import equal, metrics, settings, small_data
 
 from legible.config import Model
 from legible.errors import UserError
+from legible.io import sha256_file, write_json
 from legible.models.family import open_model
 from legible.train import state
 from legible.train.adapters import select_parameters
@@ -107,13 +108,22 @@ def test_anything_else_is_refused(tmp_path, content):
         load_checkpoint(tmp_path / "state.json", "key")
 
 
-@pytest.mark.parametrize("outline", ['["subclass", "subprocess.Popen", ["dict", []], null, [1]]', '["set", []]'])
-def test_a_checkpoint_cannot_run_code(tmp_path, outline):
-    save_checkpoint(tmp_path / "state.json", "key", {})
+@pytest.mark.parametrize(
+    ("outline", "said"),
+    [
+        ('["subclass", "subprocess.Popen", ["dict", []], null, [1]]', "subprocess.Popen is no tensor of an optimiser"),
+        ('["set", []]', "is no part of a checkpoint"),
+    ],
+)
+def test_a_checkpoint_cannot_run_code(tmp_path, outline, said):
+    index = tmp_path / "state.json"
+    save_checkpoint(index, "key", {})
     (part,) = tmp_path.rglob("part0.json")
-    part.write_text(f'{{"shards": [], "state": {outline}}}')
-    with pytest.raises(UserError, match="damaged"):
-        load_checkpoint(tmp_path / "state.json", "key")
+    part.write_text(f'{{"shards": {{}}, "state": {outline}}}')
+    # Whoever writes the outline can write its checksum too.
+    write_json(index, json.loads(index.read_text()) | {"parts": {"part0.json": sha256_file(part)}})
+    with pytest.raises(UserError, match=f"damaged; .*{said}"):
+        load_checkpoint(index, "key")
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):

@@ -98,7 +98,7 @@ def test_the_gradient_reaches_the_transformer_and_nothing_else(zimage, tiny_clip
     noisy = torch.randn((2, 12, 8, 16), generator=torch.Generator().manual_seed(1))
     sigma = torch.tensor([0.5, 0.3])
     before = {name: p.clone() for name, p in [*zimage.vae.named_parameters(), *tiny_clip.model.named_parameters()]}
-    clean = zimage.predicted_clean(noisy, zimage.predict(noisy, sigma, captions), sigma)
+    clean = zimage.process.predicted_clean(noisy, zimage.predict(noisy, sigma, captions), sigma)
     clip_region_loss(tiny_clip, zimage.decode(clean), OWNERS, BOXES, TEXTS, 2.0).sum().backward()
     silent = [n for n, p in transformer.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
     # Pad tokens are used only where a caption or an image does not fill a multiple of 32 tokens; this image does.

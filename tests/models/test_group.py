@@ -30,7 +30,7 @@ VARIANTS = {
     "replicated": {"parallel": "replicate", "aux": CLIP | {"measure_every": 2}},
     "lora": LORA | {"accumulation": 2, "batch_size": 2, "aux": CLIP | {"balance": "gradient_norm", "measure_every": 1}},
     "sharded": {"parallel": "shard", "aux": CLIP | {"measure_every": 0}, "ema": 0.9, "snapshots": [4]},
-    "accumulated": {"accumulation": 2, "batch_size": 2, "weight_decay": 0.1, "gradient_checkpointing": ["transformer"]},
+    "accumulated": {"accumulation": 2, "batch_size": 2, "weight_decay": 0.1, "gradient_checkpointing": ["denoiser"]},
 }
 
 
@@ -72,7 +72,7 @@ def weights(folder: Path, name: str = "weights") -> dict[str, torch.Tensor]:
 def test_two_processes_equal_one_with_twice_the_batch(folders, cache, tmp_path, variant):
     runs = {count: start(folders, cache, tmp_path / str(count), count, **VARIANTS[variant]) for count in (1, 2)}
     said = {count: finished(process) for count, process in runs.items()}
-    assert said[2].count("σ grid") == said[2].count("6/6 step") == 1  # one of them speaks
+    assert said[2].count("12 samples, levels [") == said[2].count("6/6 step") == 1  # one of them speaks
     for one, two in zip(metrics(tmp_path / "1" / "run"), metrics(tmp_path / "2" / "run"), strict=True):
         assert one.keys() == two.keys()
         for name in one:
@@ -88,7 +88,7 @@ def test_two_processes_equal_one_with_twice_the_batch(folders, cache, tmp_path, 
         assert (apart < 2e-5).float().mean() > 0.99
         assert apart.max() < 6e-3
     records = [json.loads((tmp_path / str(count) / "run" / "run.json").read_text()) for count in (1, 2)]
-    for name in ("parameters_total", "parameters_trained", "sigma_grid"):
+    for name in ("parameters_total", "parameters_trained", "levels"):
         assert records[0][name] == records[1][name]
     assert records[1]["changed_weight_fraction"] > 0.9
 

@@ -10,9 +10,10 @@ from training import Killed, equal, killed_at, metrics, run, settings, small_dat
 
 from legible.config import Model, validate
 from legible.errors import UserError
+from legible.models.conditioning import Conditioning
 from legible.models.family import ROLES, open_model
-from legible.models.quantization import quantized_bytes, quantized_layers
-from legible.models.zimage.model import ZImage
+from legible.models.quantization import quantized_bytes
+from legible.models.zimage.model import CAPTION, ZImage
 from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
 from legible.train.data import TrainingData
@@ -42,8 +43,7 @@ def velocity(model: ZImage) -> torch.Tensor:
     generator, config = stateless_generator(4), model.transformer.config
     noisy = torch.randn((2, config.in_channels, 8, 16), generator=generator)
     captions = [torch.randn((20, config.cap_feat_dim), generator=generator) for _ in range(2)]
-    captions = [caption.to(model.transformer.dtype) for caption in captions]
-    return model.predict(noisy, torch.tensor([0.5, 0.9]), captions)
+    return model.predict(noisy, torch.tensor([0.5, 0.9]), Conditioning({CAPTION: captions}))
 
 
 def frozen_bits(transformer: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -78,11 +78,11 @@ def test_the_quantised_base_predicts_what_the_base_predicts(kind):
 
 
 def test_only_attention_and_feed_forward_of_the_blocks_are_quantised_and_their_bytes_fall(kind):
-    whole, small = opened(NANO).transformer, opened(NANO, kind).transformer
-    names = quantized_layers(whole)
+    base = opened(NANO)
+    whole, small, names = base.transformer, opened(NANO, kind).transformer, base.quantized_layers()
     layers = len(whole.layers) + len(whole.noise_refiner) + len(whole.context_refiner)
     assert len(names) == 7 * layers
-    values, expected = quantized_bytes(whole, kind)
+    values, expected = quantized_bytes(whole, names, kind)
     assert values == sum(whole.get_submodule(name).weight.numel() for name in names)
     held = 0
     for name, module in small.named_modules():
@@ -112,7 +112,7 @@ def test_the_backward_pass_keeps_no_copy_of_the_weights(kind):
 def test_gradients_are_those_of_the_dequantised_weights(kind):
     small = opened(NANO, kind)
     plain = opened(NANO)
-    for name in quantized_layers(plain.transformer):
+    for name in plain.quantized_layers():
         layer = small.transformer.get_submodule(name)
         if kind == "int8":
             weight = layer.weight.dequantize()
@@ -174,7 +174,7 @@ def test_lora_trains_on_it_resumes_and_fits_the_unquantised_model(kind, dtype, f
     small = opened(Model(path=str(folders.zimage)), kind)
     with torch.no_grad():
         start = velocity(small)
-        chosen = select_parameters(small.transformer, training, 0)
+        chosen = select_parameters(small, training, 0)
         for name, parameter in chosen.items():
             parameter.copy_(unbroken[name])
         moved = velocity(small) - start
@@ -189,10 +189,10 @@ def test_the_frozen_weights_are_bit_identical_after_training(kind, folders, data
     )
     training = settings(method="lora", quantization=kind, learning_rate=1.0e-2)
     weights = run(folders.zimage, data, training, tmp_path)
-    fresh = opened(Model(path=str(folders.zimage)), kind).transformer
+    fresh = opened(Model(path=str(folders.zimage)), kind)
     started = select_parameters(fresh, training, 0)
-    assert any(name.endswith(f".{kind}") for name in frozen_bits(fresh))
-    assert equal(frozen_bits(trained[0]), frozen_bits(fresh))
+    assert any(name.endswith(f".{kind}") for name in frozen_bits(fresh.transformer))
+    assert equal(frozen_bits(trained[0].transformer), frozen_bits(fresh.transformer))
     assert not any(torch.equal(weights[name], parameter) for name, parameter in started.items())
 
 

@@ -15,7 +15,7 @@ from training import settings, small_data
 from legible.config import Model
 from legible.models import flow
 from legible.models.family import open_model
-from legible.models.zimage.model import ZImage
+from legible.models.zimage.model import CAPTION, ZImage
 from legible.train.adapters import select_parameters
 from legible.train.data import TrainingData
 from legible.train.step import micro_step
@@ -74,8 +74,8 @@ def test_loss_and_gradient_equal_those_of_the_example_trainer(folders, data, mon
 
     picked = torch.arange(count)
     generators = [torch.Generator().manual_seed(50 + i) for i in range(count)]
-    ours = micro_step(model, data, picked, None, training, model.level_grid(8), None, generators)
-    captions = [data.caption(index) for index in range(count)]
+    ours = micro_step(model, data, picked, None, training, model.level_grid(8), None, generators, [False] * count)
+    captions = data.conditioning.tensors[CAPTION][:count]
     theirs = reference_loss(model, data.latents[picked], noises[0], sigma, time, captions)
 
     torch.testing.assert_close(ours.diffusion, theirs, rtol=1e-6, atol=0)
@@ -103,7 +103,6 @@ def test_the_trainers_cast_of_sigma_to_bfloat16_would_lose_many_levels(zimage):
     zimage.transformer.bfloat16().forward = lambda x, t, *rest, **named: (
         calls.append(t) or forward(x, t, *rest, **named)
     )
-    captions = [caption.bfloat16() for caption in zimage.encode_prompts(["black"])]
-    zimage.predict(torch.zeros(1, 12, 8, 16), torch.tensor([0.7013]), captions)
+    zimage.predict(torch.zeros(1, 12, 8, 16), torch.tensor([0.7013]), zimage.encode_prompts(["black"]))
     assert calls[0].dtype == torch.float32
     assert calls[0].item() == pytest.approx(0.2987, abs=1e-6)

@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from training import small_data
+from training import same_conditioning, small_data
 
 from legible.config import Data, Fonts, Model
 from legible.corpus.prompts import Excluded
 from legible.errors import UserError
 from legible.models.family import ROLES, open_model
+from legible.models.zimage.model import CAPTION
 from legible.render.dataset import load_images, load_table, render_signs, write_dataset
 from legible.render.fonts import find_fonts, select_fonts
 from legible.train.data import TrainingData, load_training_data, save_training_data
@@ -36,16 +37,21 @@ def test_the_cache_comes_back_as_it_was(data, tmp_path):
     assert found.texts == texts
     assert found.key == "small"
     for field in fields(TrainingData):
-        if field.name not in ("texts", "key"):
-            assert torch.equal(getattr(found, field.name), getattr(data, field.name))
+        one, two = getattr(found, field.name), getattr(data, field.name)
+        if field.name in ("conditioning", "empty"):
+            assert same_conditioning(one, two)
+        elif field.name not in ("texts", "key"):
+            assert torch.equal(one, two) if isinstance(two, torch.Tensor) else one == two
     save_training_data(tmp_path / "again.safetensors", replace(data, texts=texts))
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "cache.safetensors").read_bytes()
 
 
 def test_captions_are_cut_at_their_own_length(data, zimage):
-    expected = zimage.encode_prompts(['a sign that says "4711" in red letters on white'])[0]
-    torch.testing.assert_close(data.caption(1), expected, atol=1e-5, rtol=0)
-    assert sum(len(data.caption(i)) for i in range(12)) == len(data.captions)
+    for sample in (1, 4):  # in a batch of all, a short one is padded
+        (expected,) = zimage.encode_prompts([data.captions[sample]]).tensors[CAPTION]
+        torch.testing.assert_close(data.conditioning.tensors[CAPTION][sample], expected, atol=1e-5, rtol=0)
+    assert len(set(data.conditioning.lengths())) > 1
+    assert len(data.conditioning) == len(data.captions) == len(data.latents) == 12
 
 
 @given(st.lists(st.integers(0, 11), max_size=9))
@@ -112,9 +118,12 @@ def test_encoding_is_what_the_model_says_and_happens_once(folders, dataset, tmp_
     model = open_model(Model(path=str(folders.zimage)), ROLES)
     expected = model.encode_images(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
     torch.testing.assert_close(data.latents, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(
-        data.captions, torch.cat(model.encode_prompts(list(table["caption"]))), atol=1e-5, rtol=0
-    )
+    assert data.captions == tuple(table["caption"])
+    for found, prompts in ((data.conditioning, data.captions), (data.empty, [""])):
+        encoded = model.encode_prompts(list(prompts))
+        assert found.lengths() == encoded.lengths()
+        for one, two in zip(found.tensors[CAPTION], encoded.tensors[CAPTION], strict=True):
+            torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
     lines = [(i, line) for i, text in enumerate(table["text"]) for line in text.split("\n")]
     assert len(lines) > len(table)
     assert list(zip(data.owners.tolist(), data.texts, strict=True)) == lines

@@ -16,10 +16,13 @@ from legible.errors import UserError
 from legible.models import flow
 from legible.models.family import open_model
 from legible.seeds import sample_order, shuffled_batches, stateless_generator
-from legible.train import loop, state
+from legible.train import session, state
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import load_checkpoint
 from legible.train.data import TrainingData
+from legible.train.loop import train
+from legible.train.session import Place, Task
+from legible.train.step import micro_step
 
 CLIP = {"loss": "clip_region", "lambda": 0.3, "every": 2}
 
@@ -175,7 +178,7 @@ def test_only_samples_in_the_sigma_window_take_part(folders, data, tmp_path, mon
 
 def test_regions_go_with_the_right_images(folders, data, tmp_path, monkeypatch):
     picked, given = [], []
-    original = loop.micro_step
+    original = session.micro_step
 
     def step(model, stored, rows, *rest):
         picked.append(rows.tolist())
@@ -185,7 +188,7 @@ def test_regions_go_with_the_right_images(folders, data, tmp_path, monkeypatch):
         given.append((owners.tolist(), boxes.tolist(), texts))
         return images.flatten(1).mean(1)[owners]
 
-    monkeypatch.setattr(loop, "micro_step", step)
+    monkeypatch.setattr(session, "micro_step", step)
     run(folders.zimage, data, settings(aux=CLIP | {"every": 1}), tmp_path, on_pixels(recorded))
     for rows, (owners, boxes, texts) in zip(picked, given, strict=True):
         expected = [
@@ -227,9 +230,7 @@ def test_the_average_of_the_weights_by_hand(folders, data, tmp_path, monkeypatch
         history.append({name: p.detach().clone() for name, p in parameters.items()})
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
-    averaged = loop.train(
-        model, parameters, data, training, model.level_grid(8), None, None, 0, tmp_path, "key", "test"
-    )
+    averaged = train(Task(model, parameters, data, training, model.level_grid(8)), Place(tmp_path, "key", "test"))
     assert len(history) == 5
     for name in parameters:
         expected = history[0][name]
@@ -311,7 +312,7 @@ def test_bfloat16_models_train_in_float32_weights(folders, data, tmp_path, metho
     weights = run(folders.zimage, data, training, tmp_path, region_loss(folders.clip), dtype="bfloat16")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     start = open_model(Model(path=str(folders.zimage), dtype="bfloat16"), ("denoiser",))
-    before = {n: p.float() for n, p in select_parameters(start.transformer, training, 0).items()}
+    before = {n: p.float() for n, p in select_parameters(start, training, 0).items()}
     # Six steps of 1e-5 would round away in bfloat16. (B matrices pass no gradient to A while they are zero.)
     moved = torch.cat([(weights[n] != before[n]).flatten() for n in weights if "lora_A" not in n])
     assert moved.float().mean() > 0.95
@@ -348,7 +349,7 @@ def test_bucketed_training_meets_fewer_mixed_passes_and_resumes(folders, data, t
     mixed = small_data(folders.zimage, long=(2, 3, 5, 7, 8, 11))
     assert sorted(set(mixed.padded_lengths())) == [32, 64]
     seen = {}
-    original = loop.micro_step
+    original = session.micro_step
     for bucket in (False, True):
         picked = seen[bucket] = []
 
@@ -357,7 +358,7 @@ def test_bucketed_training_meets_fewer_mixed_passes_and_resumes(folders, data, t
             return original(model, stored, rows, *rest)
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "micro_step", step)
+            patch.setattr(session, "micro_step", step)
             whole = run(folders.zimage, mixed, settings(bucket=bucket, batch_size=3), tmp_path / str(bucket))
     assert max(seen[False]) == 2
     assert max(seen[True]) == 1  # six of each length: no rest
@@ -393,16 +394,16 @@ def saved_bytes(model, data, training, aux) -> tuple[int, dict[str, torch.Tensor
         return tensor
 
     parameters = select_parameters(model, training, 0)
-    generators = [stateless_generator(0, sample) for sample in range(4)]
+    generators, grid = [stateless_generator(0, sample) for sample in range(4)], model.level_grid(8)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = loop.micro_step(model, data, torch.arange(4), None, training, model.level_grid(8), aux, generators)
+        losses = micro_step(model, data, torch.arange(4), None, training, grid, aux, generators, [False] * 4)
     (losses.diffusion + losses.aux).backward()
     return sum(kept.values()), {name: parameter.grad for name, parameter in parameters.items()}
 
 
 def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(folders, data):
     found = {}
-    for parts in ((), ("transformer",), ("decoder",), ("transformer", "decoder")):
+    for parts in ((), ("denoiser",), ("decoder",), ("denoiser", "decoder")):
         training = settings(aux=CLIP | {"every": 1}, gradient_checkpointing=parts)
         model = open_model(Model(path=str(folders.zimage)), ("denoiser", "scheduler", "autoencoder"))
         model.save_memory(training.gradient_checkpointing)
@@ -411,6 +412,6 @@ def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(folders, da
     for kept, same in found.values():
         assert kept < plain
         assert equal(same, gradients)
-    both = found[("transformer", "decoder")][0]
-    assert both < min(found[("transformer",)][0], found[("decoder",)][0])
+    both = found[("denoiser", "decoder")][0]
+    assert both < min(found[("denoiser",)][0], found[("decoder",)][0])
     assert all(gradient.abs().sum() > 0 for gradient in gradients.values())

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from legible.config import Model
 from legible.errors import UserError
+from legible.models.conditioning import Conditioning
 from legible.models.family import ROLES, open_model
 from legible.models.hub import commit, pinned
 from legible.models.zimage.compiled import use_real_rotary
-from legible.models.zimage.model import COMPONENTS, ZImage
+from legible.models.zimage.model import CAPTION, COMPONENTS, ZImage
 
 PROMPTS = [
     'a sign that says "OPEN" in bold white letters on dark green',
@@ -24,6 +25,7 @@ PROMPTS = [
     'a board that reads "ZEBRAS" in condensed bold roman yellow letters on dark blue',
 ]
 SHAPE = (12, 8, 16)
+ROLE_OF = {"transformer": "denoiser", "vae": "autoencoder", "scheduler": "scheduler"}  # of others: text
 
 
 def noise_of(count: int, seed: int = 0) -> torch.Tensor:
@@ -44,12 +46,18 @@ def spy(zimage: ZImage, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     return calls
 
 
-def official(zimage: ZImage, captions: list[torch.Tensor], noise: torch.Tensor, **named) -> torch.Tensor:
+def embeddings(conditioning: Conditioning) -> list[torch.Tensor]:
+    """Its one kind of tensor."""
+    (rows,) = conditioning.tensors.values()
+    return rows
+
+
+def official(zimage: ZImage, captions: Conditioning, noise: torch.Tensor, **named) -> torch.Tensor:
     """Latents, or with output_type="np" images, of ZImagePipeline itself."""
     pipeline = zimage.pipeline()
     pipeline.set_progress_bar_config(disable=True)
     settings = {"output_type": "latent", "guidance_scale": 0.0, "num_inference_steps": 8} | named
-    return pipeline(prompt_embeds=list(captions), latents=noise, height=32, width=64, **settings).images
+    return pipeline(prompt_embeds=list(embeddings(captions)), latents=noise, height=32, width=64, **settings).images
 
 
 @torch.no_grad()
@@ -62,7 +70,7 @@ def test_the_network_receives_one_minus_sigma_and_its_output_is_minus_v(zimage, 
     assert [tuple(latent.shape) for latent in latents] == [(12, 1, 8, 16)] * 3
     torch.testing.assert_close(time, torch.tensor([0.0, 0.5, 0.7]))
     assert time.dtype == torch.float32
-    assert all(torch.equal(a, b) for a, b in zip(given, captions, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(given, embeddings(captions), strict=True))
     assert torch.equal(velocity, -torch.stack(list(output)).squeeze(2))
     assert velocity.abs().mean() > 0.1  # the tiny network does answer
 
@@ -87,17 +95,17 @@ def test_prompts_are_encoded_as_the_pipeline_encodes_them(zimage, prompts):
     assert given == prompts  # the pipeline would write its chat template into the list
     expected = zimage.pipeline().encode_prompt(list(prompts), "cpu", False, max_sequence_length=64)[0]
     assert len(found) == len(prompts)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(embeddings(found), expected, strict=True))
     again = zimage.encode_prompts(given)
-    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(embeddings(found), embeddings(again), strict=True))
 
 
 @torch.no_grad()
 def test_a_prompt_is_encoded_the_same_alone_in_a_batch_and_over_several_batches(zimage):
-    whole = zimage.encode_prompts(PROMPTS)
+    whole = embeddings(zimage.encode_prompts(PROMPTS))
     assert len({len(embedding) for embedding in whole}) == len(PROMPTS)
     for batch in (1, 3):
-        for a, b in zip(zimage.encode_prompts(PROMPTS, batch=batch), whole, strict=True):
+        for a, b in zip(embeddings(zimage.encode_prompts(PROMPTS, batch=batch)), whole, strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
     lengths = [len(zimage.tokenizer(zimage.tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)).input_ids)
@@ -124,7 +132,7 @@ def test_an_euler_loop_of_our_own_predictions_is_the_pipeline(zimage):
     for now, after in itertools.pairwise(levels):
         velocity = zimage.predict(latents, torch.full((2,), now), captions)
         if after == 0.0:
-            last = zimage.predicted_clean(latents, velocity, torch.full((2,), now))
+            last = zimage.process.predicted_clean(latents, velocity, torch.full((2,), now))
             torch.testing.assert_close(last, latents - 0.3 * velocity, atol=1e-6, rtol=0)
         latents = latents + (after - now) * velocity
     torch.testing.assert_close(latents, expected, atol=1e-5, rtol=1e-5)
@@ -143,11 +151,11 @@ def test_without_guidance_one_forward_pass_a_step(zimage, monkeypatch, steps):
 
 @torch.no_grad()
 def test_guidance_is_the_pipelines_own(zimage, monkeypatch):
-    captions, empty = zimage.encode_prompts(PROMPTS[:2]), zimage.encode_prompts([""])[0]
+    captions, empty = zimage.encode_prompts(PROMPTS[:2]), zimage.encode_prompts([""])
     plain = official(zimage, captions, noise_of(2), num_inference_steps=2, output_type="np")
     guided = official(
         zimage, captions, noise_of(2), num_inference_steps=2, guidance_scale=3.0, output_type="np",
-        negative_prompt_embeds=[empty, empty],
+        negative_prompt_embeds=embeddings(empty) * 2,
     )  # fmt: skip
     calls = spy(zimage, monkeypatch)
     images = zimage.sample(captions, noise_of(2), 2, 3.0, empty)
@@ -183,7 +191,7 @@ def test_a_batch_of_captions_of_different_lengths_equals_single_samples(zimage):
     captions, noise, sigma = zimage.encode_prompts(PROMPTS), noise_of(4), torch.tensor([0.3, 0.5, 0.9, 1.0])
     batch = zimage.predict(noise, sigma, captions)
     for i in range(4):
-        single = zimage.predict(noise[i : i + 1], sigma[i : i + 1], captions[i : i + 1])
+        single = zimage.predict(noise[i : i + 1], sigma[i : i + 1], captions.pick([i]))
         torch.testing.assert_close(batch[i : i + 1], single, atol=1e-5, rtol=0)
 
 
@@ -193,8 +201,8 @@ def test_rotation_in_real_arithmetic_changes_nothing(folders, dtype):
     found = []
     for real in (False, True):
         model = open_model(Model(path=str(folders.zimage), dtype=dtype), ROLES)
-        captions = [caption.detach() for caption in model.encode_prompts([PROMPTS[2], PROMPTS[3] + " and" * 16])]
-        assert [len(caption) > 32 for caption in captions] == [False, True]  # a batch of both is masked
+        captions = model.encode_prompts([PROMPTS[2], PROMPTS[3] + " and" * 16])
+        assert [length > 32 for length in captions.lengths()] == [False, True]  # a batch of both is masked
         model.transformer.requires_grad_(True)
         if real:
             model.transformer.set_attention_backend("_native_math")
@@ -212,8 +220,9 @@ def test_rotation_in_real_arithmetic_changes_nothing(folders, dtype):
 def test_captions_keep_their_own_length_because_padding_changes_the_picture(zimage):
     """Pad tokens are attended, and the picture's positions begin after them (huggingface/diffusers issue 12893)."""
     captions, sigma = zimage.encode_prompts(PROMPTS[:1]), torch.tensor([0.5])
-    assert len(captions[0]) < 32
-    longer = [torch.cat([captions[0], captions[0][-1:].expand(40 - len(captions[0]), -1)])]
+    (caption,) = embeddings(captions)
+    assert len(caption) < 32
+    longer = Conditioning({CAPTION: [torch.cat([caption, caption[-1:].expand(40 - len(caption), -1)])]})
     native = zimage.predict(noise_of(1), sigma, captions)
     padded = zimage.predict(noise_of(1), sigma, longer)
     assert (padded - native).norm() / native.norm() > 1e-3
@@ -227,7 +236,7 @@ def test_half_precision_is_not_offered(zimage):
 
 def test_lengths_that_do_not_match_are_refused(zimage):
     captions = zimage.encode_prompts(PROMPTS)
-    for count, sigmas, given in ((3, 3, captions), (4, 4, captions[:3]), (4, 1, captions)):
+    for count, sigmas, given in ((3, 3, captions), (4, 4, captions.pick(range(3))), (4, 1, captions)):
         with pytest.raises(ValueError, match="do not match"):
             zimage.predict(noise_of(count), torch.full((sigmas,), 0.5), given)
 
@@ -238,7 +247,10 @@ def test_images_do_not_depend_on_the_batch_size(zimage):
     whole = zimage.sample(captions, noise, 4, 0.0)
     assert torch.equal(whole, zimage.sample(captions, noise, 4, 0.0))
     for size in (1, 3):
-        parts = [zimage.sample(captions[i : i + size], noise[i : i + size], 4, 0.0) for i in range(0, 4, size)]
+        parts = [
+            zimage.sample(captions.pick(range(i, min(i + size, 4))), noise[i : i + size], 4, 0.0)
+            for i in range(0, 4, size)
+        ]
         assert (torch.cat(parts).int() - whole.int()).abs().max() <= 1
     assert (whole[0].int() - whole[1].int()).abs().max() > 1
 
@@ -279,7 +291,7 @@ def test_a_missing_component_is_named(folders, tmp_path, missing):
     shutil.copytree(folders.zimage, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / missing)
     with pytest.raises(UserError, match=f"component folder `{missing}` is missing; needed are transformer, vae"):
-        open_model(Model(path=str(tmp_path / "model")), (missing,))
+        open_model(Model(path=str(tmp_path / "model")), (ROLE_OF.get(missing, "text"),))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +307,7 @@ def test_truncated_weights_are_one_sentence(folders, tmp_path, part, file):
     weights = tmp_path / "model" / part / file
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"component `{part}` cannot be loaded") as caught:
-        open_model(Model(path=str(tmp_path / "model")), (part,))
+        open_model(Model(path=str(tmp_path / "model")), (ROLE_OF.get(part, "text"),))
     assert "\n" not in str(caught.value)
 
 
@@ -312,7 +324,7 @@ def test_another_architecture_is_named(folders, tmp_path, part, said):
     config.write_text(config.read_text().replace("ZImageTransformer2DModel", "FluxTransformer2DModel")
                       .replace("AutoencoderKL", "AutoencoderTiny"))  # fmt: skip
     with pytest.raises(UserError, match=f"component `{part}` cannot be loaded .{said}"):
-        open_model(Model(path=str(tmp_path / "model")), (part,))
+        open_model(Model(path=str(tmp_path / "model")), (ROLE_OF.get(part, "text"),))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +342,7 @@ def test_weights_of_another_model_are_not_replaced_by_random_ones(folders, tmp_p
     weights[dropped if how == "of another size" else "other"] = weights.pop(dropped)[:-1].contiguous()
     save_file(weights, tmp_path / "model" / part / file, metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"component `{part}` cannot be loaded") as caught:
-        open_model(Model(path=str(tmp_path / "model")), (part,))
+        open_model(Model(path=str(tmp_path / "model")), (ROLE_OF.get(part, "text"),))
     assert dropped in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -345,7 +357,7 @@ def test_pickled_weights_are_not_read(folders, tmp_path):
 
 
 def test_neither_full_weights_nor_lora(folders, tmp_path):
-    with pytest.raises(UserError, match="neither a `transformer` folder nor pytorch_lora_weights"):
+    with pytest.raises(UserError, match="neither a folder of a component nor pytorch_lora_weights"):
         open_model(Model(path=str(folders.zimage)), ("denoiser",), weights=tmp_path)
 
 
