@@ -117,7 +117,7 @@ class StableDiffusion:
                     f" {self.max_sequence_length} and this text encoder reads {limit}; shorten the prompt"
                 )
         embeddings: list[Tensor] = []
-        with torch.set_grad_enabled(gradient):
+        with torch.set_grad_enabled(gradient), where_mixed(self.text_encoder, self.device):
             for start in range(0, len(prompts), batch):
                 part = list(prompts[start : start + batch])
                 embeddings += pipeline.encode_prompt(part, self.device, 1, False)[0].unbind(0)
