@@ -113,8 +113,9 @@ def figures(names: set[str]) -> set[Job]:
     return {("plot_figure", f"figure={name}") for name in names}
 
 
-def readings(*models: str, engine: str = "rapidocr") -> set[Job]:
-    return {("read_ocr", f"engine={engine}, model={model}, prompt_set=short") for model in models}
+def readings(engine: str = "rapidocr") -> set[Job]:
+    """One job reads the pictures of all models; what was read before it takes from its store."""
+    return {("read_ocr", f"engine={engine}, prompt_set=short")}
 
 
 MODELS = ("base", "diffusion_only-seed0", "clip_region-seed0", "ceiling_render", "ceiling_vae")

@@ -1,7 +1,7 @@
 """What each kind of change would run again, and nothing else."""
 
 import pytest
-from project import MODELS, SCORES, figures, readings
+from project import SCORES, figures, readings
 
 pytestmark = pytest.mark.workflow
 
@@ -20,7 +20,7 @@ def test_another_lambda_retrains_that_arm_only(project):
     assert project.changed(change) == {
         ("train_arm", "arm=clip_region, seed=0"),
         ("generate_finetuned", "prompt_set=short, run=clip_region-seed0"),
-        *readings("clip_region-seed0"),
+        *readings(),
         *SCORES,
         *figures({"training_curves"}),
         ("write_config", ""),
@@ -31,7 +31,7 @@ def test_one_more_engine_reads_the_images_that_are_there(project):
     def change(config: dict) -> None:
         config["ocr"]["easyocr"] = {"network": "resources/tiny/recognizer_crnn"}
 
-    assert project.changed(change) == {*readings(*MODELS, engine="easyocr"), *SCORES, ("write_config", "")}
+    assert project.changed(change) == {*readings("easyocr"), *SCORES, ("write_config", "")}
 
 
 def test_another_clip_leaves_the_control_alone(project):
@@ -52,13 +52,13 @@ def test_another_seed_trains_that_seed_only(project):
     jobs = project.changed(change)
     arms = ("diffusion_only", "clip_region")
     assert {job for job in jobs if job[0] == "train_arm"} == {("train_arm", f"arm={arm}, seed=3") for arm in arms}
-    assert {job for job in jobs if job[0] == "read_ocr"} == readings(*(f"{arm}-seed3" for arm in arms))
+    assert {job for job in jobs if job[0] == "read_ocr"} == readings()
 
 
 ARM = {
     ("train_arm", "arm=clip_region, seed=0"),
     ("generate_finetuned", "prompt_set=short, run=clip_region-seed0"),
-    *readings("clip_region-seed0"),
+    *readings(),
     *SCORES,
     *figures({"training_curves"}),
 }
@@ -67,7 +67,7 @@ ARM = {
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("legible/ocr/rapid.py", readings(*MODELS) | SCORES),
+        ("legible/ocr/rapid.py", readings() | SCORES),
         ("legible/ocr/easy.py", set()),  # this engine is not in use
         ("legible/metrics/text.py", SCORES),
         ("legible/losses/clip_region.py", ARM),  # the control is left alone
@@ -113,7 +113,7 @@ def test_an_upgraded_engine_reads_again(project, tmp_path):
     about = tmp_path / "rapidocr-99.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: rapidocr\nVersion: 99.0\n")
-    assert project.would_run(path=str(tmp_path)) == readings(*MODELS) | SCORES
+    assert project.would_run(path=str(tmp_path)) == readings() | SCORES
 
 
 def test_an_upgraded_package_that_nothing_depends_on_changes_nothing(project, tmp_path):
