@@ -54,3 +54,35 @@ def load_tensors(path: str | Path, what: str) -> tuple[dict[str, Tensor], dict[s
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: {what} is missing or damaged ({reason}); delete it to compute it again") from error
     return tensors, about
+
+
+def sort_header(path: Path) -> None:
+    """Write a safetensors file's header anew, sorted: the same content is then the same bytes.
+
+    Others write several metadata entries, and sets within them, in an order that changes from process to process.
+    """
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    about = header.pop("__metadata__", {})
+    values = {key: canonical(about[key]) for key in sorted(about)}
+    tensors = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+    text = json.dumps({"__metadata__": values} | dict(tensors), ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+
+
+def canonical(value: str) -> str:
+    """A metadata entry that is a JSON object with its keys, and lists of names in it, sorted; any other as it is."""
+    try:
+        found = json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    if not isinstance(found, dict):
+        return value
+    plain = {
+        key: sorted(entry) if isinstance(entry, list) and all(isinstance(name, str) for name in entry) else entry
+        for key, entry in found.items()
+    }
+    return json.dumps(plain, indent=2, sort_keys=True)

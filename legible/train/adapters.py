@@ -13,6 +13,7 @@ from legible.errors import UserError
 from legible.models.family import Family
 from legible.models.opening import DTYPES
 from legible.models.spec import Spec
+from legible.tensors import sort_header
 
 
 def prefix_of(part: str) -> str:
@@ -123,6 +124,8 @@ def save_weights(model: Family, weights: dict[str, Tensor], training: Training, 
         layers = {part: get_peft_model_state_dict(module) for part, module in modules.items()}
         about = {part: module.peft_config["default"].to_dict() for part, module in modules.items()}
         model.save_lora(folder, layers, about)
+        for file in folder.rglob("*.safetensors"):
+            sort_header(file)
     else:
         for part, module in modules.items():
             module.save_pretrained(folder / model.spec.folder(part), max_shard_size="5GB")

@@ -76,7 +76,7 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     heard = any(LOSSES[loss].decodes for loss in training.aux.weights)
     texts = [name for name in training.parts if name != "denoiser"]
     with imagined(opened) as shapes:
-        kept = kept_by_the_denoiser(shapes, points, height, width)
+        kept = kept_by_the_denoiser(shapes, points, height, width, bool(texts))
         decoded = kept_by_the_decoder(shapes, batch, height, width) if heard else Kept(0, 0)
         encoded = sum(kept_by_an_encoder(shapes, name, batch, model.max_sequence_length) for name in texts)
     denoiser, decoder = counts["denoiser"], counts[spec.autoencoder]
@@ -198,11 +198,18 @@ def imagined(opened: Family) -> Iterator[Family]:
         yield replace(opened, device=torch.device("cpu"))
 
 
-def kept_by_the_denoiser(opened: Family, batch: int, height: int, width: int) -> Kept:
-    """Of one forward pass over `batch` samples with the longest captions."""
+def kept_by_the_denoiser(opened: Family, batch: int, height: int, width: int, through: bool) -> Kept:
+    """Of one forward pass over `batch` samples with the longest captions.
+
+    Args:
+        through: whether a gradient passes through it to a text encoder.
+    """
     channels = opened.latent_shape(height * opened.pixels_per_latent, width * opened.pixels_per_latent)[0]
     noisy, sigma = torch.zeros((batch, channels, height, width)), torch.full((batch,), 0.5)
     conditioning = opened.example_conditioning(batch)
+    for rows in conditioning.tensors.values() if through else ():
+        for row in rows:
+            row.requires_grad_(row.is_floating_point())
     network = opened.module("denoiser")
     levels = opened.process.levels(sigma)
     return kept_by(lambda: opened.predict(noisy, levels, conditioning), network, opened.blocks())

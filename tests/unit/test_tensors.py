@@ -1,12 +1,16 @@
 """Tensor files come back as they were, and a file in which one bit has turned over is refused."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from legible.errors import UserError
-from legible.tensors import digest, load_tensors, save_tensors
+from legible.tensors import digest, load_tensors, save_tensors, sort_header
 
 TENSORS = {
     "weights": torch.arange(12, dtype=torch.float32).view(3, 4).t(),  # not contiguous
@@ -62,3 +66,17 @@ def test_a_missing_or_foreign_file_is_one_sentence(tmp_path):
         with pytest.raises(UserError, match=r"the cache is missing or damaged .*; delete it") as caught:
             load_tensors(tmp_path / name, "the cache")
         assert "\n" not in str(caught.value)
+
+
+def test_the_same_content_with_a_sorted_header_is_the_same_bytes(tmp_path):
+    plain = {"b.weight": torch.randn(3, 2), "a.weight": torch.arange(5, dtype=torch.bfloat16)}
+    for name, targets in (("one", ["to_q", "to_k"]), ("two", ["to_k", "to_q"])):
+        settings = json.dumps({"r": 4, "target_modules": targets, "sizes": [3, 1]})
+        path = tmp_path / f"{name}.safetensors"
+        save_file(plain, path, metadata={"format": "pt", "lora_adapter_metadata": settings})
+        sort_header(path)
+        with safe_open(path, "pt") as stored:
+            assert json.loads(stored.metadata()["lora_adapter_metadata"])["sizes"] == [3, 1]
+            assert stored.metadata()["format"] == "pt"
+            assert all(torch.equal(stored.get_tensor(key), value) for key, value in plain.items())
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()

@@ -1,7 +1,10 @@
 """What each kind of change would run again, and nothing else."""
 
+import re
+
 import pytest
-from project import SCORES, figures, readings
+import yaml
+from project import ROOT, SCORES, figures, readings
 
 pytestmark = pytest.mark.workflow
 
@@ -106,7 +109,7 @@ def test_another_way_to_render_reruns_the_dataset_and_what_follows(project):
         "render_dataset", "encode_dataset", "train_arm", "generate_finetuned", "render_ceiling", "round_trip_ceiling",
         "read_ocr", "score_readings", "plot_figure", "build_report",
     }  # fmt: skip
-    assert ("read_ocr", "engine=rapidocr, model=base, prompt_set=short") not in jobs
+    assert ("generate_baseline", "prompt_set=short") not in jobs
 
 
 def test_an_upgraded_engine_reads_again(project, tmp_path):
@@ -121,3 +124,64 @@ def test_an_upgraded_package_that_nothing_depends_on_changes_nothing(project, tm
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: easyocr\nVersion: 99.0\n")
     assert project.would_run(path=str(tmp_path)) == set()
+
+
+def test_arms_of_an_overlay_come_after_those_of_the_configuration(project):
+    """Snakemake's merge puts them first: all figures would be redrawn in other colours."""
+    overlay = {"arms": {"clip_region": {"aux": {"loss": "clip_region", "lambda": 0.2, "every": 1}}}}
+    (project.folder / "one_arm.yaml").write_text(yaml.safe_dump(overlay))
+    jobs = project.would_run("--configfile", "one_arm.yaml")
+    assert {job for job in jobs if job[0] == "train_arm"} == {("train_arm", "arm=clip_region, seed=0")}
+    assert ("plot_figure", "figure=dataset") not in jobs
+
+
+def test_a_missing_prompt_file_is_named_even_where_everything_is_finished(project):
+    """Snakemake alone says "Nothing to be done": the report would go on to cite a file that nobody has read."""
+    overlay = {"prompt_sets": {"short": {"path": "prompts/gone.jsonl"}}}
+    (project.folder / "gone.yaml").write_text(yaml.safe_dump(overlay))
+    said = project.snakemake("--dry-run", "--configfile", "gone.yaml", check=False)
+    assert "prompt_sets.short.path: prompts/gone.jsonl is no file on this machine" in said
+    assert "Traceback" not in said
+
+
+HOSTILE = "x$(touch injected)"
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        {"results_page": "page;touch injected;x.md"},
+        {"results_page": f"{HOSTILE}.md"},
+        {"prompt_sets": {"short": {"path": f"results/prompts/{HOSTILE}.jsonl"}}},
+        {"prompt_sets": {HOSTILE: {"path": "resources/prompts/held_out.jsonl"}}},
+        {"arms": {HOSTILE: {"aux": {"loss": "none"}}}},
+        {"experiment": HOSTILE},
+        {"ocr": {"rapidocr": {"scale": HOSTILE}}},
+    ],
+    ids=str,
+)
+def test_no_value_reaches_a_shell_as_a_command(project, overlay):
+    (project.folder / "hostile.yaml").write_text(yaml.safe_dump(overlay))
+    project.snakemake("--configfile", "hostile.yaml", check=False)
+    assert not list(project.folder.rglob("injected*"))
+
+
+def test_paths_with_blanks_and_shell_characters_are_taken_as_they_are(project):
+    folder = project.folder / "my $(touch injected) prompts; `touch injected`"
+    folder.mkdir(exist_ok=True)
+    prompts = (project.folder / "resources/prompts/held_out.jsonl").read_text().splitlines()[:1]
+    (folder / "a 'b' \"c\".jsonl").write_text(prompts[0] + "\n")
+    overlay = {"experiment": "odd", "prompt_sets": {"short": {"path": f"{folder.name}/a 'b' \"c\".jsonl"}}}
+    (project.folder / "odd.yaml").write_text(yaml.safe_dump(overlay))
+    project.snakemake("--configfile", "odd.yaml", "--", "results/odd/images/ceiling_render/short/manifest.jsonl")
+    assert (project.folder / "results/odd/images/ceiling_render/short/manifest.jsonl").is_file()
+    assert not list(project.folder.rglob("injected*"))
+
+
+def test_every_value_in_every_shell_command_is_quoted():
+    """All but options that the rules put together themselves."""
+    own = {"params.options", "params.segmenter", "params.anchor", "params.launcher", "params.copies", "threads"}
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        for block in re.findall(r"    shell:\n((?:        .*\n)+)", path.read_text(encoding="utf-8")):
+            for name in re.findall(r"\{([^}]*)\}", block):
+                assert name.endswith(":q") or name in own, f"{path.name}: {{{name}}}"
