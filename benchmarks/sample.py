@@ -21,8 +21,8 @@ from torch import Tensor
 
 from legible.errors import UserError, run_cli
 from legible.io import write_json
-from legible.models.zimage.compiled import compile_blocks
-from legible.models.zimage.model import ZImage
+from legible.models.conditioning import Conditioning
+from legible.models.zimage.model import CAPTION, ZImage
 
 STEPS = 8
 CASES = ("1", "1+compile", "4", "4+compile")
@@ -43,13 +43,13 @@ def parts_of(case: str) -> tuple[int, bool]:
 
 
 @torch.no_grad()
-def pipeline_images(model: ZImage, captions: list[Tensor], noise: Tensor, factor: int) -> list:
+def pipeline_images(model: ZImage, captions: Conditioning, noise: Tensor, factor: int) -> list:
     """What a user of diffusers calls: pictures as PIL images, without guidance, as Turbo models need it."""
     pipeline = model.pipeline()
     pipeline.set_progress_bar_config(disable=True)
     with as_diffusers_runs_it(model.transformer):
         return pipeline(
-            prompt_embeds=list(captions),
+            prompt_embeds=list(captions.tensors[CAPTION]),
             latents=noise,
             height=noise.shape[2] * factor,
             width=noise.shape[3] * factor,
@@ -58,7 +58,7 @@ def pipeline_images(model: ZImage, captions: list[Tensor], noise: Tensor, factor
         ).images
 
 
-def kinds_of(model: ZImage, captions: list[Tensor], noise: Tensor, factor: int) -> dict[str, Callable[[], object]]:
+def kinds_of(model: ZImage, captions: Conditioning, noise: Tensor, factor: int) -> dict[str, Callable[[], object]]:
     """What is timed; captions and noise [B, C, h, w] are on the device."""
     sigma = torch.full((len(noise),), 0.5, device=model.device)
     return {
@@ -74,10 +74,10 @@ def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: 
     batch, compiled = parts_of(case)
     subject = open_subject(setting, device, batch)
     model, shape = subject.model, subject.data.latents.shape
-    captions = [subject.data.caption(i).to(device, model.transformer.dtype) for i in range(batch)]
+    captions = subject.data.conditioning.pick(range(batch)).to(device, model.transformer.dtype)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(device)
     if compiled:
-        compile_blocks(model.transformer)
+        model.compile_blocks()
     runs = kinds_of(model, captions, noise, setting.size[0] // shape[2])
     operations = {name: flop(run) for name, run in runs.items()}
     times = interleaved(runs, warmup, rounds, device)

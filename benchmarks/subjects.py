@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from legible.config import Clip, Model
 from legible.models.clip import OpenedClip, open_clip_model
+from legible.models.conditioning import Conditioning
 from legible.models.family import ROLES, open_model
 from legible.models.opening import DTYPES
 from legible.models.zimage.model import ZImage
@@ -122,7 +123,7 @@ def random_clip(device: torch.device) -> OpenedClip:
     return OpenedClip(model, open_clip.get_tokenizer("ViT-B-32"), tuple(size), mean, std)
 
 
-def samples(model: ZImage, captions: list[Tensor], height: int, width: int) -> tuple[TrainingData, Tensor]:
+def samples(model: ZImage, captions: Conditioning, height: int, width: int) -> tuple[TrainingData, Tensor]:
     """(cache, pixels [N, 3, H, W]) of as many noise pictures as there are captions, each with one line of text.
 
     The line takes 5/8 of the width, and 5/32 of it in height: eight letters or so.
@@ -135,8 +136,9 @@ def samples(model: ZImage, captions: list[Tensor], height: int, width: int) -> t
     data = TrainingData(
         key="benchmark",
         latents=latents,
-        captions=torch.cat(captions).cpu(),
-        offsets=torch.tensor([0] + [len(caption) for caption in captions]).cumsum(0),
+        conditioning=captions.to("cpu"),
+        empty=captions.pick([0]).to("cpu"),
+        captions=tuple(WORDS[i % len(WORDS)] for i in range(count)),
         boxes=torch.cat([centre - half, centre + half]).repeat(count, 1),
         owners=torch.arange(count),
         texts=tuple(WORDS[i % len(WORDS)] for i in range(count)),
@@ -160,5 +162,5 @@ def open_random(folder: Path, dtype: str, device: torch.device, count: int, size
     width = model.transformer.config.cap_feat_dim
     # A few tokens short of the multiple of 32, as captions are: the model pads them.
     captions = [torch.randn((CAPTION - 1 - i % 8, width), generator=generator) for i in range(count)]
-    data, pixels = samples(model, captions, *size)
+    data, pixels = samples(model, Conditioning({"captions": captions}), *size)
     return Subject(model, random_clip(device), data, pixels)

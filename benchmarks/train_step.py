@@ -29,12 +29,12 @@ from legible.io import write_json
 from legible.losses.clip_region import clip_region_loss
 from legible.models.opening import DTYPES
 from legible.models.quantization import quantize
-from legible.models.zimage.compiled import compile_blocks
+from legible.models.zimage.model import CAPTION
 from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
 from legible.train.optimizer import build_optimizer, take_step
-from legible.train.preflight import free_bytes, plain_tensors, plan, saved_bytes
-from legible.train.step import look, micro_step
+from legible.train.preflight import free_bytes, kept_by, plain_tensors, plan
+from legible.train.step import forward_pass, micro_step
 
 LAMBDA = 0.2
 CASES = tuple(
@@ -55,7 +55,7 @@ def training_of(setting: Setting, case: str) -> Training:
         raise UserError(f"--cases: there is no case {case!r}; allowed are {', '.join(CASES)}")
     method, *rest = case.split("+")
     nano = setting.model == "nano"
-    again = ["transformer", "decoder"] if "checkpointing" in rest else []
+    again = ["denoiser", "decoder"] if "checkpointing" in rest else []
     own = {"accumulation": 1} if nano else {"accumulation": 8, "learning_rate": 1e-5, "lora": {"rank": 32, "alpha": 32}}
     if method == "full" and not nano:
         own |= {"weights": "bfloat16", "optimizer": "adamw_8bit"}
@@ -82,7 +82,9 @@ def our_loss(subject: Subject, training: Training, grid: Tensor, region: str | N
         training = training.model_copy(update={"aux": training.aux.model_copy(update={"region": region})})
         aux = partial(clip_distance, subject, training.aux.margin)
     generators = [stateless_generator(0, 2, step, sample) for sample in range(training.batch_size)]
-    losses = micro_step(subject.model, subject.data, picked, None, training, grid, aux, generators)
+    losses = micro_step(
+        subject.model, subject.data, picked, None, training, grid, aux, generators, [False] * len(picked)
+    )
     return losses.diffusion if losses.aux is None else losses.diffusion + training.aux.lambda_aux * losses.aux
 
 
@@ -94,13 +96,14 @@ def clip_distance(subject: Subject, margin: float, view) -> Tensor:
 def disagreement(subject: Subject, training: Training) -> float:
     """Largest relative difference of the two sides' losses on the same samples, noise and noise levels."""
     model, picked = subject.model, batch_of(subject, training, 0)
-    captions = [subject.data.caption(i).to(model.device, model.transformer.dtype) for i in picked.tolist()]
+    conditioning = subject.data.conditioning.pick(picked.tolist()).to(model.device, model.transformer.dtype)
+    captions = conditioning.tensors[CAPTION]
     with torch.no_grad(), as_diffusers_runs_it(model.transformer):
         latents = encoded(model, subject.pixels[picked])
         noise, levels = torch.randn_like(latents), drawn_levels(model, len(picked))
         theirs = predicted(model, latents, noise, levels, captions)
         sigma = model.scheduler.sigmas[levels]
-        ours, view = look(model, subject.data, picked, None, training.aux, noise.float(), sigma)
+        ours, view = forward_pass(model, subject.data, picked, None, training.aux, noise.float(), sigma, conditioning)
         text = clip_distance(subject, training.aux.margin, view(torch.arange(len(picked)))).sum() / len(picked)
         pairs = [
             (ours.mean(), theirs.loss),
@@ -113,8 +116,7 @@ def micro_steps(subject: Subject, training: Training) -> dict[str, Callable[[int
     """The five kinds of micro-step: number of the step → total loss."""
     model = subject.model
     grid, margin = model.level_grid(8), training.aux.margin
-    rows = range(len(subject.data.latents))
-    kept = [subject.data.caption(index).to(model.device, model.transformer.dtype) for index in rows]
+    kept = subject.data.conditioning.to(model.device, model.transformer.dtype).tensors[CAPTION]
 
     def reference(weight: float, step: int) -> Tensor:
         with as_diffusers_runs_it(model.transformer):
@@ -141,11 +143,11 @@ def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: 
     subject = open_subject(setting, device, 2 * setting.batch)
     model = subject.model
     if training.quantization != "none":
-        quantize(model.transformer, training.quantization, device)
+        quantize(model.transformer, model.quantized_layers(), training.quantization, device)
     trained = list(select_parameters(model, training, 0).values())
     model.save_memory(training.gradient_checkpointing)
     if training.compile:
-        compile_blocks(model.transformer)
+        model.compile_blocks()
     weights = [part for parameter in model.transformer.parameters() for part in plain_tensors(parameter)]
     optimizer = build_optimizer(trained, training)
     apart = disagreement(subject, training)
@@ -172,7 +174,7 @@ def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: 
         if device.type == "cuda":
             memory[name] = dict(zip(("allocated", "reserved"), peak_memory(run, device), strict=True))
         else:
-            memory[name] = {"saved": saved_bytes(partial(losses[name], next(count)), model.transformer)}
+            memory[name] = {"saved": kept_by(partial(losses[name], next(count)), model.transformer, []).plain}
     if device.type == "cuda":
         peak = peak_memory(optimizer_step, device)
         memory["optimiser step"] = dict(zip(("allocated", "reserved"), peak, strict=True))

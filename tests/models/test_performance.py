@@ -28,8 +28,9 @@ import write_performance
 
 from legible.config import Model
 from legible.errors import UserError
+from legible.models.family import empty_model
 from legible.models.zimage.compiled import use_real_rotary
-from legible.train.preflight import count, empty
+from legible.train.preflight import count
 
 CPU = torch.device("cpu")
 
@@ -271,9 +272,9 @@ def test_sampling_is_measured_on_the_same_pictures(tiny):
 
 def test_the_full_model_is_the_real_one(tmp_path):
     folder = subjects.write_configs(tmp_path, 30, 2)
-    assert count(empty(Model(path=str(folder)), "transformer")) == 6_154_908_736
-    assert count(empty(Model(path=str(folder)), "vae")) == 83_819_683
-    assert count(empty(Model(path=str(folder)), "text_encoder")) > 3.9e9
+    assert count(empty_model(Model(path=str(folder))).module("denoiser")) == 6_154_908_736
+    assert count(empty_model(Model(path=str(folder))).module("vae")) == 83_819_683
+    assert count(empty_model(Model(path=str(folder))).module("text_encoder")) > 3.9e9
 
 
 def test_random_weights_are_all_set_in_their_own_type():

@@ -12,8 +12,9 @@ from training import settings
 from legible.config import Config, Model
 from legible.errors import UserError
 from legible.io import write_json
-from legible.models.family import open_model
-from legible.train.preflight import GIB, check_memory, count, describe, empty, plan, saved_bytes, settle_checkpointing
+from legible.models.conditioning import Conditioning
+from legible.models.family import empty_model, open_model
+from legible.train.preflight import GIB, check_memory, count, describe, kept_by, plan, settle_checkpointing
 
 ROOT = Path(__file__).resolve().parents[2]
 # Z-Image-Turbo's own configurations, as far as they decide sizes (huggingface/diffusers, Tongyi-MAI/Z-Image-Turbo).
@@ -44,9 +45,9 @@ def parts(model: Model, phase: str = "training", **override) -> dict[str, float]
 
 
 def test_the_real_models_size_is_counted(turbo):
-    assert count(empty(turbo, "transformer")) == 6_154_908_736
-    assert parts(turbo, "sampling")["transformer"] == pytest.approx(11.46, abs=0.01)
-    assert parts(turbo, "captions") == {"text encoder": pytest.approx(7.49, abs=0.01)}
+    assert count(empty_model(turbo).module("denoiser")) == 6_154_908_736
+    assert parts(turbo, "sampling")["denoiser"] == pytest.approx(11.46, abs=0.01)
+    assert parts(turbo, "captions") == {"text_encoder": pytest.approx(7.49, abs=0.01)}
 
 
 def test_activations_are_those_that_others_measured(turbo):
@@ -58,7 +59,7 @@ def test_activations_are_those_that_others_measured(turbo):
     lora = parts(turbo, method="lora", lora={"rank": 32}, weights="bfloat16")
     assert lora["activations"] == pytest.approx(9, rel=0.1)
     assert lora["frozen weights"] == pytest.approx(11.46, abs=0.01)
-    again = parts(turbo, method="lora", weights="bfloat16", gradient_checkpointing=["transformer"])
+    again = parts(turbo, method="lora", weights="bfloat16", gradient_checkpointing=["denoiser"])
     assert again["activations"] == pytest.approx(0.6, abs=0.1)
 
 
@@ -72,11 +73,11 @@ def test_every_setting_has_its_place(turbo):
     assert double["averaged weights"] == double["gradient of the auxiliary loss"] == pytest.approx(trained)
     assert double["copies in bfloat16"] == pytest.approx(trained / 2)
     assert parts(turbo, optimizer="adamw_8bit")["moments, adamw_8bit"] == pytest.approx(trained / 2, rel=0.02)
-    assert parts(turbo, batch_size=2)["activations"] == pytest.approx(2 * parts(turbo)["activations"])
+    assert parts(turbo, batch_size=2)["activations"] == pytest.approx(2 * parts(turbo)["activations"], rel=0.01)
 
 
 def test_a_quantised_base_takes_its_bytes_and_lora_fits_into_twelve_gib(turbo):
-    small = {"method": "lora", "lora": {"rank": 32}, "gradient_checkpointing": ["transformer", "decoder"]}
+    small = {"method": "lora", "lora": {"rank": 32}, "gradient_checkpointing": ["denoiser", "decoder"]}
     plain = parts(turbo, **small)
     for kind, byte in (("int8", 1.0), ("nf4", 0.5 + 1 / 64)):
         found = parts(turbo, **small, quantization=kind)
@@ -93,8 +94,10 @@ def test_a_quantised_base_takes_its_bytes_and_lora_fits_into_twelve_gib(turbo):
 
 def test_the_anchors_points_count_where_they_are_more_than_a_batch(turbo):
     alone, held = (parts(turbo, anchor={"weight": weight, "batch_size": 3}) for weight in (0.0, 1.0))
-    assert held["activations"] == pytest.approx(3 * alone["activations"])
-    assert parts(turbo, batch_size=4, anchor={"weight": 1.0})["activations"] == pytest.approx(8 * alone["activations"])
+    assert held["activations"] == pytest.approx(3 * alone["activations"], rel=0.01)
+    assert parts(turbo, batch_size=4, anchor={"weight": 1.0})["activations"] == pytest.approx(
+        8 * alone["activations"], rel=0.01
+    )
 
 
 def test_nanos_activations_are_what_its_forward_pass_keeps():
@@ -104,14 +107,16 @@ def test_nanos_activations_are_what_its_forward_pass_keeps():
     batch, generator = 8, torch.Generator().manual_seed(0)
     channels = model.transformer.config.in_channels
     noisy = torch.randn(batch, channels, 8, 16, generator=generator)
-    captions = [torch.randn(32, model.transformer.config.cap_feat_dim, generator=generator) for _ in range(batch)]
-    kept = saved_bytes(lambda: model.predict(noisy, torch.full((batch,), 0.5), captions), model.transformer)
+    width = model.transformer.config.cap_feat_dim
+    captions = Conditioning({"captions": [torch.randn(32, width, generator=generator) for _ in range(batch)]})
+    levels = torch.full((batch,), 0.5)
+    kept = kept_by(lambda: model.predict(noisy, levels, captions), model.transformer, []).plain
     (phase,) = [
         p
         for p in plan(Model(path=str(path), max_sequence_length=32), settings(batch_size=batch), 8, 16)
         if p.name == "training"
     ]
-    assert dict(phase.parts)["activations"] == pytest.approx(kept, rel=0.2)
+    assert dict(phase.parts)["activations"] == pytest.approx(kept, rel=0.001)
 
 
 def test_what_does_not_fit_is_told_with_the_ways_out(turbo):
@@ -124,7 +129,7 @@ def test_what_does_not_fit_is_told_with_the_ways_out(turbo):
     assert "DOES NOT FIT" not in describe(phases, 200 * GIB, training)
     small = settings(
         batch_size=1, method="lora", optimizer="adamw_8bit", quantization="nf4",
-        gradient_checkpointing=["transformer", "decoder"],
+        gradient_checkpointing=["denoiser", "decoder"],
     )  # fmt: skip
     assert (
         describe(plan(turbo, small, 64, 64), GIB, small).splitlines()[-1] == "to need less: a device with more memory"
@@ -150,7 +155,7 @@ def test_an_unreadable_configuration_is_one_sentence(tmp_path):
 
 
 def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(turbo, capsys):
-    training = settings(batch_size=1, method="lora", weights="bfloat16", gradient_checkpointing=["transformer"])
+    training = settings(batch_size=1, method="lora", weights="bfloat16", gradient_checkpointing=["denoiser"])
     phases = plan(turbo, training, 64, 64)
     check_memory(phases, 24 * GIB, training)
     with pytest.raises(
@@ -167,22 +172,19 @@ def test_what_several_processes_share(turbo):
     for name in ("trained weights, bfloat16", "their gradients", "moments, adamw"):
         assert four[name] == pytest.approx(one[name] / 4)
     assert four["activations"] == one["activations"]  # two forward passes each instead of eight
-    assert four["copies in bfloat16"] == pytest.approx(one["trained weights, bfloat16"] * 2 / 32, rel=0.01)
+    assert four["copies in bfloat16"] == pytest.approx(one["trained weights, bfloat16"] * 2 / 34, rel=0.01)
     whole = parts(turbo, weights="bfloat16", accumulation=8, processes=4, parallel="replicate")
     assert whole == one
     assert parts(turbo, batch_size=4, processes=4)["activations"] == parts(turbo)["activations"]  # a sample each
 
 
-TWICE = ("transformer", "decoder")
-
-
 @pytest.mark.parametrize(
     ("gib", "expected"),
-    [(40, ()), (26.5, ("decoder",)), (18, ("transformer", "decoder")), (4, ("transformer", "decoder"))],
+    [(40, ()), (26.5, ("decoder",)), (18, ("denoiser", "decoder")), (4, ("denoiser", "decoder"))],
 )
 def test_as_little_is_computed_twice_as_fits(turbo, gib, expected):
     lora = {"method": "lora", "lora": {"rank": 32}, "aux": {"loss": "ctc", "lambda": 1.0, "measure_every": 0}}
     training = settings(batch_size=1, gradient_checkpointing=["auto"], **lora)
     assert settle_checkpointing(turbo, training, 64, 64, gib * GIB).gradient_checkpointing == expected
-    chosen = settings(batch_size=1, gradient_checkpointing=["transformer"], **lora)
+    chosen = settings(batch_size=1, gradient_checkpointing=["denoiser"], **lora)
     assert settle_checkpointing(turbo, chosen, 64, 64, gib * GIB) == chosen
