@@ -1,10 +1,10 @@
 # make        everything: environment, then the whole default experiment
-# make test   the tests (what .ci/run calls, besides format and lint)
+# make test   the tests (what .ci/run calls, besides format and lint); make test-fast: those of two minutes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all run test test-gpu-extras benchmarks benchmarks-gpu lint format environment requirements clean
+.PHONY: all run test test-fast test-gpu-extras benchmarks benchmarks-gpu lint format environment requirements clean
 all: run
 
 environment: $(VENV)/.ready
@@ -19,8 +19,13 @@ $(VENV)/.ready: envs/requirements.txt pyproject.toml
 run: environment
 	$(BIN)/snakemake --cores all
 
+# Two test files at a time; the workflow's files share one finished run.
 test: environment
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# For the inner loop: no models, no workflow.
+test-fast: environment
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit -m "not slow"
 
 # What needs torchao or bitsandbytes, which lie beside the environment: with them in there, every import takes longer.
 test-gpu-extras: environment
