@@ -126,7 +126,7 @@ def moved(parameters: dict[str, torch.nn.Parameter]) -> None:
 
 def test_with_the_adapter_off_the_base_itself_answers(adapted, folders):
     model, training, parameters, reference = adapted
-    assert anchor_loss(model, reference, training.anchor, 0, 0).item() == 0  # B is zero at the start
+    assert anchor_loss(model, reference, training.anchor, 0, 0).item() < 1e-10  # B is zero at the start; kernels may differ without gradient
     moved(parameters)
     points = reference.points(model, 6, stateless_generator(3))
     base = open_model(Model(path=str(folders.zimage)), ("denoiser",))
@@ -167,8 +167,8 @@ def test_the_live_anchor_holds_the_base_resumes_and_without_weight_changes_nothi
         last[name] = metrics(tmp_path / name)
     assert equal(found["off"], found["free"])
     assert last["off"] == last["free"]
-    assert last["held"][0]["loss_anchor"] == 0
-    assert last["held"][-1]["loss_anchor"] > 0
+    assert last["held"][0]["loss_anchor"] < 1e-10
+    assert last["held"][-1]["loss_anchor"] > 1e-8
     moves = {name: sum(p.square().sum() for n, p in w.items() if "lora_B" in n) for name, w in found.items()}
     assert moves["held"] < 0.8 * moves["free"]
     with monkeypatch.context() as patch:

