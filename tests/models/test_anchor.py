@@ -126,7 +126,8 @@ def moved(parameters: dict[str, torch.nn.Parameter]) -> None:
 
 def test_with_the_adapter_off_the_base_itself_answers(adapted, folders):
     model, training, parameters, reference = adapted
-    assert anchor_loss(model, reference, training.anchor, 0, 0).item() < 1e-10  # B is zero at the start; kernels may differ without gradient
+    # B is zero at the start; a pass without gradient may take other kernels, which round otherwise.
+    assert anchor_loss(model, reference, training.anchor, 0, 0).item() < 1e-10
     moved(parameters)
     points = reference.points(model, 6, stateless_generator(3))
     base = open_model(Model(path=str(folders.zimage)), ("denoiser",))

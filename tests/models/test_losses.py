@@ -183,7 +183,7 @@ def test_every_string_is_encoded_once(tiny_clip):
     texts, others = ["OPEN", "OPNE", "OPEN"], [["OPNE", "OPE"], ["OPEN", "ONE"], ["OPNE", "OPE"]]
     loss = clip_contrastive_loss(spied, images_of(), torch.tensor([0, 0, 0]), BOXES[[0, 0, 0]], texts, others, 2.0)
     assert given_texts == [["OPEN", "OPNE", "OPE", "ONE"]]
-    assert loss[0].item() == pytest.approx(loss[2].item(), rel=1e-5)  # another row of the batch may be rounded otherwise
+    assert loss[0].item() == pytest.approx(loss[2].item(), rel=1e-5)  # another row of a batch may round otherwise
     assert loss[0].item() != pytest.approx(loss[1].item(), rel=1e-3)
 
 
