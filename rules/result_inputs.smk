@@ -83,6 +83,12 @@ def drift_images(wildcards):
     return image_manifests(MODELS, DRIFT)
 
 
+def drift_evidence(wildcards):
+    """How far the pictures drifted, and whether the base's pictures of those prompts hold text that judges read."""
+    tables = [f"{RESULTS}/scores/{name}" for name in ("drift.csv", "drift_by_prompt.parquet")]
+    return tables + image_readings(["base"], DRIFT) if CONFIG.drift else []
+
+
 def result_files(wildcards):
     """What the results page is written from: reports (they need all else) of this experiment and of its regimes."""
     return [f"results/{config.experiment}/report.html" for config in [CONFIG, *REGIMES.values()]]

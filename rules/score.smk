@@ -64,7 +64,8 @@ rule score_drift:
         images=drift_images,
         clip=section_files(CONFIG.clip),
     output:
-        f"{RESULTS}/scores/drift.csv",
+        table=f"{RESULTS}/scores/drift.csv",
+        prompts=f"{RESULTS}/scores/drift_by_prompt.parquet",
     log:
         f"{RESULTS}/logs/score_drift.log",
     benchmark:
@@ -76,10 +77,12 @@ rule score_drift:
             scoring=part("scoring"), clip=part("clip"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)
         ),
         code=decides(
-            "score_drift", [CRITICS["clip"].module], [*SCORING, "open_clip_torch", "pillow", "scikit-image", "torch"]
+            "score_drift",
+            [CRITICS["clip"].module],
+            [*SCORING, "open_clip_torch", "pillow", "pyarrow", "scikit-image", "torch"],
         ),
     shell:
-        "python scripts/score_drift.py --config {params.config:q} --images {input.images:q} --output {output:q}"
+        "python scripts/score_drift.py --config {params.config:q} --images {input.images:q} --output {output.table:q}"
         " 2>&1 | tee {log:q}"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from legible.config import load
 from legible.errors import run_cli
-from legible.figures.inputs import read_drift, read_runs, read_scores, read_seeds, read_summary
+from legible.figures.experiment import read_experiment
 from legible.figures.report import build, drawn_figures
 from legible.io import write_text
 
@@ -19,20 +19,9 @@ def main() -> None:
     )
     parser.add_argument("--output", required=True, type=Path, help="HTML to write")
     args = parser.parse_args()
-    config = load(args.config)
-    arms = list(config.arms)
-    drift = (args.results / "scores" / "drift.csv").is_file()
-    page = build(
-        args.results,
-        config,
-        args.config.read_text(encoding="utf-8"),
-        read_summary(args.results, arms),
-        read_seeds(args.results),
-        read_scores(args.results),
-        read_runs(args.results, arms, config.seeds),
-        args.figures or drawn_figures(args.results),
-        read_drift(args.results) if drift else None,
-    )
+    experiment = read_experiment(args.results, load(args.config))
+    figures = args.figures or drawn_figures(args.results)
+    page = build(experiment, args.config.read_text(encoding="utf-8"), figures)
     write_text(args.output, page)
     print(args.output)
 

@@ -13,11 +13,10 @@ import torch
 from PIL import Image
 
 from legible.errors import UserError, run_cli
-from legible.metrics.drift import drift_rows, measure_drift
+from legible.io import atomic_path
+from legible.metrics.drift import by_prompt, drift_rows, drift_weights, measure_drift
 from legible.metrics.files import image_key, open_image, read_config, read_rows, write_csv
 from legible.metrics.scores import BASE, CONTROL
-from legible.metrics.statistics import resample
-from legible.metrics.summary import generator
 from legible.models.clip import OpenedClip, open_clip_model
 from legible.progress import progress
 
@@ -64,7 +63,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="JSON (inline or a file) with scoring, clip, arms and seeds")
     parser.add_argument("--images", required=True, nargs="+", type=Path, help="manifests of base and of every run")
-    parser.add_argument("--output", required=True, type=Path, help="drift.csv")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="drift.csv; drift_by_prompt.parquet stands beside it"
+    )
     args = parser.parse_args()
 
     config = read_config(args.config, "scoring", "clip", "arms", "seeds")
@@ -90,7 +91,7 @@ def main() -> None:
         drifts[model] = measure_drift(images, clip_features(clip, images), base, base_features, keys)
 
     prompts, image_seeds = ({key[i] for key in keys} for i in (0, 1))
-    weights = resample(len(prompts), scoring.resamples, generator(scoring.seed, prompt_sets[0], "drift")).astype(float)
+    weights = drift_weights(scoring, prompt_sets[0], len(prompts))
     runs = {arm: [drifts[f"{arm}-seed{seed}"] for seed in config["seeds"]] for arm in arms}
     rows = []
     for arm in arms:
@@ -104,6 +105,10 @@ def main() -> None:
         measured = drift_rows([unrelated], None, weights, scoring.confidence)
         rows += [{"arm": "base_other_seed"} | row | counts for row in measured]
     write_csv(args.output, pd.DataFrame(rows))
+    trained = {(arm, seed): drifts[f"{arm}-seed{seed}"] for arm in arms for seed in config["seeds"]}
+    table = by_prompt(trained, prompt_sets[0])
+    with atomic_path(args.output.with_name("drift_by_prompt.parquet")) as path:
+        table.to_parquet(path, index=False)
     print(pd.DataFrame(rows)[["arm", "metric", "value", "delta_vs_control"]].to_string(index=False))
 
 

@@ -4,8 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
+from legible.config import load
 from legible.errors import UserError, run_cli
-from legible.figures.results_page import build, figure_copies, read_experiment
+from legible.figures.experiment import read_experiment
+from legible.figures.results_page import build, figure_copies
 from legible.io import atomic_path, write_text
 
 
@@ -35,7 +37,8 @@ def main() -> None:
     if unknown := sorted(set(titles) - set(names)):
         raise UserError(f"--titles-json: {unknown[0]} is not among --results ({', '.join(names)})")
     experiments = [
-        read_experiment(folder, titles.get(name, "")) for folder, name in zip(args.results, names, strict=True)
+        read_experiment(folder, load(folder / "config.yaml"), titles.get(name, ""))
+        for folder, name in zip(args.results, names, strict=True)
     ]
     page = build(experiments, args.command)
     folder = args.output.parent / "results"

@@ -41,7 +41,7 @@ ENGINES = ("easyocr", "rapidocr")
 # Share of wrong characters that the "models" spell.
 RATES = {"base": 0.35, "diffusion_only": 0.3, "clip_region": 0.12, "ceiling_render": 0.0, "ceiling_vae": 0.0}
 ARMS = ("diffusion_only", "clip_region")
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 
 
 def kind_of(word: str) -> str:
@@ -167,7 +167,18 @@ def write_drift(folder: Path, arms: Sequence[str]) -> None:
             }
             row |= dict(zip(("delta_vs_control", "delta_low", "delta_high"), delta, strict=True))
             rows.append(row | {"n_prompts": 20, "n_images": 40, "n_training_seeds": len(SEEDS)})
-    pd.DataFrame(rows).to_csv(folder / "scores" / "drift.csv", index=False)
+    drift = pd.DataFrame(rows)
+    drift.to_csv(folder / "scores" / "drift.csv", index=False)
+    values = drift.set_index(["arm", "metric"])["value"]
+    singles = [
+        {"arm": arm, "training_seed": seed, "prompt_set": "no_text", "prompt_id": f"n{prompt}"}
+        | {metric: values[arm, metric] * (1 + 0.02 * (prompt - 9.5)) for metric in ("rmse", "dssim", "clip_distance")}
+        | {"kid": values[arm, "kid"]}
+        for arm in arms
+        for seed in SEEDS
+        for prompt in range(20)
+    ]
+    pd.DataFrame(singles).to_parquet(folder / "scores" / "drift_by_prompt.parquet", index=False)
 
 
 def write_curve(folder: Path, arms: Sequence[str], rates: dict[str, float]) -> None:
@@ -203,13 +214,18 @@ def make_results(
     extra: str = "",
     pictures: bool = True,
     evidence: bool = True,
+    trainings: dict[str, dict] | None = None,
 ) -> Path:
-    """The tree of results/{experiment} that figures and report read; `evidence`: with drift, curve and gradients."""
+    """The tree of results/{experiment} that figures and report read; `evidence`: with drift, curve and gradients.
+
+    `trainings`: arms' own keys of the configuration; by default those of config.yaml, or the ctc loss.
+    """
     prompts, rates = make_prompts(extra), rates or RATES
     spelling, arms = write_scores(folder, rates, prompts), trained_arms(rates)
     raw = Config().model_dump(mode="json", by_alias=True)
     ctc = {"aux": {"loss": "ctc", "lambda": 1.0, "every": 1}}
-    raw["arms"] = {arm: raw["arms"].get(arm, ctc) for arm in arms}
+    raw["seeds"] = list(SEEDS)
+    raw["arms"] = {arm: (trainings or {}).get(arm) or raw["arms"].get(arm, ctc) for arm in arms}
     write_text(folder / "config.yaml", yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
     write_runs(folder, Config.model_validate(raw))
     if evidence:

@@ -5,21 +5,25 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from legible.figures.experiment import Experiment
 from legible.figures.inputs import CONTROL, auxiliary_arms, engine_label, is_placebo
-from legible.figures.verdict import judge, signed
+from legible.figures.verdict import MIN_SEEDS, counted, judge, p_text, signed
+from legible.metrics.compare import claims, is_heard
 
 GOAL = -0.40
 AIM = (
-    "At least one auxiliary loss lowers CER by 40 % relative against the control at equal steps, with intervals that "
-    "exclude zero under every judge; it is still ahead at equal wall time; and its pictures drift no further."
+    "At least one auxiliary loss lowers CER by 40 % relative against its control (the same training without the loss) "
+    "at equal steps, and the whole interval says so; the gain is shown under every judge, after Holm's correction and "
+    "over at least three training seeds; it is still ahead of the plain control at equal wall time; and its pictures "
+    "drift no further than its control's."
 )
-CONDITIONS = ("−40 % at equal steps", "intervals exclude zero", "ahead at equal wall time", "no more drift")
+CONDITIONS = ("−40 % at equal steps", "the gain is shown", "ahead at equal wall time", "no more drift")
 MET, NOT_MET, NOT_SHOWN, NOT_MEASURED = "met", "not met", "not shown", "not measured"
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition: `state` is "met", "not met", "not shown" (the interval allows both) or "not measured"."""
+    """One condition: `state` is "met", "not met", "not shown" (the numbers allow both) or "not measured"."""
 
     state: str
     words: str
@@ -42,35 +46,58 @@ def percent(share: float) -> str:
 
 
 def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], arm: str, prompt_set: str) -> Condition:
-    """Is the micro CER at least 40 % below the control's for every engine, at the control's number of steps?"""
-    rows = summary[(summary["stratum"] == "all") & (summary["metric"] == "cer_micro")]
+    """Is the micro CER at least 40 % below the own control's for every engine, at the same number of steps?
+
+    Met only when every interval as a whole lies there; not shown when the values do, but an interval reaches out.
+    """
+    rows = claims(summary)
     rows = rows[(rows["arm"] == arm) & (rows["prompt_set"] == prompt_set)].sort_values("engine")
+    control = rows["control"].iloc[0]
     words = "; ".join(
         f"{engine_label(r.engine)} {percent(r.relative_delta)} [{percent(r.relative_low)}, {percent(r.relative_high)}]"
+        f", against the base {percent(r.base_relative_delta)}"
         for r in rows.itertuples()
     )
-    steps = {name: {run["steps"] for (own, _), run in runs.items() if own == name} for name in (arm, CONTROL)}
-    if steps[arm] != steps[CONTROL]:
-        own, control = (", ".join(map(str, sorted(steps[name]))) for name in (arm, CONTROL))
-        return Condition(NOT_MET, f"{words}; but {own} steps against {control}")
-    return Condition(MET if (rows["relative_delta"] <= GOAL).all() else NOT_MET, words)
+    words += against(control)
+    steps = {name: {run["steps"] for (own, _), run in runs.items() if own == name} for name in (arm, control)}
+    if steps[arm] != steps[control]:
+        own, other = (", ".join(map(str, sorted(steps[name]))) for name in (arm, control))
+        return Condition(NOT_MET, f"{words}; but {own} steps against {other}")
+    if not (rows["relative_delta"] <= GOAL).all():
+        return Condition(NOT_MET, words)
+    state = MET if (rows["relative_high"] <= GOAL).all() else NOT_SHOWN
+    return matched(Condition(state, words), rows["control_differs"].iloc[0])
 
 
-def sure_enough(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str) -> Condition:
-    """Does every engine's interval lie below zero, for at least two engines, and does no training seed contradict?
+def against(control: str) -> str:
+    """Which control a condition was measured against."""
+    return f"; against {control}"
 
-    One training seed cannot show it: how much a gain owes to its luck is not known.
-    """
-    verdict = judge(summary, seeds, arm, prompt_set)
+
+def matched(condition: Condition, differs: str) -> Condition:
+    """The condition, which without a matched control (`differs`: in which keys) cannot be met."""
+    if not differs:
+        return condition
+    state = NOT_SHOWN if condition.state == MET else condition.state
+    return Condition(state, f"{condition.words}, no matched control (it differs in {differs}, too)")
+
+
+def sure_enough(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str, confidence: float) -> Condition:
+    """Is a gain shown, by the rule of `legible.figures.verdict`, under at least two engines?"""
+    verdict = judge(summary, seeds, arm, prompt_set, confidence)
     words = "; ".join(
-        f"{engine_label(j.engine)} {signed(j.delta)} [{signed(j.low)}, {signed(j.high)}]" for j in verdict.judgements
+        f"{engine_label(j.engine)} {signed(j.delta)} [{signed(j.low)}, {signed(j.high)}], p (Holm) {p_text(j.p_holm)}"
+        for j in verdict.judgements
     )
+    words += against(verdict.control)
     if len(verdict.judgements) < 2:
         return Condition(NOT_MET, f"{words}; there is one judge only")
-    if verdict.outcome == "better" and summary["n_training_seeds"].max() < 2:
-        return Condition(NOT_SHOWN, f"{words}; one training seed is a hint")
-    reason = f" ({verdict.reason})" if verdict.reason else ""
-    return Condition(MET if verdict.outcome == "better" else NOT_MET, words + reason)
+    if verdict.outcome == "better":
+        return Condition(MET, f"{words}; {counted(verdict.seeds)}")
+    if verdict.outcome == "hint better":
+        return Condition(NOT_SHOWN, f"{words}; a hint: {verdict.reason}")
+    excluded = all(j.direction == -1 for j in verdict.judgements)  # over prompts it is there: the rest is doubt
+    return Condition(NOT_SHOWN if excluded else NOT_MET, f"{words} ({verdict.reason or 'more errors'})")
 
 
 def equal_time(curve: pd.DataFrame, arm: str, prompt_set: str) -> list[EqualTime]:
@@ -108,14 +135,19 @@ def fast_enough(curve: pd.DataFrame | None, arm: str, prompt_set: str) -> Condit
         words.append(
             f"{engine_label(engine)} {mean:.3f} at step {at} against {control:.3f} ({ahead} of {len(own)} seeds ahead)"
         )
-    return Condition(MET if all(view.value < view.control for view in views) else NOT_MET, "; ".join(words))
+    everywhere = all(view.value < view.control for view in views)
+    return Condition(MET if everywhere else NOT_MET, "; ".join(words) + against(CONTROL))
 
 
 def gentle_enough(drift: pd.DataFrame | None, arm: str) -> Condition:
-    """Do the pictures drift no further than the control's?
+    """Do the pictures drift no further than the own control's?
 
-    Not, when any measure's interval lies above zero; so, when DSSIM is not above the control's; otherwise it is not
-    shown: an interval that holds zero is no proof of equality.
+    Not, when any measure's interval lies above zero; so, when the interval of DSSIM lies at or below zero; otherwise it
+    is not shown: an interval that holds zero is no proof of equality.
+
+    Args:
+        drift: the table of `legible.metrics.compare.drift_with_own_controls`.
+        arm: an arm beside the control.
     """
     rows = None if drift is None else drift[drift["arm"] == arm]
     if rows is None or "dssim" not in set(rows["metric"]):
@@ -124,43 +156,38 @@ def gentle_enough(drift: pd.DataFrame | None, arm: str) -> Condition:
         f"{row.metric} {signed(row.delta_vs_control)} [{signed(row.delta_low)}, {signed(row.delta_high)}]"
         for row in rows.itertuples()
     )
+    words += against(rows["control"].iloc[0])
+    dssim = rows[rows["metric"] == "dssim"].iloc[0]
+    if pd.isna(dssim["delta_vs_control"]):
+        words = f"not shown against the matched control {rows['control'].iloc[0]}: there is no drift per prompt"
+        return Condition(NOT_SHOWN, f"{words}; run the score stage again")
     if (rows["delta_low"] > 0).any():
         return Condition(NOT_MET, words)
-    dssim = float(rows[rows["metric"] == "dssim"]["delta_vs_control"].iloc[0])
-    return Condition(MET if dssim <= 0 else NOT_SHOWN, words)
+    return matched(Condition(MET if dssim["delta_high"] <= 0 else NOT_SHOWN, words), rows["control_differs"].iloc[0])
 
 
-def conditions(
-    summary: pd.DataFrame,
-    seeds: pd.DataFrame,
-    drift: pd.DataFrame | None,
-    curve: pd.DataFrame | None,
-    runs: Mapping[tuple[str, int], dict],
-    arm: str,
-    prompt_set: str,
-) -> tuple[Condition, ...]:
-    """The four conditions of `CONDITIONS` for one arm on one prompt set.
+def seeded(condition: Condition, seeds: int) -> Condition:
+    """The condition, which with few training seeds cannot be met."""
+    if condition.state != MET or seeds >= MIN_SEEDS:
+        return condition
+    return Condition(NOT_SHOWN, f"{condition.words}; a hint: {counted(seeds)}")
 
-    Args:
-        summary: rows of summary.csv.
-        seeds: rows of seeds.csv.
-        drift: rows of drift.csv, where there is one.
-        curve: rows of curve.csv, where there is one.
-        runs: (arm, training seed) → run.json.
-        arm: an arm beside the control.
-        prompt_set: which prompts.
-    """
-    return (
+
+def conditions(experiment: Experiment, arm: str, prompt_set: str) -> tuple[Condition, ...]:
+    """The four conditions of `CONDITIONS` for one arm beside the control on one prompt set."""
+    summary, runs = experiment.summary, experiment.runs
+    four = (
         enough_error(summary, runs, arm, prompt_set),
-        sure_enough(summary, seeds, arm, prompt_set),
-        fast_enough(curve, arm, prompt_set),
-        gentle_enough(drift, arm),
+        sure_enough(summary, experiment.seeds, arm, prompt_set, experiment.config.scoring.confidence),
+        fast_enough(experiment.curve, arm, prompt_set),
+        gentle_enough(experiment.drift, arm),
     )
+    return tuple(seeded(condition, len({seed for _, seed in runs})) for condition in four)
 
 
 def candidates(arms: Sequence[str], runs: Mapping[tuple[str, int], dict]) -> list[str]:
     """The arms that can reach the aim: those with an auxiliary loss (`runs`: run.json), placebos left out."""
-    heard = {arm for (arm, _), run in runs.items() if float(run["training"].get("aux", {}).get("lambda", 0.0)) > 0}
+    heard = {arm for (arm, _), run in runs.items() if is_heard(run["training"])}
     return [arm for arm in auxiliary_arms(arms) if arm in heard and not is_placebo(arm)]
 
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+from legible.config import Config
+from legible.figures.inputs import engine_label
+
 # Loss (training.aux.loss) → what it asks of the decoded picture.
 LOSSES = {
     "clip_region": "cosine distance in CLIP between the crop of a text region and the string that should stand there",
@@ -73,3 +76,31 @@ def describe_lambda(aux: Mapping, weight: float) -> str:
     if balance == "uncertainty":
         return f"λ from {weight:g} on by learnt uncertainty"
     return f"λ = {weight:g}"
+
+
+def describe_judges(config: Config) -> str:
+    """Which judges are independent of the losses' reader, and which one is only another network than it."""
+    names = [engine_label(name) for name in config.engines()]
+    if config.ocr.easyocr is None or config.ocr.easyocr.network == "standard":
+        return f"Independent of the losses' reader: {', '.join(names)}."
+    others = ", ".join(name for name in names if name != engine_label("easyocr")) or "none"
+    return (
+        f"The EasyOCR judge ({config.ocr.easyocr.network}) is separate from the losses' reader, not independent of it: "
+        "networks that were trained on rendered signs, as nano's are, share renderer, words and augmentation. "
+        f"Independent judges: {others}."
+    )
+
+
+def describe_drift(lettered: Mapping[str, tuple[int, int]]) -> str:
+    """What drift on prompts without text can show, by what the judges read in the base model's pictures of them.
+
+    Args:
+        lettered: engine → (pictures in which it reads something, all of them); empty: not read.
+    """
+    limit = "drift on a model that draws letters for every prompt cannot show collateral damage"
+    if not lettered:
+        return f"Whether the base model's pictures of the prompts without text hold text was not measured: {limit}."
+    counts = ", ".join(f"{engine_label(engine)} in {some} of {total}" for engine, (some, total) in lettered.items())
+    if not any(some for some, _ in lettered.values()):
+        return f"The judges read nothing in the base model's pictures of the prompts without text ({counts})."
+    return f"The judges read text in the base model's own pictures of the prompts without text ({counts}): {limit}."

@@ -34,6 +34,7 @@ SCORES = (
 METRICS = ("step", "loss_diffusion", "loss_aux", "grad_norm")
 WEIGHTS = ("step", "lambda", "grad_norm_diffusion", "grad_norm_aux", "grad_cosine")
 DRIFT = ("arm", "metric", "value", "ci_low", "ci_high", "delta_vs_control", "delta_low", "delta_high")
+DRIFT_PROMPTS = ("arm", "training_seed", "prompt_set", "prompt_id", "rmse", "dssim", "clip_distance", "kid")
 CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
 GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")
 # The pseudo-arm of drift.csv: how far apart unrelated pictures of the base model are.
@@ -128,13 +129,17 @@ def read_gradients(results: Path) -> pd.DataFrame:
 
 
 def read_scores(results: Path) -> pd.DataFrame:
-    """scores/scores.parquet, the columns in `SCORES`."""
-    path = require(results / "scores" / "scores.parquet", "score")
+    """scores/scores.parquet, with at least the columns in `SCORES`."""
+    return read_table(results / "scores" / "scores.parquet", SCORES)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A Parquet table of the score stage, with at least `columns`."""
     try:
-        frame = pd.read_parquet(path, columns=list(SCORES))
+        frame = pd.read_parquet(require(path, "score"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: the file is damaged; delete it and run the score stage again") from error
-    return check_columns(frame, SCORES, path, "score")
+    return check_columns(frame, columns, path, "score")
 
 
 def read_rows(path: Path, columns: Sequence[str], stage: str) -> pd.DataFrame:

@@ -1,15 +1,16 @@
 """The report: the answer in sentences computed from the numbers, then tables, figures, costs and how to repeat it."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 
-from legible.config import Config
 from legible.errors import UserError
 from legible.figures.choose import columns_of, pick_evenly
+from legible.figures.describe import describe_drift, describe_judges
+from legible.figures.experiment import Experiment, corrected
 from legible.figures.inputs import (
     BASE,
     CEILINGS,
@@ -17,13 +18,26 @@ from legible.figures.inputs import (
     SCALE,
     arm_label,
     auxiliary_arms,
-    check_columns,
     engine_label,
+    is_placebo,
     read_rows,
     require,
     with_control_first,
 )
-from legible.figures.verdict import explain, explain_ceilings, explain_control, headline, judge, listed, signed
+from legible.figures.verdict import (
+    MIN_SEEDS,
+    PLACEBO,
+    counted,
+    explain,
+    explain_ceilings,
+    explain_control,
+    headline,
+    judge,
+    listed,
+    p_text,
+    rule,
+    signed,
+)
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources" / "report"
 # Column of the summary table → what it is called and which direction is better.
@@ -108,14 +122,25 @@ def guard_columns(engines: Sequence[str]) -> list[str]:
     return [f"{what} ↓, {name}" for what in ("CER", "extra text") for name in names] + list(DRIFTS.values())
 
 
-def cost_rows(runs: Mapping[tuple[str, int], dict]) -> list[dict]:
+def strength_text(experiment: Experiment, arm: str) -> str:
+    """The median of λ·‖∇auxiliary‖ / ‖∇diffusion‖; a dash where it was not measured."""
+    value = experiment.strength[arm]
+    return "–" if pd.isna(value) else f"{value:.2g}"
+
+
+def clipped_text(experiment: Experiment, arm: str) -> str:
+    """The share of an arm's clipped steps."""
+    return f"{experiment.clipped[arm]:.0%}"
+
+
+def cost_rows(experiment: Experiment) -> list[dict]:
     """The table of training costs, one row per run.
 
     Raises:
         UserError: a run.json lacks one of the numbers.
     """
     rows = []
-    for (arm, seed), run in runs.items():
+    for (arm, seed), run in experiment.runs.items():
         try:
             rows.append(
                 {
@@ -126,7 +151,8 @@ def cost_rows(runs: Mapping[tuple[str, int], dict]) -> list[dict]:
                     "per_step": f"{run['wall_seconds'] / max(run['steps'], 1):.3g}",
                     "memory": f"{run['peak_memory_bytes'] / 2**30:.2f}",
                     "trained": f"{run['parameters_trained']:,} of {run['parameters_total']:,}",
-                    "machine": run["machine"],
+                    "strength": strength_text(experiment, arm),
+                    "clipped": clipped_text(experiment, arm),
                 }
             )
         except KeyError as error:
@@ -136,10 +162,10 @@ def cost_rows(runs: Mapping[tuple[str, int], dict]) -> list[dict]:
     return rows
 
 
-def limits(config: Config, runs: Mapping[tuple[str, int], dict], drift: bool = False) -> list[str]:
-    """What these numbers do not say, as far as the configuration tells; `drift`: whether that was measured."""
-    found = []
-    total = max(run["parameters_total"] for run in runs.values())
+def limits(experiment: Experiment) -> list[str]:
+    """What these numbers do not say, as far as the configuration and the readings tell."""
+    found, config = [], experiment.config
+    total = max(run["parameters_total"] for run in experiment.runs.values())
     data = config.data
     if total < 100e6:
         found.append(
@@ -153,19 +179,23 @@ def limits(config: Config, runs: Mapping[tuple[str, int], dict], drift: bool = F
             f"{listed(whole)} read every picture as a single line (detection is off), which suits one-line signs: text "
             "elsewhere in a picture is not found by itself, and something is nearly always read."
         )
-    if config.ocr.easyocr and config.ocr.easyocr.network != "standard":
-        found.append(
-            f"EasyOCR runs the recogniser in {config.ocr.easyocr.network}, which may have been trained on signs like "
-            "these; a gain counts only where an independent engine sees it as well."
-        )
+    found.append(describe_judges(config))
     if len(config.engines()) < 2:
         found.append("There is one judge only. A claim needs at least two engines of different families.")
     seeds = len(config.seeds)
     found.append(
-        f"{seeds} training seed{'s' if seeds > 1 else ''} per arm: the intervals are about other prompts, not about "
-        f"other training runs{'; fewer than three seeds say little about these' if seeds < 3 else ''}."
+        f"{counted(seeds).capitalize()} per arm: the intervals in brackets are about other prompts, not about other "
+        f"training runs{f'; with fewer than {MIN_SEEDS} nothing is claimed' if seeds < MIN_SEEDS else ''}."
     )
-    if not drift:
+    strong = [arm for arm in auxiliary_arms(experiment.arms) if experiment.strength[arm] > 1]
+    if strong:
+        found.append(
+            f"With {listed(strong)} the auxiliary gradient is longer than the diffusion loss's (table of costs): what "
+            "is shown holds for trainings that mostly follow the auxiliary loss."
+        )
+    if any(map(is_placebo, experiment.arms)):
+        found.append(PLACEBO)
+    if experiment.drift is None:
         found.append("Only legibility is measured. Nothing here says whether the pictures changed in other respects.")
     found.append("Error rates depend on engines, normalisation and picture size: do not compare them across reports.")
     return found
@@ -204,72 +234,68 @@ def drawn_figures(results: Path) -> list[str]:
     return [name for name, _ in FIGURES if (results / "figures" / f"{name}.png").is_file()]
 
 
-def build(
-    results: Path,
-    config: Config,
-    config_text: str,
-    summary: pd.DataFrame,
-    seeds: pd.DataFrame,
-    scores: pd.DataFrame,
-    runs: Mapping[tuple[str, int], dict],
-    figures: Sequence[str],
-    drift: pd.DataFrame | None = None,
-) -> str:
+def tested_rows(summary: pd.DataFrame, prompt_set: str) -> list[dict]:
+    """The table of tests: per arm and judge the difference in CER and in exact match with their p-values."""
+    rows = summary[(summary["prompt_set"] == prompt_set) & (summary["stratum"] == "all") & (summary["arm"] != BASE)]
+    rows = rows[rows["p_value"].notna()]
+    exact = rows[rows["metric"] == "exact"].set_index(["arm", "engine"])
+    found = []
+    for row in rows[rows["metric"] == "cer_micro"].itertuples():
+        other = exact.loc[(row.arm, row.engine)]
+        found.append(
+            {
+                "arm": row.arm,
+                "control": row.control,
+                "engine": engine_label(row.engine),
+                "cer": f"{signed(row.delta_vs_control)} [{signed(row.delta_low)}, {signed(row.delta_high)}]",
+                "cer_p": p_text(row.p_value),
+                "cer_p_holm": p_text(row.p_holm),
+                "exact": f"{signed(other.delta_vs_control)} [{signed(other.delta_low)}, {signed(other.delta_high)}]",
+                "exact_p": p_text(other.p_value),
+                "exact_p_holm": p_text(other.p_holm),
+            }
+        )
+    return found
+
+
+def answer(experiment: Experiment, prompt_set: str) -> dict:
+    """What the page says about one prompt set."""
+    summary, seeds, confidence = experiment.summary, experiment.seeds, experiment.config.scoring.confidence
+    verdicts = [judge(summary, seeds, arm, prompt_set, confidence) for arm in auxiliary_arms(experiment.arms)]
+    size = summary[(summary["prompt_set"] == prompt_set) & (summary["arm"] == CONTROL)].iloc[0]
+    sentences = [explain(verdict, confidence) for verdict in verdicts]
+    sentences += [explain_control(summary, seeds, prompt_set, confidence), explain_ceilings(summary, prompt_set)]
+    drift = experiment.drift
+    return {
+        "prompt_set": prompt_set,
+        "headline": headline(verdicts),
+        "outcomes": sorted({verdict.outcome for verdict in verdicts}),
+        "sentences": [sentence for sentence in sentences if sentence],
+        "prompts": int(size["n_prompts"]),
+        "images": int(size["n_images"]),
+        "seeds": int(size["n_training_seeds"]),
+        "rows": summary_rows(summary, experiment.arms, prompt_set),
+        "tests": tested_rows(summary, prompt_set),
+        "guard": [] if drift is None else guard_rows(summary, drift, experiment.arms, prompt_set),
+    }
+
+
+def build(experiment: Experiment, config_text: str, figures: Sequence[str]) -> str:
     """The report as one self-contained HTML page.
 
     Args:
-        results: results/{experiment}, for the figures.
-        config: the experiment's configuration.
-        config_text: the same as YAML, as it is shown.
-        summary: rows of summary.csv.
-        seeds: rows of seeds.csv.
-        scores: rows of scores.parquet, for the versions of engines and normalisation.
-        runs: (arm, training seed) → run.json.
+        experiment: the experiment, read.
+        config_text: its configuration as YAML, as it is shown.
         figures: names of the figures to show, whatever their order.
-        drift: rows of drift.csv, where the experiment has it.
 
     Raises:
         UserError: a figure, its caption or a number is missing, or a figure is unknown.
     """
-    arms = with_control_first(list(config.arms))
     if unknown := sorted(set(figures) - {name for name, _ in FIGURES}):
         raise UserError(f"--figures: {unknown[0]}: unknown figure; allowed are {', '.join(dict(FIGURES))}")
-    check_columns(summary, ["arm", "p_value", "p_holm"], results / "scores" / "summary.csv", "score")
-    answers = []
-    for prompt_set in sorted(summary["prompt_set"].unique()):
-        verdicts = [judge(summary, seeds, arm, prompt_set) for arm in auxiliary_arms(arms)]
-        size = summary[(summary["prompt_set"] == prompt_set) & (summary["arm"] == CONTROL)].iloc[0]
-        exact = summary[(summary["prompt_set"] == prompt_set) & (summary["stratum"] == "all")]
-        exact = exact[(exact["metric"] == "exact") & exact["arm"].isin(auxiliary_arms(arms))]
-        tests = [
-            {
-                "arm": row.arm,
-                "engine": engine_label(row.engine),
-                "delta": f"{signed(row.delta_vs_control)} [{signed(row.delta_low)}, {signed(row.delta_high)}]",
-                "p": "–" if pd.isna(row.p_value) else f"{row.p_value:.3g}",
-                "p_holm": "–" if pd.isna(row.p_holm) else f"{row.p_holm:.3g}",
-            }
-            for row in exact.itertuples()
-        ]
-        sentences = [explain(verdict, config.scoring.confidence) for verdict in verdicts]
-        sentences += [explain_control(summary, seeds, prompt_set), explain_ceilings(summary, prompt_set)]
-        answers.append(
-            {
-                "prompt_set": prompt_set,
-                "headline": headline(verdicts),
-                "outcomes": sorted({verdict.outcome for verdict in verdicts}),
-                "sentences": [sentence for sentence in sentences if sentence],
-                "prompts": int(size["n_prompts"]),
-                "images": int(size["n_images"]),
-                "seeds": int(size["n_training_seeds"]),
-                "rows": summary_rows(summary, arms, prompt_set),
-                "tests": tests,
-                "guard": [] if drift is None else guard_rows(summary, drift, arms, prompt_set),
-            }
-        )
-    first = next(iter(runs.values()))
-    versions = dict(first.get("versions", {}))
-    engines = scores[["engine", "engine_version", "normalization"]].drop_duplicates().to_dict("records")
+    (experiment,) = corrected([experiment])
+    summary, scores, runs, config = experiment.summary, experiment.scores, experiment.runs, experiment.config
+    results, models = experiment.results, [m for m in columns_of(scores, experiment.arms) if m not in CEILINGS]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(RESOURCES),
         autoescape=True,  # prompts and readings are text, never markup
@@ -280,20 +306,22 @@ def build(
     return environment.get_template("report.html.j2").render(
         experiment=config.experiment,
         results=f"results/{config.experiment}",
-        answers=answers,
+        answers=[answer(experiment, prompt_set) for prompt_set in sorted(summary["prompt_set"].unique())],
+        rule=rule(config.scoring.confidence),
         columns=list(COLUMNS.values()),
         guard_columns=guard_columns(summary["engine"].unique()),
         confidence=f"{config.scoring.confidence:.0%}",
         resamples=config.scoring.resamples,
-        models=[model for model in columns_of(scores, arms) if model not in CEILINGS],
+        models=models,
         judges=[engine_label(engine) for engine in sorted(scores["engine"].unique())],
-        samples=sample_rows(results, scores, arms, config.figures.samples.examples),
+        samples=sample_rows(results, scores, experiment.arms, config.figures.samples.examples),
         figures=[figure_entry(results, name, title) for name, title in FIGURES if name in figures],
-        costs=cost_rows(runs),
+        costs=cost_rows(experiment),
+        drift="" if experiment.drift is None else describe_drift(experiment.lettered),
         machines=sorted({run["machine"] for run in runs.values()}),
-        limits=limits(config, runs, drift is not None),
-        versions=versions,
-        engines=engines,
+        limits=limits(experiment),
+        versions=dict(next(iter(runs.values())).get("versions", {})),
+        engines=scores[["engine", "engine_version", "normalization"]].drop_duplicates().to_dict("records"),
         run_keys=[(arm, seed, run.get("key", "–")) for (arm, seed), run in runs.items()],
         model=config.model.path,
         revision=config.model.revision,

@@ -2,35 +2,36 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from legible.config import load
 from legible.figures.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions, percent
-from legible.figures.describe import LOSSES, describe_arm
+from legible.figures.describe import LOSSES, describe_arm, describe_drift, describe_judges
+from legible.figures.experiment import Experiment, corrected
 from legible.figures.inputs import (
     ARM_LABELS,
     BASE,
     CEILINGS,
     CONTROL,
     auxiliary_arms,
-    check_columns,
     engine_label,
     is_placebo,
-    read_curve,
-    read_drift,
-    read_runs,
-    read_seeds,
-    read_summary,
     require,
-    with_control_first,
 )
-from legible.figures.report import FIGURES, interval
-from legible.figures.verdict import explain, explain_ceilings, explain_control, headline, judge, listed, signed
+from legible.figures.report import FIGURES, clipped_text, interval, strength_text
+from legible.figures.verdict import (
+    explain,
+    explain_ceilings,
+    explain_control,
+    headline,
+    judge,
+    listed,
+    p_text,
+    rule,
+    signed,
+)
 
-RELATIVE = ("relative_delta", "relative_low", "relative_high", "p_holm")
 # The figures of this page; the report holds the others as well.
 SHOWN = (
     *("delta_to_control", "drift_tradeoff", "learning_curves", "cer_by_length", "samples", "best_and_worst"),
@@ -39,45 +40,9 @@ SHOWN = (
 NOTICE = "<!-- Written by scripts/write_results.py from the numbers: change those, not this file. -->"
 
 
-@dataclass(frozen=True, eq=False)
-class Experiment:
-    """One regime: its results, read; `drift` and `curve` are None where they were not measured."""
-
-    results: Path
-    name: str
-    title: str
-    arms: list[str]
-    confidence: float
-    summary: pd.DataFrame
-    seeds: pd.DataFrame
-    drift: pd.DataFrame | None
-    curve: pd.DataFrame | None
-    runs: dict[tuple[str, int], dict]
-    figures: tuple[str, ...]
-
-
-def read_experiment(results: Path, title: str = "") -> Experiment:
-    """Everything the page says about results/{experiment}; `title` empty: the experiment's name.
-
-    Raises:
-        UserError: the configuration, the scores or a run is missing or damaged.
-    """
-    config = load(results / "config.yaml")
-    arms, table = with_control_first(list(config.arms)), results / "scores" / "summary.csv"
-    summary = check_columns(read_summary(results, arms), RELATIVE, table, "score")
-    return Experiment(
-        results=results,
-        name=results.resolve().name,
-        title=title or results.resolve().name,
-        arms=arms,
-        confidence=config.scoring.confidence,
-        summary=summary,
-        seeds=read_seeds(results),
-        drift=read_drift(results) if (results / "scores" / "drift.csv").is_file() else None,
-        curve=read_curve(results) if (results / "scores" / "curve.csv").is_file() else None,
-        runs=read_runs(results, arms, config.seeds),
-        figures=tuple(name for name in SHOWN if (results / "figures" / f"{name}.png").is_file()),
-    )
+def shown_figures(experiment: Experiment) -> list[str]:
+    """The figures of the page that were drawn for this experiment."""
+    return [name for name in SHOWN if (experiment.results / "figures" / f"{name}.png").is_file()]
 
 
 def figure_copies(experiments: Sequence[Experiment]) -> dict[str, Path]:
@@ -85,7 +50,7 @@ def figure_copies(experiments: Sequence[Experiment]) -> dict[str, Path]:
     return {
         f"{experiment.name}-{name}.png": require(experiment.results / "figures" / f"{name}.png", "figures")
         for experiment in experiments
-        for name in experiment.figures
+        for name in shown_figures(experiment)
     }
 
 
@@ -95,11 +60,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def named(arm: str) -> str:
-    """An arm in the page's tables."""
+def named(arm: str, control: str = CONTROL) -> str:
+    """An arm in the page's tables, with its control where that is not `diffusion_only`."""
     if is_placebo(arm):
         return f"`{arm}`, placebo (shuffled targets)"
-    return ARM_LABELS.get(arm, f"`{arm}`")
+    return ARM_LABELS.get(arm, f"`{arm}`" + (f", control: `{control}`" if control != CONTROL else ""))
 
 
 def pick(summary: pd.DataFrame, prompt_set: str, metric: str, stratum: str = "all") -> pd.DataFrame:
@@ -116,17 +81,11 @@ def difference(row: pd.Series) -> str:
     return signed(row["delta_vs_control"]) + ("" if pd.isna(row["delta_low"]) else bounds)
 
 
-def relative(row: pd.Series) -> str:
-    """The relative change to the control with its interval; a dash where there is none."""
-    if pd.isna(row["relative_delta"]):
-        return "–"
-    bounds = f" [{percent(row['relative_low'])}, {percent(row['relative_high'])}]"
-    return percent(row["relative_delta"]) + ("" if pd.isna(row["relative_low"]) else bounds)
-
-
-def p_text(value: float) -> str:
-    """A p-value, two digits."""
-    return "–" if pd.isna(value) else "<0.0001" if value < 1e-4 else f"{value:.2g}"
+def relative(row: pd.Series, prefix: str = "") -> str:
+    """The relative change to the control (`prefix` "base_": to the base) with its interval; a dash without one."""
+    value, low, high = (row[f"{prefix}relative_{end}"] for end in ("delta", "low", "high"))
+    bounds = f" [{percent(low)}, {percent(high)}]"
+    return "–" if pd.isna(value) else percent(value) + ("" if pd.isna(low) else bounds)
 
 
 def mean_error(summary: pd.DataFrame, prompt_set: str) -> dict[str, float]:
@@ -143,7 +102,7 @@ def seconds_per_step(runs: Mapping[tuple[str, int], dict], arm: str) -> float:
 def result_rows(experiment: Experiment, prompt_set: str) -> list[list[str]]:
     """The rows of a regime's table: base, control, the arms from the lowest CER on, the ceilings."""
     summary, error = experiment.summary, mean_error(experiment.summary, prompt_set)
-    cer, exact, extra = (pick(summary, prompt_set, metric) for metric in ("cer_micro", "exact", "extra_text_rate"))
+    cer, extra = (pick(summary, prompt_set, metric) for metric in ("cer_micro", "extra_text_rate"))
     engines = sorted(cer.index.get_level_values("engine").unique())
     runs = experiment.seeds[(experiment.seeds["stratum"] == "all") & (experiment.seeds["metric"] == "cer_micro")]
     runs = runs[runs["prompt_set"] == prompt_set]
@@ -153,7 +112,7 @@ def result_rows(experiment: Experiment, prompt_set: str) -> list[list[str]]:
     ranked = sorted(auxiliary_arms(experiment.arms), key=lambda arm: (error[arm], arm))
     rows = []
     for arm in (BASE, CONTROL, *ranked, *(name for name in CEILINGS if name in error)):
-        own = [(cer.loc[(arm, engine)], exact.loc[(arm, engine)], extra.loc[(arm, engine)]) for engine in engines]
+        own = [(cer.loc[(arm, engine)], extra.loc[(arm, engine)]) for engine in engines]
         deltas = []
         for engine in engines:
             mine = runs[(runs["engine"] == engine) & (runs["arm"] == arm)]["delta_vs_control"].dropna()
@@ -161,22 +120,26 @@ def result_rows(experiment: Experiment, prompt_set: str) -> list[list[str]]:
         share = seconds_per_step(experiment.runs, arm) / pace
         cells = [
             [engine_label(engine) for engine in engines],
-            [interval(c["value"], c["ci_low"], c["ci_high"]) for c, _, _ in own],
-            [difference(c) for c, _, _ in own],
-            [relative(c) for c, _, _ in own],
-            [p_text(e["p_holm"]) for _, e, _ in own],
-            [f"{x['value']:.3f}" for _, _, x in own],
+            [interval(c["value"], c["ci_low"], c["ci_high"]) for c, _ in own],
+            [difference(c) for c, _ in own],
+            [relative(c) for c, _ in own],
+            [relative(c, "base_") for c, _ in own],
+            [p_text(c["p_holm"]) for c, _ in own],
+            [f"{x['value']:.3f}" for _, x in own],
             deltas,
             [difference(drift.loc[arm]) if drift is not None and arm in drift.index else "–"],
             ["–" if pd.isna(share) else f"{share:.2f}"],
+            [strength_text(experiment, arm) if arm in experiment.arms else "–"],
+            [clipped_text(experiment, arm) if arm in experiment.arms else "–"],
         ]
-        rows.append([named(arm), *("<br>".join(cell) for cell in cells)])
+        rows.append([named(arm, own[0][0]["control"]), *("<br>".join(cell) for cell in cells)])
     return rows
 
 
 RESULT_COLUMNS = (
-    *("Pictures of", "Judge", "CER ↓", "minus control", "relative", "p (Holm), exact match", "extra text ↓"),
+    *("Pictures of", "Judge", "CER ↓", "minus control", "relative", "relative to the base", "p (Holm)", "extra text ↓"),
     *("minus control, per seed", "DSSIM drift minus control ↓", "s per step ÷ control's"),
+    *("λ‖∇aux‖ / ‖∇diffusion‖, median", "steps clipped"),
 )
 
 
@@ -194,7 +157,8 @@ def strata_rows(experiment: Experiment, prompt_set: str, arm: str) -> list[list[
         engines = sorted(own.index.get_level_values("engine").unique())
         if (arm, engines[0] if engines else "") not in own.index:
             continue
-        pairs = [(own.loc[(CONTROL, engine)], own.loc[(arm, engine)]) for engine in engines]
+        control = own.loc[(arm, engines[0]), "control"]
+        pairs = [(own.loc[(control, engine)], own.loc[(arm, engine)]) for engine in engines]
         cells = [
             [engine_label(engine) for engine in engines],
             [interval(*c[["value", "ci_low", "ci_high"]]) for c, _ in pairs],
@@ -208,8 +172,8 @@ def strata_rows(experiment: Experiment, prompt_set: str, arm: str) -> list[list[
 
 def aim_of(experiment: Experiment, prompt_set: str) -> dict[str, tuple[Condition, ...]]:
     """Arm → the four conditions of the aim, for every arm that can reach it."""
-    tables = (experiment.summary, experiment.seeds, experiment.drift, experiment.curve, experiment.runs)
-    return {arm: conditions(*tables, arm, prompt_set) for arm in candidates(experiment.arms, experiment.runs)}
+    arms = candidates(experiment.arms, experiment.runs)
+    return {arm: conditions(experiment, arm, prompt_set) for arm in arms}
 
 
 def views_of(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str, str]]:
@@ -242,51 +206,63 @@ def answer(experiments: Sequence[Experiment]) -> list[str]:
             sentences.append(f"- {name}: **not met**; `{best}` comes closest ({met} of 4; {'; '.join(lacking)}).")
         cells = [f"**{condition.state}**: {condition.words}".replace("; ", "<br>") for condition in found[best]]
         rows.append([name, f"`{best}`", *cells])
-    verdict = "**No**: no arm meets all four conditions of the aim."
-    if reached:
-        where = f"in {len(reached)} of {len(views)} regimes" if len(views) > 1 else f"in the regime {reached[0]}"
-        verdict = f"**Yes**: {where} at least one arm meets all four conditions of the aim."
     note = (
-        "Shown is the arm that meets most conditions, of several the one with the lowest CER: it is chosen on the "
-        "prompts that it is reported on, and intervals are not corrected for the number of arms, p (Holm) is. "
-        '"Not shown" means that the interval allows both. Equal wall time: CER at the last evaluated step within the '
-        "control's training time, as the learning curve measured it; seconds depend on the machine."
+        "The criterion is the same in every regime, and the aim is reached when an arm meets it in every one. Shown is "
+        "the arm that meets most conditions, of several the one with the lowest CER: it is chosen on the prompts that "
+        'it is reported on. "Not shown" means that the numbers allow both. Brackets are intervals over prompts. Equal '
+        "wall time: CER at the last evaluated step within the plain control's training time, as the learning curve "
+        "measured it; seconds depend on the machine, and on what else ran on it."
     )
-    parts = [verdict, "\n".join(sentences), f"The aim: {AIM}"]
+    parts = [overall(len(views), reached), "\n".join(sentences), f"The aim: {AIM}"]
     return [*parts, table(["Regime", "Arm", *CONDITIONS], rows), note] if rows else parts
 
 
+def overall(regimes: int, reached: Sequence[str]) -> str:
+    """The answer over all regimes: "yes" is only what holds in every one.
+
+    Args:
+        regimes: how many there are.
+        reached: names of those in which an arm meets all four conditions.
+    """
+    if not reached:
+        return "**No**: no arm meets all four conditions of the aim."
+    if len(reached) == regimes:
+        every = "in every regime" if regimes > 1 else f"in the regime {reached[0]}"
+        return f"**Yes**: {every} at least one arm meets all four conditions of the aim."
+    where = f"in {len(reached)} of {regimes} regimes ({listed(reached)})"
+    return f"**Not in every regime**: an arm meets all four conditions of the aim {where}, and none in the others."
+
+
 def arm_lines(experiment: Experiment, prompt_set: str) -> list[str]:
-    """One line per arm: its verdict with the numbers; a placebo's gain is named as what it is."""
-    lines, error = [], mean_error(experiment.summary, prompt_set)
-    for arm in sorted(auxiliary_arms(experiment.arms), key=lambda name: (error[name], name)):
-        verdict = judge(experiment.summary, experiment.seeds, arm, prompt_set)
-        line = "- " + explain(verdict, experiment.confidence)
-        if is_placebo(arm):
-            gain = "so part of what its loss gains elsewhere is not about the right text either"
-            line += f" It is a placebo (shuffled targets){f', {gain}' if verdict.outcome == 'better' else ''}."
-        lines.append(line)
-    return lines
+    """One line per arm: its verdict with the numbers."""
+    error, confidence = mean_error(experiment.summary, prompt_set), experiment.config.scoring.confidence
+    arms = sorted(auxiliary_arms(experiment.arms), key=lambda name: (error[name], name))
+    verdicts = [judge(experiment.summary, experiment.seeds, arm, prompt_set, confidence) for arm in arms]
+    return ["- " + explain(verdict, confidence) for verdict in verdicts]
 
 
 def section(experiment: Experiment, prompt_set: str, name: str) -> list[str]:
     """One regime on one prompt set: answer, table, verdicts and strata."""
-    summary, arms = experiment.summary, auxiliary_arms(experiment.arms)
+    summary, seeds, arms = experiment.summary, experiment.seeds, auxiliary_arms(experiment.arms)
+    confidence = experiment.config.scoring.confidence
     size = pick(summary, prompt_set, "cer_micro").loc[CONTROL].iloc[0]
-    verdicts = [judge(summary, experiment.seeds, arm, prompt_set) for arm in arms]
+    verdicts = [judge(summary, seeds, arm, prompt_set, confidence) for arm in arms]
     counts = (
-        f"{int(size['n_prompts'])} prompts, {int(size['n_images'])} pictures per trained arm, "
-        f"training seeds: {int(size['n_training_seeds'])}; brackets are {experiment.confidence:.0%} bootstrap "
-        "intervals over prompts, ↓ lower is better."
+        f"{int(size['n_prompts'])} prompts, {int(size['n_images'])} pictures per trained arm, training seeds: "
+        f"{int(size['n_training_seeds'])}; ↓ lower is better, brackets are {confidence:.0%} bootstrap intervals. "
+        f"{rule(confidence)}"
     )
-    more = [explain_control(summary, experiment.seeds, prompt_set), explain_ceilings(summary, prompt_set)]
+    more = [explain_control(summary, seeds, prompt_set, confidence), explain_ceilings(summary, prompt_set)]
+    more += [describe_judges(experiment.config)]
+    more += [] if experiment.drift is None else [describe_drift(experiment.lettered)]
     parts = [f"## {name}", headline(verdicts), counts]
     parts += [table(RESULT_COLUMNS, result_rows(experiment, prompt_set))]
     parts += ["\n".join([*arm_lines(experiment, prompt_set), *(f"- {line}" for line in more if line)])]
     found = aim_of(experiment, prompt_set)
     if found:
         best = closest(found, mean_error(summary, prompt_set))
-        header = ["Stratum", "Prompts", "Judge", "control", f"`{best}`", "minus control", "relative"]
+        control = experiment.controls[best].name
+        header = ["Stratum", "Prompts", "Judge", f"control (`{control}`)", f"`{best}`", "minus control", "relative"]
         parts += [f"### Where it helps: `{best}`", table(header, strata_rows(experiment, prompt_set, best))]
     return parts
 
@@ -332,12 +308,12 @@ def build(experiments: Sequence[Experiment], command: str = "", pictures: str = 
         command: what makes all of this.
         pictures: folder of the figures' copies, as seen from the page.
     """
-    titles = dict(FIGURES)
+    titles, experiments = dict(FIGURES), corrected(experiments)
     parts = [f"# Results\n\n{NOTICE}", *answer(experiments)]
     for experiment in experiments:
         for own, prompt_set, name in views_of([experiment]):
             parts += section(own, prompt_set, name)
-        for name in experiment.figures:
+        for name in shown_figures(experiment):
             where = os.path.join(pictures, f"{experiment.name}-{name}.png")
             parts += [f"### {titles[name]}", f"![{experiment.title}: {titles[name]}]({where})"]
         parts += [f"### The arms of: {experiment.title}", legend(experiment)]

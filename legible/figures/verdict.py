@@ -1,16 +1,38 @@
 """Does the text get better? The answer in sentences, computed from the numbers and no bolder than they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from legible.figures.inputs import BASE, CEILINGS, CONTROL, arm_label, engine_label
+from legible.figures.inputs import BASE, CEILINGS, CONTROL, arm_label, engine_label, is_placebo
+from legible.metrics.compare import claims
+from legible.metrics.statistics import seed_interval
+
+MIN_SEEDS = 3  # training seeds without which nothing is claimed
+PLACEBO = (
+    "The placebo is taught the texts of other samples: it does not exclude that any gradient towards more legible "
+    "glyphs, whatever they spell, would gain as much."
+)
+
+
+def rule(confidence: float) -> str:
+    """When a difference is claimed, in words."""
+    return (
+        "A difference is claimed only when every judge's intervals over prompts and over training seeds exclude zero "
+        f"on the same side, every judge's p is below {1 - confidence:.2g} after Holm's correction over all arms and "
+        f"judges of this page, there are at least {MIN_SEEDS} training seeds and none of the other sign, and the "
+        "control is trained alike but for the loss. Intervals in brackets resample prompts, and say nothing of other "
+        "trainings."
+    )
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One engine's view of an arm: micro CER of the arm and of the control, difference and its interval."""
+    """One engine's view of an arm: micro CER of the arm and of its control, their difference and how sure it is.
+
+    `low`, `high`: interval over prompts; `seeds_low`, `seeds_high`: over training seeds; `p_holm`: for the whole page.
+    """
 
     engine: str
     value: float
@@ -18,7 +40,10 @@ class Judgement:
     delta: float
     low: float
     high: float
+    p_holm: float
     seed_deltas: tuple[float, ...]
+    seeds_low: float
+    seeds_high: float
 
     @property
     def direction(self) -> int:
@@ -30,68 +55,124 @@ class Judgement:
         """Whether every training seed has the sign of the pooled difference."""
         return all(delta * self.delta > 0 for delta in self.seed_deltas)
 
+    @property
+    def varies(self) -> bool:
+        """Whether the interval over training seeds does not lie on the difference's side of zero."""
+        return not (self.seeds_high < 0 if self.delta < 0 else self.seeds_low > 0)
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all engines together say about an arm on a prompt set: outcome "better", "worse" or "undecided"."""
+    """What all engines together say about an arm on a prompt set.
+
+    `outcome`: "better" and "worse" are claims; "hint better" and "hint worse" would be, with more training seeds;
+    "not shown" has a `reason`.
+    """
 
     arm: str
     prompt_set: str
+    control: str
     outcome: str
     reason: str
     judgements: tuple[Judgement, ...]
 
+    @property
+    def seeds(self) -> int:
+        """Training seeds behind it."""
+        return max(len(judgement.seed_deltas) for judgement in self.judgements)
 
-def judge(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str) -> Verdict:
-    """Compare `arm` with the control.
 
-    A gain (or a loss) is claimed only when every engine's interval excludes zero on the same side and no training seed
-    has the other sign. Everything else is undecided, with the reason.
-    """
-    rows = summary[(summary["stratum"] == "all") & (summary["metric"] == "cer_micro")]
-    rows = rows[rows["prompt_set"] == prompt_set]
-    runs = seeds[(seeds["stratum"] == "all") & (seeds["metric"] == "cer_micro") & (seeds["prompt_set"] == prompt_set)]
-    judgements = []
+def judgements_of(
+    summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str, confidence: float
+) -> list[Judgement]:
+    """Every engine's view of an arm against its own control."""
+    rows, runs = claims(summary), claims(seeds)
+    rows, runs = rows[rows["prompt_set"] == prompt_set], runs[runs["prompt_set"] == prompt_set]
+    found = []
     for engine in sorted(rows["engine"].unique()):
-        own = rows[(rows["engine"] == engine)].set_index("arm")
-        row, control = own.loc[arm], own.loc[CONTROL, "value"]
-        deltas = runs[(runs["engine"] == engine) & (runs["arm"] == arm)]["delta_vs_control"].dropna()
-        numbers = (row["value"], control, row["delta_vs_control"], row["delta_low"], row["delta_high"])
-        judgements.append(Judgement(engine, *map(float, numbers), tuple(map(float, deltas))))
+        own = rows[rows["engine"] == engine].set_index("arm")
+        row = own.loc[arm]
+        deltas = runs[(runs["engine"] == engine) & (runs["arm"] == arm)]["delta_vs_control"].dropna().tolist()
+        numbers = (row["value"], own.loc[row["control"], "value"], row["delta_vs_control"])
+        numbers = (*numbers, row["delta_low"], row["delta_high"], row["p_holm"])
+        found.append(Judgement(engine, *map(float, numbers), tuple(deltas), *seed_interval(deltas, confidence)))
+    return found
+
+
+def judge(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str, confidence: float) -> Verdict:
+    """Compare `arm` with its control, by `rule`: what does not follow it is "not shown" and has a reason.
+
+    Args:
+        summary, seeds: the tables of `legible.metrics.compare.with_own_controls`, `p_holm` corrected over the page.
+        arm: an arm beside the control, or the base.
+        prompt_set: which prompts.
+        confidence: of the intervals, in (0, 1); 1 − confidence is the level of the tests.
+    """
+    judgements = judgements_of(summary, seeds, arm, prompt_set, confidence)
+    row = claims(summary).set_index("arm").loc[[arm]].iloc[0]
     directions = {judgement.direction for judgement in judgements}
-    outcome, reason = "undecided", ""
-    unsure = [engine_label(j.engine) for j in judgements if j.direction == 0]
-    if directions == {-1, 1}:
+    unsure = names(j for j in judgements if j.direction == 0)
+    untested = names(j for j in judgements if not j.p_holm < 1 - confidence)
+    number = max(len(j.seed_deltas) for j in judgements)
+    reason, side = "", "better" if directions == {-1} else "worse"
+    if directions >= {-1, 1}:
         reason = "the judges contradict one another"
     elif unsure:
-        whose = "every judge" if len(unsure) == len(judgements) else " and ".join(unsure)
-        reason = f"the interval of {whose} does not exclude zero"
-    elif not all(judgement.seeds_agree for judgement in judgements):
+        reason = f"the interval of {unsure} over prompts does not exclude zero"
+    elif not all(j.seeds_agree for j in judgements):
         reason = "the training seeds disagree in sign"
-    else:
-        outcome = "better" if directions == {-1} else "worse"
-    return Verdict(arm, prompt_set, outcome, reason, tuple(judgements))
+    elif untested:
+        reason = f"p of {untested} after Holm's correction is not below {1 - confidence:.2g}"
+    elif row["control_differs"]:
+        reason = f"no control is matched: {row['control']} differs in {row['control_differs']}, too"
+    elif number < MIN_SEEDS:
+        return Verdict(arm, prompt_set, row["control"], f"hint {side}", counted(number), tuple(judgements))
+    elif varying := names(j for j in judgements if j.varies):
+        reason = f"the interval of {varying} over training seeds does not exclude zero"
+    return Verdict(arm, prompt_set, row["control"], "not shown" if reason else side, reason, tuple(judgements))
 
 
-def headline(verdicts: Sequence[Verdict]) -> str:
-    """Does the text get better? One sentence about all arms on one prompt set."""
-    by_outcome = {kind: [v.arm for v in verdicts if v.outcome == kind] for kind in ("better", "worse", "undecided")}
-    if not verdicts:
-        return f"There is no arm beside the control {CONTROL}, so nothing can be said about an auxiliary loss."
-    sentences = []
-    if arms := by_outcome["better"]:
-        sentences.append(f"Yes: with {listed(arms)} the text is read with fewer errors than with the control.")
-    if arms := by_outcome["worse"]:
-        start = "But with" if sentences else "No: with"
-        sentences.append(f"{start} {listed(arms)} the text is read with more errors than with the control.")
-    if arms := by_outcome["undecided"]:
-        sentences.append(f"No difference can be told between {listed(arms)} and the control.")
-    return " ".join(sentences)
+def names(judgements: Iterable[Judgement]) -> str:
+    """The engines of some judgements, in words."""
+    return listed([engine_label(judgement.engine) for judgement in judgements])
+
+
+def counted(seeds: int) -> str:
+    """A number of training seeds, in words where it is small."""
+    number = {1: "one", 2: "two"}.get(seeds, str(seeds))
+    return f"{number} training seed{'' if seeds == 1 else 's'}"
 
 
 def listed(names: Sequence[str]) -> str:
     """Names as "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def headline(verdicts: Sequence[Verdict]) -> str:
+    """Does the text get better? A few sentences about all arms on one prompt set."""
+    if not verdicts:
+        return f"There is no arm beside the control {CONTROL}, so nothing can be said about an auxiliary loss."
+    arms = {outcome: arms_of(verdicts, outcome) for outcome in {verdict.outcome for verdict in verdicts}}
+    seeds, sentences = counted(verdicts[0].seeds), []
+    if better := arms.get("better"):
+        sentences.append(f"Yes: with {better} the text is read with fewer errors than with the control ({seeds}).")
+    if worse := arms.get("worse"):
+        start = "But with" if sentences else "No: with"
+        sentences.append(f"{start} {worse} the text is read with more errors than with the control ({seeds}).")
+    for outcome, kind in (("hint better", "fewer"), ("hint worse", "more")):
+        if hinted := arms.get(outcome):
+            sentences.append(
+                f"A hint, {seeds} only: with {hinted} it is read with {kind} errors than with the control."
+            )
+    if unsure := arms.get("not shown"):
+        sentences.append(f"Not shown: any difference between {unsure} and the control.")
+    return " ".join(sentences)
+
+
+def arms_of(verdicts: Sequence[Verdict], outcome: str) -> str:
+    """The arms with this outcome, each with the name of its control where that is not `diffusion_only`."""
+    own = [verdict for verdict in verdicts if verdict.outcome == outcome]
+    return listed([v.arm if v.control == CONTROL else f"{v.arm} (control: {v.control})" for v in own])
 
 
 def explain(verdict: Verdict, confidence: float) -> str:
@@ -101,35 +182,38 @@ def explain(verdict: Verdict, confidence: float) -> str:
         change = f", {j.delta / j.control:+.0%}".replace("-", "−") if j.control else ""
         views.append(
             f"{engine_label(j.engine)} reads CER {j.value:.3f} instead of {j.control:.3f} "
-            f"({signed(j.delta)}{change}; {confidence:.0%} interval {signed(j.low)} to {signed(j.high)})"
+            f"({signed(j.delta)}{change}; {confidence:.0%} interval over prompts {signed(j.low)} to {signed(j.high)}, "
+            f"over training seeds {signed(j.seeds_low)} to {signed(j.seeds_high)}; p (Holm) {p_text(j.p_holm)})"
         )
-    seeds = max(len(j.seed_deltas) for j in verdict.judgements)
     agree = all(j.seeds_agree for j in verdict.judgements)
     stability = "The training seeds do not all point the same way."
     if agree:
-        stability = f"{'Both' if seeds == 2 else f'All {seeds}'} training seeds point the same way."
-    if seeds < 2:
+        stability = f"{'Both' if verdict.seeds == 2 else f'All {verdict.seeds}'} training seeds point the same way."
+    if verdict.seeds < 2:
         stability = "There is one training seed only."
     claim = {
-        "better": "fewer errors than the control, for every judge",
-        "worse": "more errors than the control, for every judge",
-        "undecided": f"no difference can be told, because {verdict.reason}",
+        "better": "fewer errors, for every judge",
+        "worse": "more errors, for every judge",
+        "hint better": f"a hint at fewer errors: {verdict.reason}",
+        "hint worse": f"a hint at more errors: {verdict.reason}",
+        "not shown": f"no difference is shown, because {verdict.reason}",
     }[verdict.outcome]
-    return f"{verdict.arm}: {claim}. {'; '.join(views)}. {stability}"
+    note = f" {PLACEBO}" if is_placebo(verdict.arm) else ""
+    return f"{verdict.arm} against {verdict.control}: {claim}. {'; '.join(views)}. {stability}{note}"
 
 
-def explain_control(summary: pd.DataFrame, seeds: pd.DataFrame, prompt_set: str) -> str:
+def explain_control(summary: pd.DataFrame, seeds: pd.DataFrame, prompt_set: str, confidence: float) -> str:
     """What fine-tuning without an auxiliary loss changed by itself: the control against the base model."""
     parts = []
-    for j in judge(summary, seeds, BASE, prompt_set).judgements:
-        kind = {-1: "more errors", 1: "fewer errors", 0: "no difference can be told"}[j.direction]
+    for j in judgements_of(summary, seeds, BASE, prompt_set, confidence):
+        kind = {-1: "more errors", 1: "fewer errors", 0: "no difference is shown"}[j.direction]
         parts.append(f"{engine_label(j.engine)} reads CER {j.control:.3f}, the base model {j.value:.3f} ({kind})")
     return f"Fine-tuning alone, the control {CONTROL} against the base model: {'; '.join(parts)}."
 
 
 def explain_ceilings(summary: pd.DataFrame, prompt_set: str) -> str:
     """What the judges get wrong themselves; empty without ceilings."""
-    rows = summary[(summary["stratum"] == "all") & (summary["metric"] == "cer_micro")]
+    rows = claims(summary)
     rows = rows[(rows["prompt_set"] == prompt_set) & rows["arm"].isin(CEILINGS)]
     views = [f"{arm_label(r.arm)} {r.value:.3f} ({engine_label(r.engine)})" for r in rows.itertuples()]
     return f"What is possible at best, CER of pictures that no model made: {', '.join(views)}." if views else ""
@@ -138,3 +222,8 @@ def explain_ceilings(summary: pd.DataFrame, prompt_set: str) -> str:
 def signed(value: float) -> str:
     """A difference with its sign; a dash where there is none."""
     return "–" if pd.isna(value) else f"{value:+.3f}".replace("-", "−")
+
+
+def p_text(value: float) -> str:
+    """A p-value, two digits."""
+    return "–" if pd.isna(value) else "<0.0001" if value < 1e-4 else f"{value:.2g}"

@@ -3,16 +3,19 @@
 Images of the same prompt and image seed start from the same noise, so they are compared in pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from skimage.metrics import structural_similarity
 
-from legible.metrics.statistics import Estimate, cluster_bootstrap, paired_bootstrap_delta
+from legible.config import Scoring
+from legible.metrics.statistics import Estimate, cluster_bootstrap, paired_bootstrap_delta, resample
+from legible.metrics.summary import generator
 
 NAN = float("nan")
+DISTANCES = ("rmse", "dssim", "clip_distance")
 
 
 @dataclass(frozen=True)
@@ -119,14 +122,29 @@ def measure_drift(
         keys: (prompt id, image seed) of each of the N images; every prompt has every image seed.
     """
     prompts, seeds = (np.array(values) for values in zip(*keys, strict=True))
-    distances = {
-        "rmse": pixel_rmse(images, base_images),
-        "dssim": dssim(images, base_images),
-        "clip_distance": feature_distance(features, base_features),
-    }
+    measured = (pixel_rmse(images, base_images), dssim(images, base_images), feature_distance(features, base_features))
+    distances = dict(zip(DISTANCES, measured, strict=True))
     of_seed = [seeds == seed for seed in np.unique(seeds)]
     kids = [kid(features[own], base_features[own], paired=True) for own in of_seed]
     return Drift(pd.DataFrame(distances).groupby(prompts, sort=True).mean(), float(np.mean(kids)))
+
+
+def drift_weights(scoring: Scoring, prompt_set: str, prompts: int) -> np.ndarray:
+    """The resampling weights [R, P] of all drifts."""
+    return resample(prompts, scoring.resamples, generator(scoring.seed, prompt_set, "drift")).astype(float)
+
+
+def by_prompt(drifts: Mapping[tuple[str, int], Drift], prompt_set: str) -> pd.DataFrame:
+    """Every distance of every prompt, (arm, training seed) by (arm, training seed): drift_by_prompt.parquet.
+
+    With them any two arms can be compared in pairs. `kid` belongs to a run and stands in each of its rows.
+    """
+    tables = [
+        run.distances.rename_axis("prompt_id").reset_index().assign(arm=arm, training_seed=seed, kid=run.kid)
+        for (arm, seed), run in drifts.items()
+    ]
+    columns = ["arm", "training_seed", "prompt_set", "prompt_id", *DISTANCES, "kid"]
+    return pd.concat(tables, ignore_index=True).assign(prompt_set=prompt_set)[columns]
 
 
 def drift_rows(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,37 @@ def exact_mcnemar(better: int, worse: int) -> float:
     prompt are not independent.
     """
     return float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else 1.0
+
+
+def draw_signs(prompts: int, rng: np.random.Generator, times: int = 9999) -> np.ndarray:
+    """Random signs for `sign_flip`: float64 [times, prompts] of −1 and 1. Sharing them between arms pairs the arms."""
+    return 2.0 * rng.integers(0, 2, (times, prompts)) - 1.0
+
+
+def sign_flip(differences: np.ndarray, signs: np.ndarray) -> float:
+    """Two-sided p-value of a paired randomisation test (Fisher 1935, Pitman 1937) on the sum of `differences`.
+
+    Under the null hypothesis a prompt's difference has either sign with equal probability. The unit is the prompt; the
+    smallest p-value is 1 / (R + 1).
+
+    Args:
+        differences: [P], arm − control.
+        signs: [R, P] from `draw_signs`.
+    """
+    rounding = 1e-9 * np.abs(differences).sum()  # equal sums count as equal
+    reached = np.abs(signs @ differences) >= abs(differences.sum()) - rounding
+    return float((1 + reached.sum()) / (1 + len(signs)))
+
+
+def seed_interval(deltas: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Student's t interval of the mean over training seeds; (NaN, NaN) for fewer than two.
+
+    It says how a difference varies from one training to the next, on these prompts.
+    """
+    if len(deltas) < 2:
+        return float("nan"), float("nan")
+    half = float(t.ppf((1 + confidence) / 2, len(deltas) - 1) * np.std(deltas, ddof=1) / np.sqrt(len(deltas)))
+    return float(np.mean(deltas)) - half, float(np.mean(deltas)) + half
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

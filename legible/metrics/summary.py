@@ -12,11 +12,13 @@ from legible.metrics.scores import BASE, CEILINGS, CONTROL, check_complete
 from legible.metrics.statistics import (
     Estimate,
     cluster_bootstrap,
+    draw_signs,
     exact_mcnemar,
     holm,
     paired_bootstrap_delta,
     paired_bootstrap_relative,
     resample,
+    sign_flip,
 )
 
 # Metric → the columns whose per-prompt means are divided; without a denominator it is a plain mean over prompts.
@@ -41,8 +43,9 @@ def summarise(scores: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     Image seeds and training seeds are averaged within a prompt; intervals resample prompts. Columns: `value` with
     `ci_low`, `ci_high`; `delta_vs_control` (arm − `diffusion_only`, same prompts, same resamples) with `delta_low`,
     `delta_high`, and `relative_delta` (that difference / control) with `relative_low`, `relative_high`, all NaN for the
-    control and the ceilings; `n_prompts`, `n_images`, `n_training_seeds`; and on the metric `exact` the exact McNemar
-    `p_value` of the delta (numbers of prompts that improved and fell), with `p_holm` (see `with_holm`).
+    control and the ceilings; `n_prompts`, `n_images`, `n_training_seeds`; and a `p_value` of the delta with `p_holm`
+    (see `with_holm`): on the metric `cer_micro` of the sign-flip test over prompts, on `exact` of the exact McNemar
+    test (numbers of prompts that improved and fell).
 
     Raises:
         UserError: an image is missing in one of the arms, or an arm or the control altogether.
@@ -53,8 +56,7 @@ def summarise(scores: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     for (prompt_set, engine), part in scores.groupby(["prompt_set", "engine"], sort=True):
         for stratum, images in strata(part):
             means = {arm: prompt_means(images[images["arm"] == arm]) for arm in arms_of(images)}
-            rng = generator(scoring.seed, str(prompt_set), stratum)
-            weights = resample(len(means[CONTROL]), scoring.resamples, rng).astype(float)
+            weights, signs = draw(scoring, str(prompt_set), stratum, len(means[CONTROL]))
             for arm, prompts in means.items():
                 counted = images[images["arm"] == arm]
                 counts = {
@@ -64,7 +66,8 @@ def summarise(scores: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
                 }
                 for metric in METRICS:
                     identity = {"stratum": stratum, "arm": arm, "engine": engine, "prompt_set": prompt_set}
-                    measured = measure(metric, prompts, means[CONTROL], weights, scoring.confidence, compares(arm))
+                    control = means[CONTROL] if compares(arm) else None
+                    measured = measure(metric, prompts, control, weights, signs, scoring.confidence)
                     rows.append(identity | {"metric": metric} | measured | counts)
     return with_holm(pd.DataFrame(rows))
 
@@ -145,19 +148,22 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> float:
 
 
 def measure(
-    metric: str, prompts: pd.DataFrame, control: pd.DataFrame, weights: np.ndarray, confidence: float, compare: bool
+    metric: str,
+    prompts: pd.DataFrame,
+    control: pd.DataFrame | None,
+    weights: np.ndarray,
+    signs: np.ndarray,
+    confidence: float,
 ) -> dict:
     """Value, difference and p-value columns of one metric of one arm; `prompts` and `control` [P] in the same order."""
     own, nan = columns(metric, prompts), float("nan")
     value = cluster_bootstrap(*own, weights, confidence)
     delta = relative = Estimate(nan, nan, nan)
     p_value = nan
-    if compare:
+    if control is not None:
         delta = paired_bootstrap_delta(*own, *columns(metric, control), weights, confidence)
         relative = paired_bootstrap_relative(*own, *columns(metric, control), weights, confidence)
-    if compare and metric == "exact":
-        change = prompts["exact"].to_numpy() - control["exact"].to_numpy()
-        p_value = exact_mcnemar(int((change > 0).sum()), int((change < 0).sum()))
+        p_value = p_value_of(metric, prompts, control, signs)
     return {
         "value": value.value,
         "ci_low": value.low,
@@ -172,6 +178,22 @@ def measure(
     }
 
 
+def p_value_of(metric: str, prompts: pd.DataFrame, control: pd.DataFrame, signs: np.ndarray) -> float:
+    """The p-value of a difference, for the metrics that are tested; NaN for the others."""
+    if metric == "cer_micro":  # both have the same characters to get right, so errors are compared
+        return sign_flip((prompts["distance"] - control["distance"]).to_numpy(), signs)
+    if metric == "exact":
+        change = prompts["exact"].to_numpy() - control["exact"].to_numpy()
+        return exact_mcnemar(int((change > 0).sum()), int((change < 0).sum()))
+    return float("nan")
+
+
+def draw(scoring: Scoring, prompt_set: str, stratum: str, prompts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resampling weights [R, P] and signs [R', P] of one stratum: the same for every engine and arm."""
+    weights = resample(prompts, scoring.resamples, generator(scoring.seed, prompt_set, stratum)).astype(float)
+    return weights, draw_signs(prompts, generator(scoring.seed, prompt_set, f"{stratum}, signs"))
+
+
 def generator(seed: int, prompt_set: str, stratum: str) -> np.random.Generator:
     """The generator of one stratum: equal for every engine and arm, and untouched by which other strata there are."""
     digest = hashlib.sha256(f"{prompt_set}/{stratum}".encode()).digest()
@@ -181,14 +203,16 @@ def generator(seed: int, prompt_set: str, stratum: str) -> np.random.Generator:
 def with_holm(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary with its counts and, last, `p_holm` behind `p_value`.
 
-    In the stratum `all` a family is every auxiliary arm × engine of a prompt set: the claims that are made. The base is
-    no claim and keeps its own p-value there. In the other strata a family is the strata of one arm and engine.
+    In the stratum `all` a family is every auxiliary arm × engine of a prompt set and metric: the claims that are made.
+    The base is no claim and keeps its own p-value there. In the other strata a family is the strata of one arm, engine
+    and metric.
     """
     summary["p_holm"] = summary["p_value"]
     tested = summary[summary["p_value"].notna()]
     overall = tested["stratum"] == ALL
-    families = [family for _, family in tested[overall & (tested["arm"] != BASE)].groupby("prompt_set")]
-    families += [family for _, family in tested[~overall].groupby(["arm", "engine", "prompt_set"])]
+    claims = tested[overall & (tested["arm"] != BASE)]
+    families = [family for _, family in claims.groupby(["prompt_set", "metric"])]
+    families += [family for _, family in tested[~overall].groupby(["arm", "engine", "prompt_set", "metric"])]
     for family in families:
         summary.loc[family.index, "p_holm"] = holm(family["p_value"].tolist())
     counts = ["n_prompts", "n_images", "n_training_seeds"]

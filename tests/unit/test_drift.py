@@ -204,6 +204,12 @@ def test_the_script(tmp_path, folders):
     assert ctc.loc[distances, ["ci_low", "delta_high"]].notna().all(axis=None)
     assert table.loc[table["arm"] != "ctc", ["delta_vs_control", "delta_low"]].isna().all(axis=None)
 
+    singles = pd.read_parquet(tmp_path / "drift_by_prompt.parquet")
+    assert singles.groupby("arm").size().to_dict() == {"ctc": 8, "diffusion_only": 8}  # 2 training seeds × 4 prompts
+    means = singles[singles["arm"] == "ctc"][METRICS].mean()
+    assert means.to_numpy() == pytest.approx(values["ctc"][METRICS].to_numpy(), rel=1e-4)
+    assert set(singles["prompt_set"]) == {"no_text"}
+
     done = run_script(tmp_path, folders.clip, manifests[:-1])
     assert (done.returncode, "images of ctc-seed1 are missing" in done.stderr) == (2, True)
 

@@ -183,8 +183,10 @@ def test_the_summary_by_hand(scores):
 def test_the_summary_tests_prompts_and_corrects_over_strata(scores):
     summary = summarise(scores, SCORING)
     tested = summary[summary["p_value"].notna()]
-    assert set(tested["metric"]) == {"exact"}
+    assert set(tested["metric"]) == {"cer_micro", "exact"}
     assert set(tested["arm"]) == {"base", "clip_region"}
+    errors = pick(summary, "clip_region", "cer_micro")
+    assert errors["p_holm"] == min(1, 2 * errors["p_value"])
     # OPEN, AB and XY improved, EXIT fell; the family is one auxiliary arm × two engines.
     overall = pick(summary, "clip_region", "exact")
     assert (overall["p_value"], overall["p_holm"]) == (exact_mcnemar(3, 1), min(1, 2 * exact_mcnemar(3, 1)))
@@ -194,16 +196,17 @@ def test_the_summary_tests_prompts_and_corrects_over_strata(scores):
 
 
 def test_holm_is_over_the_auxiliary_arms_and_engines_of_a_prompt_set_and_over_the_strata_of_an_arm():
-    def row(stratum: str, arm: str, engine: str, p_value: float, prompt_set: str = "held_out") -> dict:
-        names = {"stratum": stratum, "arm": arm, "engine": engine, "prompt_set": prompt_set, "metric": "exact"}
+    def row(stratum: str, arm: str, engine: str, p_value: float, prompt_set: str = "held_out", metric="exact") -> dict:
+        names = {"stratum": stratum, "arm": arm, "engine": engine, "prompt_set": prompt_set, "metric": metric}
         return names | {"p_value": p_value, "n_prompts": 1, "n_images": 1, "n_training_seeds": 1}
 
     rows = [row("all", "base", "a", 0.5), row("all", "ctc", "a", 0.01), row("all", "ctc", "b", 0.04)]
     rows += [row("all", "clip", "a", 0.02), row("all", "clip", "b", float("nan")), row("all", "ctc", "a", 0.3, "other")]
     rows += [row("length=2", "ctc", "a", 0.01), row("font=any", "ctc", "a", 0.03), row("length=2", "clip", "a", 0.2)]
     rows += [row("length=2", "base", "a", 0.02), row("font=any", "base", "a", 0.02)]
+    rows += [row("all", "ctc", engine, 0.4, metric="cer_micro") for engine in "ab"]  # another metric, another family
     adjusted = with_holm(pd.DataFrame(rows))["p_holm"].tolist()
-    expected = [0.5, 0.03, 0.04, 0.04, float("nan"), 0.3, 0.02, 0.03, 0.2, 0.04, 0.04]
+    expected = [0.5, 0.03, 0.04, 0.04, float("nan"), 0.3, 0.02, 0.03, 0.2, 0.04, 0.04, 0.8, 0.8]
     assert adjusted == pytest.approx(expected, nan_ok=True)
 
 

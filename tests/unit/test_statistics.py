@@ -1,5 +1,7 @@
 """Bootstrap, McNemar and Holm: by hand, against SciPy, and coverage on simulated data."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,11 +10,14 @@ from scipy import stats
 
 from legible.metrics.statistics import (
     cluster_bootstrap,
+    draw_signs,
     exact_mcnemar,
     holm,
     paired_bootstrap_delta,
     paired_bootstrap_relative,
     resample,
+    seed_interval,
+    sign_flip,
 )
 
 
@@ -131,6 +136,31 @@ def test_mcnemar_by_hand():
     assert exact_mcnemar(4, 4) == 1.0
     assert exact_mcnemar(0, 0) == 1.0
     assert exact_mcnemar(0, 10) == pytest.approx(2 / 1024)
+
+
+def test_the_sign_flip_test_by_hand():
+    every = np.array(list(itertools.product([-1.0, 1.0], repeat=4)))
+    # |±1±1±1±1| ≥ 4 in 2 of 16 draws, and the observed one counts as a draw.
+    assert sign_flip(np.ones(4), every) == pytest.approx(3 / 17)
+    assert sign_flip(-np.ones(4), every) == sign_flip(np.ones(4), every)
+    assert sign_flip(np.array([0.3, 0.1, -0.1, -0.3]), every) == 1.0
+    assert sign_flip(np.zeros(4), every) == 1.0
+    assert sign_flip(np.array([0.1, 0.2, 0.3]), every[:, :3]) == pytest.approx(5 / 17)  # each of 8 patterns twice
+
+
+def test_the_sign_flip_test_rejects_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    signs = draw_signs(20, rng, 499)
+    assert set(signs.ravel()) == {-1.0, 1.0}
+    rejected = np.mean([sign_flip(rng.standard_t(3, 20), signs) <= 0.05 for _ in range(2000)])
+    assert 0.03 < rejected < 0.07
+    assert sign_flip(rng.normal(1, 1, 20), signs) <= 0.01
+
+
+def test_the_interval_over_training_seeds_by_hand():
+    # t of 2 degrees of freedom at 97.5 %: 4.3027; the standard deviation of 1 2 3 is 1.
+    assert seed_interval([1.0, 2.0, 3.0], 0.95) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    assert np.isnan(seed_interval([1.0], 0.95)).all()
 
 
 def test_holm_by_hand():

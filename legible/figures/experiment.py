@@ -1,0 +1,136 @@
+"""What a page says something about: one experiment's tables, every arm compared with its own control."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from legible.config import Config
+from legible.figures.inputs import (
+    DRIFT_PROMPTS,
+    auxiliary_arms,
+    check_columns,
+    read_curve,
+    read_drift,
+    read_metrics,
+    read_rows,
+    read_runs,
+    read_scores,
+    read_seeds,
+    read_summary,
+    read_table,
+    with_control_first,
+)
+from legible.metrics.compare import Control, claims, drift_with_own_controls, own_control, with_own_controls
+from legible.metrics.scores import BASE
+from legible.metrics.statistics import holm
+from legible.metrics.training import clipped_share, gradient_ratio
+
+TESTED = ("relative_delta", "relative_low", "relative_high", "p_value", "p_holm")
+TRAINED = ("step", "lambda", "grad_norm_diffusion", "grad_norm_aux", "grad_norm")
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One experiment, read.
+
+    Attributes:
+        results: its folder.
+        name, title: of the folder, and as its heading.
+        config: its configuration.
+        arms: the control, then the others.
+        controls: arm beside the control → what it is compared with.
+        summary, seeds, drift: the tables of legible.metrics.compare; `drift` None where it was not measured.
+        curve: rows of curve.csv, None where there is none.
+        scores: rows of scores.parquet.
+        runs: (arm, training seed) → run.json.
+        strength: arm → median of λ·‖∇auxiliary‖ / ‖∇diffusion‖, where both were measured.
+        clipped: arm → share of the steps whose gradient was clipped.
+        lettered: judge → (pictures of the base on the drift's prompts in which it reads something, all of them).
+    """
+
+    results: Path
+    name: str
+    title: str
+    config: Config
+    arms: list[str]
+    controls: dict[str, Control]
+    summary: pd.DataFrame
+    seeds: pd.DataFrame
+    drift: pd.DataFrame | None
+    curve: pd.DataFrame | None
+    scores: pd.DataFrame
+    runs: dict[tuple[str, int], dict]
+    strength: dict[str, float]
+    clipped: dict[str, float]
+    lettered: dict[str, tuple[int, int]]
+
+    @property
+    def alpha(self) -> float:
+        """The level of the tests."""
+        return 1 - self.config.scoring.confidence
+
+
+def read_experiment(results: Path, config: Config, title: str = "") -> Experiment:
+    """Everything that pages say about results/{experiment}; `title` empty: the experiment's name.
+
+    Raises:
+        UserError: the scores, a run or another table is missing or damaged.
+    """
+    arms, table = with_control_first(list(config.arms)), results / "scores" / "summary.csv"
+    summary = check_columns(read_summary(results, arms), TESTED, table, "score")
+    runs, scores = read_runs(results, arms, config.seeds), read_scores(results)
+    trainings = {arm: runs[arm, config.seeds[0]].get("training", {}) for arm in arms}
+    controls = {arm: own_control(arm, trainings) for arm in auxiliary_arms(arms)}
+    summary, seeds = with_own_controls(summary, read_seeds(results), scores, config.scoring, controls)
+    drift = None
+    if (results / "scores" / "drift.csv").is_file():
+        path = results / "scores" / "drift_by_prompt.parquet"
+        by_prompt = read_table(path, DRIFT_PROMPTS) if path.is_file() else None
+        drift = drift_with_own_controls(read_drift(results), by_prompt, config.scoring, controls)
+    metrics = read_metrics(results, arms, config.seeds, TRAINED)
+    together = {arm: pd.concat([metrics[arm, seed] for seed in config.seeds]) for arm in arms}
+    limit = {arm: float(trainings[arm].get("max_grad_norm", float("inf"))) for arm in arms}
+    return Experiment(
+        results=results,
+        name=results.resolve().name,
+        title=title or results.resolve().name,
+        config=config,
+        arms=arms,
+        controls=controls,
+        summary=summary,
+        seeds=seeds,
+        drift=drift,
+        curve=read_curve(results) if (results / "scores" / "curve.csv").is_file() else None,
+        scores=scores,
+        runs=runs,
+        strength={arm: float(gradient_ratio(rows).median()) for arm, rows in together.items()},
+        clipped={arm: clipped_share(rows, limit[arm]) for arm, rows in together.items()},
+        lettered=read_lettered(results, sorted(config.engines())),
+    )
+
+
+def read_lettered(results: Path, engines: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Judge → in how many of the base's pictures of prompts without text it reads something, and of how many."""
+    found = {}
+    for engine in engines:
+        path = results / "ocr" / engine / BASE / "no_text.jsonl"
+        if path.is_file():
+            rows = read_rows(path, ("readings",), "score")["readings"]
+            found[engine] = (sum(any(piece["text"].strip() for piece in row) for row in rows), len(rows))
+    return found
+
+
+def corrected(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """The experiments of one page with `p_holm` of the CER tests corrected over all arms × judges that the page has."""
+    tested = [claims(experiment.summary) for experiment in experiments]
+    tested = [rows[(rows["arm"] != BASE) & rows["p_value"].notna()] for rows in tested]
+    adjusted = iter(holm([p for rows in tested for p in rows["p_value"]]))
+    found = []
+    for experiment, rows in zip(experiments, tested, strict=True):
+        summary = experiment.summary.copy()
+        for index in rows.index:
+            summary.loc[index, "p_holm"] = next(adjusted)
+        found.append(replace(experiment, summary=summary))
+    return found
