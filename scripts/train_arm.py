@@ -20,7 +20,7 @@ from legible.train.anchor import open_reference
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.group import join_group
-from legible.train.key import run_key
+from legible.train.key import run_key, used_files
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
@@ -46,8 +46,8 @@ def main() -> None:
     config = pinned_sections(sections(arguments.config, "model", "clip", "reader", "training", "generation"))
     training = config["training"]
     data = load_training_data(arguments.cache)
-    code = decides_training(config["model"], training)
-    key = run_key(config, arguments.seed, data.key, arguments.segmenter, arguments.anchor, code)
+    files = used_files(config, arguments.segmenter, arguments.anchor)
+    key = run_key(config, arguments.seed, data.key, files, decides_training(config["model"], training))
     folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
@@ -83,13 +83,14 @@ def main() -> None:
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
     last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
-    files = sorted(path for path in (arguments.output_dir / "weights").rglob("*") if path.is_file())
+    written = sorted(path for path in (arguments.output_dir / "weights").rglob("*") if path.is_file())
     run = {
         "arm": arguments.arm,
         "seed": arguments.seed,
         "steps": training.steps,
         "key": key,
         "data": data.key,
+        "files": files,
         **sources(config),
         "assistant_lora": assistant.sha256,
         "training": training.model_dump(mode="json", by_alias=True),
@@ -99,7 +100,7 @@ def main() -> None:
         "changed_weight_fraction": changed,
         "wall_seconds": json.loads(last)["seconds"],
         "peak_memory_bytes": peak_memory_bytes(),
-        "weights": {str(path.relative_to(arguments.output_dir)): sha256_file(path) for path in files},
+        "weights": {str(path.relative_to(arguments.output_dir)): sha256_file(path) for path in written},
         **environment(),
     }
     write_json(arguments.output_dir / "run.json", run)  # last: it says that everything else is there

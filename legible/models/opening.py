@@ -150,8 +150,13 @@ def close(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...], t
     return all(a.isfinite().all() and (a - b).norm() < tolerance * b.norm() for a, b in pairs)
 
 
-def places_of(model: Model, names: list[str], weights: Path | None, lora: str = LORA) -> dict[str, Model]:
+def places_of(
+    model: Model, names: list[str], weights: Path | None, adapters: tuple[str, ...] = (LORA,)
+) -> dict[str, Model]:
     """Component → where to open it: fine-tuned component folders stand in for the base's.
+
+    Args:
+        adapters: the files or folders that hold adapters; they are opened on top of the base.
 
     Raises:
         UserError: `weights` holds neither a component folder nor adapters.
@@ -160,7 +165,7 @@ def places_of(model: Model, names: list[str], weights: Path | None, lora: str = 
     if weights is None:
         return places
     tuned = [folder for folder in (weights.iterdir() if weights.is_dir() else ()) if (folder / "config.json").is_file()]
-    if not tuned and not (weights / lora).is_file():
-        raise UserError(f"{weights}: neither a folder of a component nor {lora} is there")
+    if not tuned and not any((weights / name).exists() for name in adapters):
+        raise UserError(f"{weights}: neither a folder of a component nor {' or '.join(adapters)} is there")
     own = model.model_copy(update={"path": str(weights)})
     return places | {folder.name: own for folder in tuned if folder.name in places}

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -122,13 +123,18 @@ def save_weights(model: Family, weights: dict[str, Tensor], training: Training, 
     folder.mkdir(parents=True, exist_ok=True)
     if training.method == "lora":
         layers = {part: get_peft_model_state_dict(module) for part, module in modules.items()}
-        about = {part: module.peft_config["default"].to_dict() for part, module in modules.items()}
+        about = {part: described(module.peft_config["default"]) for part, module in modules.items()}
         model.save_lora(folder, layers, about)
         for file in folder.rglob("*.safetensors"):
             sort_header(file)
     else:
         for part, module in modules.items():
             module.save_pretrained(folder / model.spec.folder(part), max_shard_size="5GB")
+
+
+def described(settings: LoraConfig) -> dict[str, Any]:
+    """peft's settings as JSON; of a set, the order would change from one process to the next."""
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.to_dict().items()}
 
 
 def keep_weights(model: Family, weights: dict[str, Tensor], training: Training, folder: Path) -> None:

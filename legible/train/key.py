@@ -8,47 +8,54 @@ from legible.io import sha256_file, sha256_json
 from legible.models.spec import spec_of
 from legible.train.assistant import assistant_file
 
-PLACES = ("path", "network", "device")  # where a model lies does not decide; what its files hold does
+PLACES = ("path", "network", "models")  # where a model lies does not decide; what its files hold does
 
 
 def file_hashes(folder: Path, *names: str) -> dict[str, str]:
-    """SHA-256 of the files of some component folders; nothing where there is no such folder (a hub id: its commit)."""
+    """SHA-256 of a folder's files, or of those in some folders of it; none where there is none (a hub id)."""
     folders = [folder / name for name in names] if names else [folder]
     files = [path for each in folders for path in sorted(each.glob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): sha256_file(path) for path in files}
 
 
-def run_key(
-    config: dict[str, Any], seed: int, data_key: str, segmenter: Path | None, anchor: Path | None, code: dict[str, Any]
-) -> str:
-    """SHA-256 over configuration values, seed, data, code and versions, and the content of all models that are used.
+def used_files(config: dict[str, Any], segmenter: Path | None, anchor: Path | None) -> dict[str, Any]:
+    """SHA-256 of every file that a training reads besides the cache: of the model, its critics, anchor, assistant.
 
     Args:
-        config: the sections model, clip, reader, training, generation.
-        data_key: of the cache.
-        code: `legible.provenance.decides_training`.
+        config: the sections model, clip, reader, training.
     """
     training, model, spec = config["training"], config["model"], spec_of(config["model"].family)
     roles = ["denoiser", "scheduler"]
     roles += ["autoencoder"] if any(LOSSES[loss].decodes for loss in training.aux.weights) else []
     roles += ["text"] if training.text_trained else []
-    critics = [critic for critic in critics_of(training.aux.weights) if critic in config]
-    folders = {"clip": config["clip"].path, "reader": config["reader"].network}
-    files = {
+    reader = config["reader"]
+    # EasyOCR's own networks lie together in one folder, a user network in its own.
+    folders = {"clip": config["clip"].path, "reader": reader.models if reader.network == "standard" else reader.network}
+    heard = [critic for critic in critics_of(training.aux.weights) if folders.get(critic)]
+    single = {"segmenter": segmenter, "anchor": anchor, "assistant": assistant_file(training)}
+    return {
         "model": file_hashes(Path(model.path), *spec.folders(*roles)),
-        **{critic: file_hashes(Path(folders[critic])) for critic in critics},
-        **{
-            name: sha256_file(path)
-            for name, path in {"segmenter": segmenter, "anchor": anchor, "assistant": assistant_file(training)}.items()
-            if path is not None
-        },
+        **{critic: file_hashes(Path(folders[critic])) for critic in heard},
+        **{name: sha256_file(path) for name, path in single.items() if path is not None},
     }
+
+
+def run_key(config: dict[str, Any], seed: int, data_key: str, files: dict[str, Any], code: dict[str, Any]) -> str:
+    """SHA-256 over configuration values, seed, data, code and versions, and the content of all models that are used.
+
+    Args:
+        config: the sections model, clip, reader, training, generation.
+        data_key: of the cache.
+        files: `used_files`.
+        code: `legible.provenance.decides_training`.
+    """
     plain = {name: config[name].model_dump(mode="json", by_alias=True) for name in ("training", "generation")}
-    plain |= {name: placeless(config[name], bool(files[name])) for name in ("model", *critics)}
+    critics = [critic for critic in critics_of(config["training"].aux.weights) if critic in config]
+    plain |= {name: placeless(config[name], bool(files.get(name))) for name in ("model", *critics)}
     return sha256_json([plain, seed, data_key, files, code])
 
 
 def placeless(section: Any, local: bool) -> dict[str, Any]:
-    """A section's values; of a model whose files are hashed without where it lies."""
+    """A section's values without the device; of a model whose files are hashed without where it lies, too."""
     values = section.model_dump(mode="json", by_alias=True)
-    return {key: value for key, value in values.items() if not (local and key in PLACES)}
+    return {key: value for key, value in values.items() if key != "device" and not (local and key in PLACES)}

@@ -1,8 +1,11 @@
 """What is trained and how it is saved: full weights and LoRA as diffusers itself loads them."""
 
+import json
+
 import pytest
 import torch
 from diffusers import ZImagePipeline, ZImageTransformer2DModel
+from peft import LoraConfig
 from safetensors.torch import load_file
 from training import run, settings, small_data
 
@@ -10,7 +13,7 @@ from legible.config import Model
 from legible.errors import UserError
 from legible.models.family import ROLES, open_model
 from legible.models.zimage.model import ZImage
-from legible.train.adapters import select_parameters
+from legible.train.adapters import described, save_weights, select_parameters
 from legible.train.checkpoint import load_checkpoint
 from legible.train.data import TrainingData
 
@@ -113,6 +116,26 @@ def test_lora_trains_exactly_its_targets(folders):
     for name, parameter in chosen.items():
         assert 3 in parameter.shape
         assert (parameter.abs().max() == 0) == (".lora_B." in name)
+
+
+@pytest.mark.parametrize("parts", [("denoiser",), ("denoiser", "text_encoder")])
+def test_saved_adapters_are_the_same_bytes_each_time(folders, tmp_path, parts):
+    training = settings(method="lora", parts=parts)
+    model = open_model(Model(path=str(folders.zimage)), ROLES)
+    weights = {name: p.detach().clone() for name, p in select_parameters(model, training, 0).items()}
+    contents = []
+    for turn in range(6):  # two entries of metadata are written in one order or the other, by chance
+        save_weights(model, weights, training, tmp_path / str(turn))
+        files = sorted(path for path in (tmp_path / str(turn)).rglob("*") if path.is_file())
+        contents.append({str(path.relative_to(tmp_path / str(turn))): path.read_bytes() for path in files})
+    assert len(contents[0]) == (1 if len(parts) == 1 else 3)
+    assert all(content == contents[0] for content in contents)
+
+
+def test_peft_keeps_targets_in_a_set_whose_order_changes_from_one_process_to_the_next():
+    targets = ["to_v", "to_q", "to_out.0", "to_k"]
+    assert described(LoraConfig(target_modules=targets))["target_modules"] == sorted(targets)
+    json.dumps(described(LoraConfig(target_modules=targets)))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from legible.config import Model
 from legible.errors import UserError
 from legible.models.conditioning import Conditioning
-from legible.models.family import ROLES, open_model
+from legible.models.family import ROLES, empty_model, open_model
 from legible.models.hub import commit, pinned
 from legible.models.zimage.compiled import use_real_rotary
 from legible.models.zimage.model import CAPTION, COMPONENTS, ZImage
@@ -345,6 +345,32 @@ def test_weights_of_another_model_are_not_replaced_by_random_ones(folders, tmp_p
         open_model(Model(path=str(tmp_path / "model")), (ROLE_OF.get(part, "text"),))
     assert dropped in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("opening", [lambda model: open_model(model, ("scheduler",)), empty_model])
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (
+            '{"_class_name": "StableDiffusionPipeline"}',
+            r"model\.family: zimage needs a ZImagePipeline, but .*model_index\.json is of StableDiffusionPipeline; set "
+            r"model\.family or model\.path",
+        ),
+        ("{}", r"model\.family: zimage needs a ZImagePipeline, but .*model_index\.json is of None"),
+        ("[1]", r"model_index\.json: not a JSON object"),
+        ('{"_class', r"model_index\.json: not a JSON object"),
+    ],
+)
+def test_a_folder_of_another_pipeline_is_refused(folders, tmp_path, opening, written, said):
+    shutil.copytree(folders.zimage, tmp_path / "model")
+    model = Model(path=str(tmp_path / "model"))
+    opening(model)
+    (tmp_path / "model" / "model_index.json").write_text(written)
+    with pytest.raises(UserError, match=said) as caught:
+        opening(model)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "model" / "model_index.json").unlink()  # components alone are as good
+    opening(model)
 
 
 def test_pickled_weights_are_not_read(folders, tmp_path):

@@ -10,11 +10,15 @@ from typing import ClassVar
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
+from peft import PeftConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from legible.config import Model
 from legible.errors import UserError
+from legible.io import write_json
 from legible.models.conditioning import Conditioning
 from legible.models.flow import Flow
 from legible.models.opening import (
@@ -291,7 +295,12 @@ class ZImage:
                 transformer_lora_adapter_metadata=about["denoiser"],
             )
         if "text_encoder" in layers:
-            self.text_encoder.save_pretrained(folder / TEXT_ADAPTERS, state_dict=layers["text_encoder"])
+            # As peft's own save_pretrained writes it, but for the order of the targets, which changes from one process
+            # to the next there, and for the place of the base.
+            settings = about["text_encoder"] | {"base_model_name_or_path": None}
+            named = {f"base_model.model.{name}": value.contiguous() for name, value in layers["text_encoder"].items()}
+            write_json(folder / TEXT_ADAPTERS / CONFIG_NAME, settings)
+            save_file(named, folder / TEXT_ADAPTERS / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 
     def lora_state(self, path: Path) -> tuple[dict[str, Tensor], dict | None]:
         """A LoRA file's tensors in diffusers' names, whichever of the formats that diffusers reads it is in."""
@@ -314,7 +323,7 @@ def templated(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[st
 def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str) -> ZImage:
     """See `legible.models.family.open_model`."""
     device, names = choose_device(model), SPEC.folders(*roles)
-    places = places_of(model, names, weights)
+    places = places_of(model, names, weights, (LORA, TEXT_ADAPTERS))
     parts = {}
     for name in names:
         if name in OTHERS:
@@ -329,8 +338,24 @@ def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quan
     if weights is not None and (weights / LORA).is_file() and opened.transformer is not None:
         opened.pipeline().load_lora_weights(weights, weight_name=LORA, use_safetensors=True)
     if weights is not None and (weights / TEXT_ADAPTERS).is_dir() and opened.text_encoder is not None:
-        opened.text_encoder.load_adapter(str(weights / TEXT_ADAPTERS), adapter_kwargs={"use_safetensors": True})
+        add_text_adapters(opened.text_encoder, weights / TEXT_ADAPTERS)
     return opened
+
+
+def add_text_adapters(encoder: PreTrainedModel, folder: Path) -> None:
+    """Put saved adapters on the text encoder, frozen.
+
+    Raises:
+        UserError: they are missing, damaged or another model's.
+    """
+    try:
+        # transformers would read them from the folder, too, but look for pickled ones where there are no others.
+        state = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+        found = encoder.load_adapter(peft_config=PeftConfig.from_pretrained(folder), adapter_state_dict=state)
+        if wrong := sorted({*found.missing_keys, *found.unexpected_keys}):
+            raise ValueError(f"{wrong[0]} does not fit")
+    except Exception as error:  # the libraries raise a dozen types for a bad file
+        raise UserError(f"{folder}: no adapters of this text encoder ({first_line(error)})") from error
 
 
 def empty_family(model: Model) -> ZImage:
