@@ -12,6 +12,8 @@ rule read_ocr:
         f"{RESULTS}/logs/read_{{engine}}_{{prompt_set}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/read_{{engine}}_{{prompt_set}}.tsv"
+    wildcard_constraints:
+        prompt_set="|".join(PROMPT_SETS),
     conda:
         ENVIRONMENT
     params:
@@ -22,6 +24,28 @@ rule read_ocr:
     shell:
         "python scripts/read_images.py --engine {wildcards.engine:q} --config {params.config:q} --images {input.images:q}"
         " --cache {params.cache:q} --store {params.store:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule read_base_without_text:
+    """What an engine reads in the base's pictures of prompts without text: where it reads some, drift is no harm."""
+    input:
+        images=f"{RESULTS}/images/base/{DRIFT}/manifest.jsonl",
+        network=engine_files,
+    output:
+        f"{RESULTS}/ocr/{{engine}}/base/{DRIFT}.jsonl",
+    log:
+        f"{RESULTS}/logs/read_{{engine}}_base_{DRIFT}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/read_{{engine}}_base_{DRIFT}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=engine_config,
+        cache=f"{RESULTS}/cache/ocr/{{engine}}",
+        code=reading_code,
+    shell:
+        "python scripts/read_images.py --engine {wildcards.engine:q} --config {params.config:q} --images {input.images:q}"
+        " --cache {params.cache:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule score_readings:
