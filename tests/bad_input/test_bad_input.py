@@ -13,6 +13,7 @@ from training import settings, small_data
 
 from legible.errors import run_cli
 from legible.io import write_jsonl
+from legible.train import session
 from legible.train.checkpoint import load_checkpoint
 from legible.train.data import save_training_data
 
@@ -212,9 +213,7 @@ def test_lora_targets_that_match_nothing(failure, arm):
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(failure, arm, monkeypatch):
-    from legible.train import loop
-
-    original, calls = loop.micro_step, []
+    original, calls = session.micro_step, []
 
     def poisoned(*arguments):
         calls.append(None)
@@ -222,7 +221,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(failure, arm, 
         return replace(losses, diffusion=losses.diffusion * (float("nan") if len(calls) == 4 else 1))
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "micro_step", poisoned)
+        patch.setattr(session, "micro_step", poisoned)
         said = failure.sentence("train_arm", *arm.arguments())
     (checkpoint,) = arm.folder.glob("checkpoints/*/checkpoint.json")
     assert said.startswith(f"clip_region seed 0: the loss is not finite at step 3 (the last good one is {checkpoint})")
@@ -244,7 +243,8 @@ def test_a_damaged_checkpoint(failure, arm):
     (shard,) = checkpoint.parent.glob("checkpoint-*/*.safetensors")
     shard.write_bytes(shard.read_bytes()[:-100])
     said = failure.sentence("train_arm", *arm.arguments())
-    assert said == f"{checkpoint}: the checkpoint is damaged; delete it to start this run again"
+    why = f"{shard.name} is not what was written"
+    assert said == f"{checkpoint}: the checkpoint is damaged; delete it to start this run again ({why})"
 
 
 def test_another_configuration_gets_a_checkpoint_of_its_own(failure, arm):
@@ -268,9 +268,7 @@ def test_another_configuration_gets_a_checkpoint_of_its_own(failure, arm):
     ],
 )
 def test_a_device_in_trouble_costs_nothing_already_computed(failure, arm, monkeypatch, error, said):
-    from legible.train import loop
-
-    original, calls = loop.micro_step, []
+    original, calls = session.micro_step, []
 
     def failing(*arguments):
         calls.append(None)
@@ -279,7 +277,7 @@ def test_a_device_in_trouble_costs_nothing_already_computed(failure, arm, monkey
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "micro_step", failing)
+        patch.setattr(session, "micro_step", failing)
         assert failure.sentence("train_arm", *arm.arguments()).startswith(said)
     (checkpoint,) = arm.folder.glob("checkpoints/*/checkpoint.json")
     assert load_checkpoint(checkpoint, json.loads(checkpoint.read_text())["key"])["step"] == 2

@@ -1,6 +1,7 @@
 """Rectified flow: with the true velocity the clean image comes back at every noise level."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from legible.config import Aux, SigmaSampling
 from legible.models import flow
+from legible.train.step import forward_pass
 
 GRID = torch.tensor([1.0, 0.75, 0.3])
 LEVELS = st.floats(0.0, 1.0, width=32)
@@ -46,19 +49,36 @@ def test_one_euler_step_to_zero_along_the_true_velocity_arrives_at_the_clean_ima
     torch.testing.assert_close(moved, clean, atol=1e-6, rtol=0)
 
 
-def test_the_networks_own_target_is_the_negative_velocity():
-    clean, noise = pair(1)
-    assert torch.equal(flow.raw_target(clean, noise), -flow.velocity(clean, noise))
+def test_the_process_is_these_functions_and_its_levels_are_sigma_itself():
+    """That Z-Image's network returns the negative of the target is undone, and tested, with its `predict`."""
+    (clean, noise), process, sigma = pair(1), flow.Flow(), torch.tensor([0.2, 0.7, 1.0])
+    assert torch.equal(process.target(clean, noise, sigma), noise - clean)
     assert torch.equal(flow.velocity(clean, noise), noise - clean)
+    noisy = process.noised(clean, noise, sigma)
+    assert torch.equal(noisy, flow.noised(clean, noise, sigma))
+    torch.testing.assert_close(process.predicted_clean(noisy, noise - clean, sigma), clean, atol=2e-6, rtol=0)
+    assert torch.equal(process.levels(process.sigma(sigma)), sigma)
+    assert process.levels(torch.tensor([0.0])).item() > 0  # where no noise is left, nothing can be predicted
+    settings = SigmaSampling(distribution="logit_normal", mean=0.4, std=1.1)
+    drawn = process.draw(settings, GRID, 5, torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, flow.draw_sigma("logit_normal", 0.4, 1.1, GRID, 5, torch.Generator().manual_seed(3)))
 
 
 def test_the_loss_is_the_mean_square_per_sample():
     clean, noise = pair(2)
-    prediction = flow.velocity(clean, noise)
+    prediction, sigma, seen = flow.velocity(clean, noise), torch.tensor([0.3, 0.5, 0.9]), []
     prediction[1] += 0.5
     prediction[2, 0, 0, 0] += 2.0
-    loss = flow.flow_loss(prediction, clean, noise)
+    model = SimpleNamespace(
+        device=torch.device("cpu"), process=flow.Flow(), predict=lambda *given: seen.append(given) or prediction
+    )
+    stored = SimpleNamespace(latents=clean.flip(0))
+    loss, _ = forward_pass(model, stored, torch.tensor([2, 1, 0]), None, Aux(), noise, sigma, "captions")
     torch.testing.assert_close(loss, torch.tensor([0.0, 0.25, 4.0 / 40]), atol=1e-6, rtol=0)
+    ((noisy, levels, said),) = seen
+    assert torch.equal(noisy, flow.noised(clean, noise, sigma))
+    assert torch.equal(levels, sigma)
+    assert said == "captions"
 
 
 @pytest.mark.parametrize("distribution", ["logit_normal", "uniform", "grid"])
