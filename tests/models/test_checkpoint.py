@@ -222,6 +222,18 @@ def whole(folders, tmp_path_factory) -> tuple[Path, Path]:
     return cache, folder
 
 
+def test_a_run_records_the_hash_of_every_file_that_it_used(folders, whole):
+    record = json.loads((whole[1] / "run" / "run.json").read_text())
+    found = {f"{name}/{path}": sha for name in ("model", "clip") for path, sha in record["files"][name].items()}
+    places = {"model": folders.zimage, "clip": folders.clip}
+    for used in ("model/transformer/diffusion_pytorch_model.safetensors", "model/vae/config.json",
+                 "model/scheduler/scheduler_config.json", "clip/open_clip_model.safetensors"):  # fmt: skip
+        name, _, path = used.partition("/")
+        assert found[used] == sha256_file(places[name] / path)
+    assert set(record["files"]) == {"model", "clip"}  # no reader: this loss does not look with it
+    assert not any(path.startswith(("model/text_encoder", "model/tokenizer")) for path in found)
+
+
 def test_signals_are_held_back_once_and_handed_back():
     before = signal.getsignal(signal.SIGTERM)
     with stop_requests() as stopping:
