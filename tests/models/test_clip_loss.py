@@ -8,6 +8,7 @@ import pytest
 import torch
 from gradients import assert_gradient
 from huggingface_hub.utils import filter_repo_objects
+from pictures import BOXES, OWNERS, TEXTS, images_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -17,14 +18,6 @@ from legible.losses.clip_region import clip_region_loss
 from legible.losses.regions import crop_regions
 from legible.models.clip import OpenedClip, open_clip_model
 from legible.models.hub import commit, pinned_sections, sources
-
-OWNERS = torch.tensor([0, 1, 1])
-BOXES = torch.tensor([[10.0, 8.0, 50.0, 24.0], [0.0, 0.0, 64.0, 32.0], [40.0, 20.0, 63.0, 31.0]])
-TEXTS = ["OPEN", "4711", "X"]
-
-
-def images_of(seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.rand((2, 3, 32, 64), generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
 
 
 def in_double(clip: OpenedClip) -> OpenedClip:

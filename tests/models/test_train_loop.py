@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from training import Killed, equal, killed_at, metrics, on_pixels, region_loss, run, settings, small_data
 
 from legible.config import Model
 from legible.errors import UserError
 from legible.models import flow
 from legible.models.family import open_model
-from legible.seeds import sample_order, shuffled_batches, stateless_generator
+from legible.seeds import stateless_generator
 from legible.train import session, state
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import load_checkpoint
@@ -318,33 +316,6 @@ def test_bfloat16_models_train_in_float32_weights(folders, data, tmp_path, metho
     assert moved.float().mean() > 0.95
 
 
-def test_batches_are_epochs_without_replacement_and_need_no_memory():
-    batches = shuffled_batches(10, 4, seed=3)
-    stream = torch.cat([batches(step) for step in range(10)]).tolist()
-    for epoch in range(4):
-        assert sorted(stream[10 * epoch : 10 * epoch + 10]) == list(range(10))
-    assert stream[:10] != stream[10:20]
-    fresh = shuffled_batches(10, 4, seed=3)
-    assert [fresh(step).tolist() for step in (7, 0, 3)] == [batches(step).tolist() for step in (7, 0, 3)]
-    assert shuffled_batches(10, 4, seed=4)(0).tolist() != batches(0).tolist()
-    assert len(shuffled_batches(3, 8, seed=0)(5)) == 8  # a batch may be larger than the data
-
-
-@given(lengths=st.lists(st.sampled_from([32, 64, 96]), min_size=1, max_size=40), batch=st.integers(1, 6))
-def test_buckets_hold_captions_of_one_length_and_every_sample_once(lengths, batch):
-    order = sample_order(len(lengths), batch, 3, lengths)
-    whole = len(lengths) // batch * batch or len(lengths)
-    epochs = [order(range(epoch * whole, (epoch + 1) * whole)).tolist() for epoch in range(3)]
-    for epoch in epochs:
-        assert len(set(epoch)) == whole  # all of them, or all but what does not fill a forward pass
-        passes = [epoch[start : start + batch] for start in range(0, whole, batch)]
-        mixed = [picked for picked in passes if len({lengths[index] for index in picked}) > 1]
-        assert len(mixed) <= len(set(lengths)) - 1  # what the buckets leave over: fewer than a pass of each
-    again = sample_order(len(lengths), batch, 3, lengths)
-    assert again(range(2 * whole, 3 * whole)).tolist() == epochs[2]
-    assert len(lengths) < 12 or len({tuple(epoch) for epoch in epochs}) > 1
-
-
 def test_bucketed_training_meets_fewer_mixed_passes_and_resumes(folders, data, tmp_path, monkeypatch):
     mixed = small_data(folders.zimage, long=(2, 3, 5, 7, 8, 11))
     assert sorted(set(mixed.padded_lengths())) == [32, 64]
@@ -367,19 +338,6 @@ def test_bucketed_training_meets_fewer_mixed_passes_and_resumes(folders, data, t
         with pytest.raises(Killed):
             run(folders.zimage, mixed, settings(bucket=True, batch_size=3), tmp_path / "killed")
     assert equal(run(folders.zimage, mixed, settings(bucket=True, batch_size=3), tmp_path / "killed"), whole)
-
-
-def test_generators_depend_on_their_parts_only():
-    def draw(*parts: int) -> list[float]:
-        return torch.randn(3, generator=stateless_generator(*parts)).tolist()
-
-    torch.manual_seed(1)
-    first = draw(0, 2, 5, 1)
-    torch.manual_seed(2)
-    torch.randn(10)
-    assert draw(0, 2, 5, 1) == first
-    others = {tuple(draw(*parts)) for parts in itertools.product((0, 1), (1, 2), range(5), range(5))}
-    assert len(others) == 100
 
 
 def saved_bytes(model, data, training, aux) -> tuple[int, dict[str, torch.Tensor]]:

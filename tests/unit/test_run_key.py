@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from legible import fingerprint, provenance
 from legible.config import LOSSES, Clip, Generation, Model, Reader, Training
 from legible.models.spec import spec_of
 from legible.train.key import run_key, used_files
 
+ROOT = Path(__file__).resolve().parents[2]
 SPEC = spec_of("zimage")
 COMPONENTS = SPEC.folders("denoiser", "autoencoder", "text", "scheduler")
 DECODING = [name for name, loss in LOSSES.items() if loss.decodes]
@@ -42,13 +44,17 @@ def heard(loss: str | dict) -> dict:
     return {"aux": {"loss": loss, "lambda": 1.0, "every": 1}}
 
 
-def key(places: Path, training: dict, seed: int = 0, data: str = "data", code: str = "code", **sections) -> str:
-    """As scripts/train_arm.py asks for it: segmenter and anchor are given where the arm needs them."""
+def key(places: Path, training: dict, seed: int = 0, data: str = "data", code: str | None = "code", **sections) -> str:
+    """As scripts/train_arm.py asks for it: segmenter and anchor are given where the arm needs them.
+
+    With `code` None, that of the project counts.
+    """
     config = config_of(places, training, **sections)
     losses = config["training"].aux.weights
     segmenter = places / "segmenter.safetensors" if "char_segmentation" in losses else None
     anchor = places / "anchor.safetensors" if config["training"].anchor.weight else None
-    return run_key(config, seed, data, used_files(config, segmenter, anchor), {"code": code})
+    decisive = provenance.decides_training(config["model"], config["training"]) if code is None else {"code": code}
+    return run_key(config, seed, data, used_files(config, segmenter, anchor), decisive)
 
 
 def changes(places: Path, file: str, training: dict, **sections) -> bool:
@@ -132,6 +138,60 @@ def test_a_hub_id_counts_by_its_commit_and_not_by_the_device(places):
     clips = [Clip(path="someone/clip", revision=letter * 40) for letter in "ab"]
     assert key(places, heard("clip_region"), clip=clips[0]) != key(places, heard("clip_region"), clip=clips[1])
     assert key(places, heard("ctc"), clip=clips[0]) == key(places, heard("ctc"), clip=clips[1])
+
+
+@pytest.fixture
+def project(tmp_path_factory, monkeypatch) -> Path:
+    """A copy of the project's code, which keys are made from and which may be edited."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("legible", "scripts"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for module in (fingerprint, provenance):
+        monkeypatch.setattr(module, "ROOT", folder)
+    forget_code()
+    yield folder
+    forget_code()
+
+
+def forget_code() -> None:
+    """Every job is a process of its own; here what was read before has to be forgotten."""
+    for function in (fingerprint.module_file, fingerprint._read, fingerprint._fingerprint):
+        function.cache_clear()
+
+
+CLIP, READER, ALL = {"clip_region", "clip_contrastive"}, {"ctc", "recognizer_feature"}, {"none", *LOSSES}
+
+
+@pytest.mark.parametrize(
+    ("module", "arms"),
+    [
+        *((loss.module.removeprefix("legible."), {name}) for name, loss in LOSSES.items()),
+        ("losses.distractors", {"clip_contrastive"}),
+        ("losses.clip_features", CLIP),
+        ("models.clip", CLIP),
+        ("models.reader", READER),
+        ("models.recognizer", READER),
+        ("models.segmenter", {"char_segmentation"}),
+        ("losses.view", ALL),
+        ("train.step", ALL),
+        ("models.zimage.model", ALL),
+        ("models.stable_diffusion.model", set()),
+        ("train.preflight", set()),
+        ("nano.denoiser", set()),
+    ],
+)
+def test_changed_code_is_another_run_of_the_arms_that_use_it_and_of_no_other(places, project, module, arms):
+    def keys() -> dict[str, str]:
+        forget_code()
+        return {loss: key(places, {} if loss == "none" else heard(loss), code=None) for loss in sorted(ALL)}
+
+    before, path = keys(), project / "legible" / f"{module.replace('.', '/')}.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\nCHANGED = 1\n", encoding="utf-8")
+    after = keys()
+    assert {loss for loss in before if after[loss] != before[loss]} == arms
+    assert len(set(before.values())) == len(before)
+    path.write_text(path.read_text(encoding="utf-8").replace("\nCHANGED = 1\n", "\n# reworded\n"), encoding="utf-8")
+    assert keys() == before
 
 
 def test_values_seed_data_and_code_count(places):
