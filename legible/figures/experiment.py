@@ -66,11 +66,6 @@ class Experiment:
     clipped: dict[str, float]
     lettered: dict[str, tuple[int, int]]
 
-    @property
-    def alpha(self) -> float:
-        """The level of the tests."""
-        return 1 - self.config.scoring.confidence
-
 
 def read_experiment(results: Path, config: Config, title: str = "") -> Experiment:
     """Everything that pages say about results/{experiment}; `title` empty: the experiment's name.

@@ -112,7 +112,7 @@ def judge(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str,
     row = claims(summary).set_index("arm").loc[[arm]].iloc[0]
     directions = {judgement.direction for judgement in judgements}
     unsure = names(j for j in judgements if j.direction == 0)
-    untested = names(j for j in judgements if not j.p_holm < 1 - confidence)
+    untested = names(j for j in judgements if not j.p_holm + confidence < 1)  # 1 − 0.95 is above 0.05
     number = max(len(j.seed_deltas) for j in judgements)
     reason, side = "", "better" if directions == {-1} else "worse"
     if directions >= {-1, 1}:

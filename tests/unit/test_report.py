@@ -140,6 +140,10 @@ def verdict_of(
             *("not shown", "Not shown", "p of RapidOCR after Holm's correction is not below 0.05"),
         ),
         (
+            {"p_holm": (0.001, 0.05)},  # at the level, not below it
+            *("not shown", "Not shown", "p of RapidOCR after Holm's correction is not below 0.05"),
+        ),
+        (
             {"p_holm": (0.001, float("nan"))},  # an older table, without the test
             *("not shown", "Not shown", "p of RapidOCR after Holm's correction is not below 0.05"),
         ),
