@@ -1,9 +1,9 @@
-"""Time, arithmetic and memory of sampling, next to diffusers' own ZImagePipeline, eager, with its defaults.
+"""Time, arithmetic and memory of sampling, next to diffusers' own pipeline, eager, with its defaults.
 
 python benchmarks/sample.py --model nano|slice|full --output FILE.json
 
 A case is a number of images per batch, with `+compile` for compiled blocks. Every round runs all of it one after the
-other: 8 steps and the decoder through Legible (`model.sample`) and through the pipeline, one step of the transformer
+other: 8 steps and the decoder through Legible (`model.sample`) and through the pipeline, one step of the denoiser
 alone, and the decoder alone. Caption embeddings are at hand on both sides.
 """
 
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 from measure import attempt, default_device, flop, interleaved, peak_memory, plain
-from reference import as_diffusers_runs_it
-from setting import Setting, add_options, open_subject, result_of, setting_of
+from reference import recipe_of
+from setting import Setting, add_options, result_of, setting_of, subject_of
+from subjects import Subject
 from torch import Tensor
 
 from legible.errors import UserError, run_cli
 from legible.io import write_json
 from legible.models.conditioning import Conditioning
-from legible.models.zimage.model import CAPTION, ZImage
 
 STEPS = 8
 CASES = ("1", "1+compile", "4", "4+compile")
@@ -42,29 +42,14 @@ def parts_of(case: str) -> tuple[int, bool]:
     return int(number), bool(rest)
 
 
-@torch.no_grad()
-def pipeline_images(model: ZImage, captions: Conditioning, noise: Tensor, factor: int) -> list:
-    """What a user of diffusers calls: pictures as PIL images, without guidance, as Turbo models need it."""
-    pipeline = model.pipeline()
-    pipeline.set_progress_bar_config(disable=True)
-    with as_diffusers_runs_it(model.transformer):
-        return pipeline(
-            prompt_embeds=list(captions.tensors[CAPTION]),
-            latents=noise,
-            height=noise.shape[2] * factor,
-            width=noise.shape[3] * factor,
-            num_inference_steps=STEPS,
-            guidance_scale=0.0,
-        ).images
-
-
-def kinds_of(model: ZImage, captions: Conditioning, noise: Tensor, factor: int) -> dict[str, Callable[[], object]]:
+def kinds_of(subject: Subject, captions: Conditioning, noise: Tensor) -> dict[str, Callable[[], object]]:
     """What is timed; captions and noise [B, C, h, w] are on the device."""
-    sigma = torch.full((len(noise),), 0.5, device=model.device)
+    model, recipe = subject.model, recipe_of(subject.family)
+    levels = model.process.levels(torch.full((len(noise),), 0.5, device=model.device))
     return {
-        "ours": lambda: model.sample(captions, noise, STEPS, 0.0),
-        "reference": lambda: pipeline_images(model, captions, noise, factor),
-        "one step": torch.no_grad()(lambda: model.predict(noise, sigma, captions)),
+        "ours": lambda: model.sample(captions, noise, STEPS, model.spec.guidance_off),
+        "reference": lambda: recipe.pictures(model, captions, noise, STEPS),
+        "one step": torch.no_grad()(lambda: model.predict(noise, levels, captions)),
         "decode": torch.no_grad()(lambda: model.decode(noise)),
     }
 
@@ -72,13 +57,13 @@ def kinds_of(model: ZImage, captions: Conditioning, noise: Tensor, factor: int) 
 def measure_case(setting: Setting, case: str, warmup: int, rounds: int, device: torch.device) -> dict:
     """Everything about one case, as JSON."""
     batch, compiled = parts_of(case)
-    subject = open_subject(setting, device, batch)
+    subject = subject_of(setting, batch)
     model, shape = subject.model, subject.data.latents.shape
-    captions = subject.data.conditioning.pick(range(batch)).to(device, model.transformer.dtype)
+    captions = subject.data.conditioning.to(device, model.module("denoiser").dtype)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(device)
     if compiled:
         model.compile_blocks()
-    runs = kinds_of(model, captions, noise, setting.size[0] // shape[2])
+    runs = kinds_of(subject, captions, noise)
     operations = {name: flop(run) for name, run in runs.items()}
     times = interleaved(runs, warmup, rounds, device)
     memory = dict.fromkeys(runs)
@@ -103,7 +88,7 @@ def main() -> None:
             parts_of(case)
         result = result_of("sample", setting, arguments, device)
         for case in names:
-            print(f"{setting.model}, images per batch: {case} …", flush=True)
+            print(f"{setting.name}, images per batch: {case} …", flush=True)
             run = partial(measure_case, setting, case, arguments.warmup, arguments.steps, device)
             found = attempt(case, run)
             for name, kind in found.get("kinds", {}).items():

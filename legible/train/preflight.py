@@ -5,9 +5,10 @@ The whole model in its true size is built of imagined tensors, which have shapes
 is computed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import psutil
 import torch
@@ -19,13 +20,14 @@ from legible.config import LOSSES, Data, Model, Training
 from legible.errors import UserError
 from legible.models.family import Family, empty_model
 from legible.models.opening import where_mixed
-from legible.models.quantization import quantized_bytes
+from legible.models.quantization import BYTES_PER_VALUE, quantized_bytes
 from legible.models.spec import Spec
 from legible.train.adapters import select_parameters
 from legible.train.group import Group
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
+CHOICE = ("method", "parts", "modules", "lora", "weights")  # keys that decide what is trained, and as what
 EIGHT_BIT = 2 * (1 + 4 / 256)  # two moments, each one byte a value and a float32 scale per 256 values
 HEADROOM = 0.9  # share of the free memory that may be planned for: the framework's own use is not in the sums
 
@@ -51,6 +53,20 @@ class Kept:
     twice: float
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What a model, and the choice of what is trained of it, take; memory in bytes, where `Kept` for one pass."""
+
+    spec: Spec
+    weights: dict[str, int]  # of each network, before adapters are added
+    trained: dict[str, int]  # of each trained part
+    quantized: dict[str, tuple[int, float]]  # kind → how many of the denoiser's weights it changes, and their bytes
+    blocks: int
+    denoiser: Kept
+    decoder: Kept
+    encoders: dict[str, Kept]  # of the text encoders that are trained
+
+
 def plan(model: Model, training: Training, height: int, width: int) -> list[Phase]:
     """The phases of a run, in each of its processes, without the critics of auxiliary losses (CLIP, reader: < 1 GiB).
 
@@ -60,34 +76,27 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     Raises:
         UserError: a configuration of the model cannot be read, or what is to be trained matches nothing.
     """
-    wide, master = BYTES[model.dtype], BYTES[training.weights]
-    opened = empty_model(model)
-    spec = opened.spec
-    networks = {name: opened.module(name).requires_grad_(False) for name in part_names(spec)}
-    counts = {name: count(network) for name, network in networks.items()}
-    few_bits = training.quantization != "none"
-    layers = opened.quantized_layers() if few_bits else []
-    small, small_bytes = quantized_bytes(networks["denoiser"], layers, training.quantization) if few_bits else (0, 0)
-    chosen = select_parameters(opened, training, 0)
-    trained, blocks = sum(parameter.numel() for parameter in chosen.values()), len(opened.blocks())
     # The velocity anchor's points have a forward and backward pass of their own.
     batch = len(Group(size=training.processes).passes(training)[0])
     points = max(batch, training.anchor.batch_size if training.anchor.weight else 0)
     heard = any(LOSSES[loss].decodes for loss in training.aux.weights)
-    texts = [name for name in training.parts if name != "denoiser"]
-    with imagined(opened) as shapes:
-        kept = kept_by_the_denoiser(shapes, points, height, width, bool(texts))
-        decoded = kept_by_the_decoder(shapes, batch, height, width) if heard else Kept(0, 0)
-        encoded = sum(kept_by_an_encoder(shapes, name, batch, model.max_sequence_length) for name in texts)
-    denoiser, decoder = counts["denoiser"], counts[spec.autoencoder]
-    held = denoiser + sum(counts[name] for name in texts)
+    chosen = Training(**{name: getattr(training, name) for name in CHOICE})
+    found = sizes_of(model, chosen, batch, points, height, width, heard)
+    spec, wide, master = found.spec, BYTES[model.dtype], BYTES[training.weights]
+    trained, denoiser, decoder = sum(found.trained.values()), found.weights["denoiser"], found.weights[spec.autoencoder]
+    held = denoiser + sum(found.weights[name] for name in found.encoders)
+    small, small_bytes = found.quantized.get(training.quantization, (0, 0))
     frozen = held - trained if training.method == "full" else held
     mixed = training.weights != model.dtype
     measured = bool(training.aux.weights and training.aux.measure_every)
     twice = training.gradient_checkpointing
     # Of sharded weights each process has its part; at a time, two blocks are whole (one computes, one is fetched).
     mine = trained / training.processes if training.sharded else trained
-    copied = trained * 2 / blocks if training.sharded else trained if mixed else 0
+    copied = trained * 2 / found.blocks if training.sharded else trained if mixed else 0
+
+    def activations(kept: Kept, part: str) -> float:  # the copies of the weights have a line of their own
+        return kept.twice if part in twice else kept.plain - (found.trained.get(part, 0) * wide if mixed else 0)
+
     parts = [
         ("frozen weights", (frozen - small) * wide),
         (f"frozen weights, {training.quantization}", small_bytes),
@@ -97,17 +106,42 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
         (f"copies in {model.dtype}", copied * wide),
         ("averaged weights", mine * 4 if training.ema else 0),
         ("gradient of the auxiliary loss", trained * master if measured else 0),
-        ("activations", kept.twice if "denoiser" in twice else kept.plain - (trained * wide if mixed else 0)),
-        ("activations of the text encoder", encoded),
+        ("activations", activations(found.denoiser, "denoiser")),
+        ("activations of the text encoder", sum(activations(kept, name) for name, kept in found.encoders.items())),
         ("decoder", decoder * wide if heard else 0),
-        ("activations of the decoder", decoded.twice if "decoder" in twice else decoded.plain),
+        ("activations of the decoder", activations(found.decoder, "decoder")),
     ]
     return [
-        Phase("captions", tuple((name, counts[name] * wide) for name in spec.text_encoders)),
+        Phase("captions", tuple((name, found.weights[name] * wide) for name in spec.text_encoders)),
         Phase("latents", (("autoencoder", decoder * wide),)),
         Phase("training", tuple((name, size) for name, size in parts if size)),
         Phase("sampling", (("denoiser", denoiser * wide), ("autoencoder", decoder * wide))),
     ]
+
+
+@cache  # most arms, and all ways to save memory, differ in what needs no second look
+def sizes_of(model: Model, chosen: Training, batch: int, points: int, height: int, width: int, heard: bool) -> Sizes:
+    """Build the model without memory, choose what is trained, and let it go forward.
+
+    Args:
+        chosen: the CHOICE of a training, and otherwise defaults.
+        batch, points: samples of a forward pass of the decoder and of the denoiser.
+        heard: whether a loss decodes.
+    """
+    opened = empty_model(model)
+    spec, encoders = opened.spec, [name for name in chosen.parts if name != "denoiser"]
+    networks = {name: opened.module(name).requires_grad_(False) for name in part_names(spec)}
+    weights = {name: count(network) for name, network in networks.items()}
+    layers = opened.quantized_layers()
+    quantized = {kind: quantized_bytes(networks["denoiser"], layers, kind) for kind in BYTES_PER_VALUE}
+    select_parameters(opened, chosen, 0)
+    trained = {part: sum(p.numel() for p in networks[part].parameters() if p.requires_grad) for part in chosen.parts}
+    used = ["denoiser", *encoders, *([spec.autoencoder] if heard else [])]
+    with imagined(opened, used) as shapes:
+        denoiser = of_many(points, partial(kept_by_the_denoiser, shapes, height, width, bool(encoders)))
+        decoder = of_many(batch, partial(kept_by_the_decoder, shapes, height, width)) if heard else Kept(0, 0)
+        read = {name: of_many(batch, partial(kept_by_an_encoder, shapes, name)) for name in encoders}
+    return Sizes(spec, weights, trained, quantized, len(opened.blocks()), denoiser, decoder, read)
 
 
 def describe(phases: list[Phase], free: float, training: Training) -> str:
@@ -179,7 +213,7 @@ def free_bytes() -> int:
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
 
 
-def count(module: torch.nn.Module) -> int:
+def count(module: nn.Module) -> int:
     """Number of its parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -190,15 +224,27 @@ def part_names(spec: Spec) -> tuple[str, ...]:
 
 
 @contextmanager
-def imagined(opened: Family) -> Iterator[Family]:
-    """An empty model of tensors without memory on the CPU; whatever is computed with it in here has shapes only."""
+def imagined(opened: Family, names: list[str]) -> Iterator[Family]:
+    """These networks of an empty model, of imagined tensors on the CPU: what is computed in here has shapes only."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        for name in part_names(opened.spec):
+        for name in names:
             opened.module(name).to_empty(device="cpu")
         yield replace(opened, device=torch.device("cpu"))
 
 
-def kept_by_the_denoiser(opened: Family, batch: int, height: int, width: int, through: bool) -> Kept:
+def of_many(count: int, kept: Callable[[int], Kept]) -> Kept:
+    """What `kept` says of `count` samples: of more than three, of two and what each further one adds.
+
+    To imagine hundreds would take minutes. One alone is no measure: some kernels treat it otherwise.
+    """
+    if count <= 3:
+        return kept(count)
+    two, three = kept(2), kept(3)
+    more = count - 2
+    return Kept(two.plain + more * (three.plain - two.plain), two.twice + more * (three.twice - two.twice))
+
+
+def kept_by_the_denoiser(opened: Family, height: int, width: int, through: bool, batch: int) -> Kept:
     """Of one forward pass over `batch` samples with the longest captions.
 
     Args:
@@ -215,7 +261,7 @@ def kept_by_the_denoiser(opened: Family, batch: int, height: int, width: int, th
     return kept_by(lambda: opened.predict(noisy, levels, conditioning), network, opened.blocks())
 
 
-def kept_by_the_decoder(opened: Family, batch: int, height: int, width: int) -> Kept:
+def kept_by_the_decoder(opened: Family, height: int, width: int, batch: int) -> Kept:
     """Of decoding `batch` whole images; with `aux.region: crop` it is less."""
     channels = opened.latent_shape(height * opened.pixels_per_latent, width * opened.pixels_per_latent)[0]
     network = opened.module(opened.spec.autoencoder)
@@ -224,16 +270,16 @@ def kept_by_the_decoder(opened: Family, batch: int, height: int, width: int) -> 
     return kept_by(lambda: opened.decode(latents), network, units)
 
 
-def kept_by_an_encoder(opened: Family, name: str, batch: int, tokens: int) -> float:
-    """Of one forward pass of a text encoder over `batch` prompts."""
+def kept_by_an_encoder(opened: Family, name: str, batch: int) -> Kept:
+    """Of one forward pass of a text encoder over `batch` longest prompts."""
     network = opened.module(name)
-    ids = torch.zeros((batch, tokens), dtype=torch.long)
+    ids = torch.zeros((batch, opened.example_conditioning(1).lengths()[0]), dtype=torch.long)
 
     def run() -> object:
         with where_mixed(network, opened.device):
             return network(input_ids=ids)
 
-    return kept_by(run, network, []).plain
+    return kept_by(run, network, [])
 
 
 def kept_by(run: Callable[[], object], network: nn.Module, blocks: list[nn.Module]) -> Kept:
@@ -243,34 +289,41 @@ def kept_by(run: Callable[[], object], network: nn.Module, blocks: list[nn.Modul
     """
     own = {storage(part) for parameter in network.parameters() for part in plain_tensors(parameter)}
     kept: dict[int, Tensor] = {}  # the tensors themselves: a freed one's place would be used again
-    given: dict[int, Tensor] = {}
-    inside: list[float] = []
-
-    def total(tensors: dict[int, Tensor]) -> float:
-        return sum(value.untyped_storage().nbytes() for place, value in tensors.items() if place not in own)
+    outside: dict[int, Tensor] = {}  # kept by no block, or given to one
+    inside: list[dict[int, Tensor]] = []  # kept by each block first
+    here = outside
 
     def pack(value: Tensor) -> Tensor:
-        kept.setdefault(storage(value), value)
+        if (place := storage(value)) not in own and place not in kept:
+            kept[place] = here[place] = value
         return value
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        inside.append(total(kept))
-        given.update({storage(value): value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)})
+        nonlocal here
+        given = {storage(value): value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)}
+        outside.update({place: value for place, value in given.items() if place not in own})
+        inside.append({})
+        here = inside[-1]
 
     def leave(module: nn.Module, args: tuple, output: object) -> None:
-        inside[-1] = total(kept) - inside[-1]
+        nonlocal here
+        here = outside
 
     hooks = [block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks]
     hooks += [block.register_forward_hook(leave) for block in blocks]
     try:
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            result = run()
+            run()
     finally:
         for hook in hooks:
             hook.remove()
-    plain = total(kept)
-    del result
-    return Kept(plain, plain - sum(inside) + total(given) + max(inside, default=0.0))
+    once = [nbytes(value for place, value in part.items() if place not in outside) for part in inside]
+    return Kept(nbytes(kept.values()), nbytes(outside.values()) + max(once, default=0))
+
+
+def nbytes(tensors: Iterable[Tensor]) -> int:
+    """Memory of tensors that share none."""
+    return sum(value.untyped_storage().nbytes() for value in tensors)
 
 
 def storage(value: Tensor) -> int:

@@ -1,5 +1,6 @@
 """The benchmarks' plumbing on tiny models: no time is asserted anywhere, only that what is timed is the right thing."""
 
+import argparse
 import copy
 import json
 import sys
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import ZImageTransformer2DModel
 from diffusers.models.transformers.transformer_z_image import (
     RopeEmbedder,
     ZImageTransformerBlock,
@@ -38,33 +38,39 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def tiny(folders: ModelFolders) -> setting.Setting:
     """The tiny models as a subject of measurement."""
-    return setting.Setting("nano", folders.zimage, folders.clip, (32, 64), "float32", 2, 1)
+    return tiny_setting(folders)
+
+
+def tiny_setting(folders: ModelFolders) -> setting.Setting:
+    """The tiny models, two samples a micro-step."""
+    model = Model(path=str(folders.zimage), device="cpu")
+    return setting.Setting("nano", model, folders.clip, (32, 64), 2, 1, {"accumulation": 1}, {})
 
 
 @pytest.fixture(scope="module")
 def training_cases(folders: ModelFolders) -> dict[str, dict]:
     """What train_step measures on the tiny models."""
-    tiny = setting.Setting("nano", folders.zimage, folders.clip, (32, 64), "float32", 2, 1)
+    tiny = tiny_setting(folders)
     return {case: train_step.try_case(tiny, case, 1, 2, CPU) for case in ("lora", "full", "lora+checkpointing")}
 
 
 def test_both_sides_compute_the_same_losses(tiny):
     training = train_step.training_of(tiny, "lora")
-    subject = setting.open_subject(tiny, CPU, 4)
+    subject = setting.subject_of(tiny, 4)
     torch.manual_seed(0)
     assert train_step.disagreement(subject, training) < 1e-5
 
 
 @pytest.mark.parametrize("wrong", ["sign", "time", "picture"])
 def test_a_wrong_reference_is_not_compared_with(tiny, monkeypatch, wrong):
-    def twisted(model, latents, noise, levels, captions):
-        if wrong == "time":
-            return reference.predicted(model, latents, noise, (levels + 500) % 1000, captions)
-        found = reference.predicted(model, latents, noise, levels, captions)
-        sign = -1 if wrong == "sign" else 1
-        return reference.Prediction(sign * found.loss, found.clean + (wrong == "picture"))
+    recipe = reference.recipe_of("zimage")
+    predicted = recipe.predicted
 
-    monkeypatch.setattr(train_step, "predicted", twisted)
+    def twisted(model, latents, noise, places, captions):
+        loss, clean = predicted(model, latents, noise, (places + 500 * (wrong == "time")) % 1000, captions)
+        return (-loss if wrong == "sign" else loss), clean + (wrong == "picture")
+
+    monkeypatch.setattr(recipe, "predicted", twisted)
     with pytest.raises(RuntimeError, match="the losses of both sides differ"):
         train_step.try_case(tiny, "lora", 1, 1, CPU)
 
@@ -105,11 +111,12 @@ def test_a_case_holds_all_kinds(training_cases):
     assert case["status"] == "measured"
     assert case["loss_difference"] < 1e-4
     assert set(case["kinds"]) == {
-        "ours", "reference", "ours, aux crop", "ours, aux image", "reference, aux", "optimiser step",
+        "ours", "reference", "ours, aux crop", "ours, aux image", "reference, aux", "reference, denoiser",
+        "optimiser step",
     }  # fmt: skip
     assert all(kind["median"] > 0 and kind["runs"] == 2 for kind in case["kinds"].values())
     flop = {name: kind["flop"] for name, kind in case["kinds"].items()}
-    assert flop["ours"] < flop["reference"]  # which encodes its pictures again
+    assert flop["ours"] == flop["reference, denoiser"] < flop["reference"]  # which encodes its pictures again
     # … and that is all by which they differ: the same decoder, the same CLIP.
     assert flop["reference, aux"] - flop["ours, aux image"] == flop["reference"] - flop["ours"]
     assert flop["ours"] < flop["ours, aux crop"] <= flop["ours, aux image"]
@@ -126,8 +133,8 @@ def test_cases_are_what_their_names_say(training_cases):
 
 def test_micro_steps_train_the_parameters(tiny):
     training = train_step.training_of(tiny, "full")
-    subject = setting.open_subject(tiny, CPU, 4)
-    trained = train_step.select_parameters(subject.model.transformer, training, 0)
+    subject = setting.subject_of(tiny, 4)
+    trained = train_step.select_parameters(subject.model, training, 0)
     for name, loss in train_step.micro_steps(subject, training).items():
         loss(0).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in trained.values()), name
@@ -136,7 +143,8 @@ def test_micro_steps_train_the_parameters(tiny):
     assert all(p.grad is None for p in subject.model.vae.parameters())
 
 
-def test_ours_is_compiled_and_the_reference_is_not(tiny):
+@pytest.mark.parametrize("case", ["lora+compile", "lora+checkpointing+compile"])
+def test_ours_is_compiled_and_the_reference_is_not(tiny, case):
     calls = []
 
     def counting(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
@@ -146,26 +154,34 @@ def test_ours_is_compiled_and_the_reference_is_not(tiny):
 
         return compiled
 
-    training = train_step.training_of(tiny, "lora+compile")
+    training = train_step.training_of(tiny, case)
     assert training.compile
-    subject = setting.open_subject(tiny, CPU, 4)
-    train_step.select_parameters(subject.model.transformer, training, 0)
-    use_real_rotary(subject.model.transformer)
-    subject.model.transformer.compile_repeated_blocks(backend=counting)
-    ours = [block.attention.processor for block in subject.model.transformer.layers]
+    subject = setting.subject_of(tiny, 4)
+    model = subject.model
+    train_step.select_parameters(model, training, 0)
+    model.save_memory(training.gradient_checkpointing)
+    use_real_rotary(model.transformer)
+    model.transformer.compile_repeated_blocks(backend=counting)
+    ours = [block.attention.processor for block in model.blocks()]
     losses = train_step.micro_steps(subject, training)
-    losses["ours"](0).backward()
-    blocks = len(calls)
+
+    def run_kind(kind: str, step: int) -> int:
+        before = len(calls)
+        with train_step.side(subject, kind):
+            losses[kind](step).backward()
+        return len(calls) - before
+
+    blocks = run_kind("ours", 0)
     assert blocks >= 3
-    losses["reference, aux"](0).backward()
-    assert [block.attention.processor for block in subject.model.transformer.layers] == ours
-    with reference.as_diffusers_runs_it(subject.model.transformer):
-        assert {type(b.attention.processor) for b in subject.model.transformer.layers} == {ZSingleStreamAttnProcessor}
-        assert isinstance(subject.model.transformer.rope_embedder, RopeEmbedder)
+    assert run_kind("reference, aux", 0) == run_kind("reference, denoiser", 0) == 0
+    assert [block.attention.processor for block in model.blocks()] == ours
+    with train_step.side(subject, "reference"):
+        assert {type(block.attention.processor) for block in model.blocks()} == {ZSingleStreamAttnProcessor}
+        assert isinstance(model.transformer.rope_embedder, RopeEmbedder)
+    before = len(calls)
     assert measure.flop(lambda: losses["ours"](0).backward()) > 0
-    assert len(calls) == blocks
-    losses["ours"](1).backward()
-    assert len(calls) == 2 * blocks
+    assert len(calls) == before
+    assert run_kind("ours", 1) == blocks
     measure.free_everything()
 
 
@@ -184,8 +200,7 @@ def test_out_of_memory_ends_one_case_only(folders, tmp_path, monkeypatch, error)
             raise error
         return original(given, case, *rest)
 
-    tiny = setting.Setting("nano", folders.zimage, folders.clip, (32, 64), "float32", 2, 1)
-    monkeypatch.setattr(train_step, "setting_of", lambda arguments, folder: tiny)
+    monkeypatch.setattr(train_step, "setting_of", lambda arguments, folder: tiny_setting(folders))
     monkeypatch.setattr(train_step, "measure_case", measured)
     monkeypatch.setattr(setting, "matmul_peak", lambda dtype, device, side: 1e9)
     run(monkeypatch, train_step, "--model nano --cases full,lora --steps 1 --warmup 1 --output", result)
@@ -233,11 +248,10 @@ def run(monkeypatch: pytest.MonkeyPatch, script, options: str, output: Path | No
     ("options", "named"),
     [
         ("--model nano --cases lora+compiled", "--cases: there is no case 'lora+compiled'; allowed are lora, "),
-        ("--model nano --size 512", "--layers and --size: nano is measured as it is shipped"),
-        ("--model full --layers 4", "--layers: the full model has 30"),
-        ("--model slice --size 500", "--size: 500 is not allowed"),
+        ("--model nano --size 512", "--size: nano is measured as it is shipped"),
+        ("--model slice --size 500", "--size: 500 is not allowed; it must be a multiple of 64"),
         ("--model slice --size 0", "--size: 0 is not allowed"),
-        ("--model slice --layers 0", "--layers: 0 is not allowed; it must be 1 or more"),
+        ("--model slice --batch 0", "--batch: 0 is not allowed; it must be 1 or more"),
         ("--model nano --steps 0", "--steps: 0 is not allowed"),
         ("--model nano --threads -1", "--threads: -1 is not allowed"),
     ],
@@ -263,31 +277,60 @@ def test_sampling_is_measured_on_the_same_pictures(tiny):
     assert (
         kinds["ours"]["flop"] == kinds["reference"]["flop"] == 8 * kinds["one step"]["flop"] + kinds["decode"]["flop"]
     )
-    subject = setting.open_subject(tiny, CPU, 2)
+    subject = setting.subject_of(tiny, 2)
     noise = torch.randn(subject.data.latents.shape)
-    runs = sample.kinds_of(subject.model, [subject.data.caption(i) for i in range(2)], noise, 4)
+    runs = sample.kinds_of(subject, subject.data.conditioning, noise)
     theirs = np.stack([np.asarray(image) for image in runs["reference"]()])
     assert np.abs(runs["ours"]().numpy().astype(int) - theirs.astype(int)).max() <= 1
 
 
+def options(line: str) -> argparse.Namespace:
+    """The options that all scripts share."""
+    parser = argparse.ArgumentParser()
+    setting.add_options(parser)
+    return parser.parse_args(f"{line} --output unused.json".split())
+
+
 def test_the_full_model_is_the_real_one(tmp_path):
-    folder = subjects.write_configs(tmp_path, 30, 2)
-    assert count(empty_model(Model(path=str(folder))).module("denoiser")) == 6_154_908_736
-    assert count(empty_model(Model(path=str(folder))).module("vae")) == 83_819_683
-    assert count(empty_model(Model(path=str(folder))).module("text_encoder")) > 3.9e9
+    full = empty_model(setting.setting_of(options("--model full"), tmp_path).model)
+    assert count(full.module("denoiser")) == 6_154_908_736
+    assert count(full.module("vae")) == 83_819_683
+    assert count(full.module("text_encoder")) > 3.9e9
 
 
-def test_random_weights_are_all_set_in_their_own_type():
-    config = subjects.TRANSFORMER | {"dim": 64, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 32, "n_layers": 1}
-    config |= {"axes_dims": [8, 12, 12], "axes_lens": [128, 32, 32]}
-    module = subjects.randomized(ZImageTransformer2DModel, config, torch.bfloat16, CPU)
-    for name, parameter in module.named_parameters():
+def test_a_slice_is_scaled_by_its_layers(tmp_path):
+    part = setting.setting_of(options("--model slice"), tmp_path)
+    assert [len(empty_model(model).blocks()) for model in (part.model, part.whole[1])] == [6, 34]
+    scale = setting.scale_of(part)
+    tokens = {"layers": 1088, "noise": 1024, "captions": 64}
+    full, few = (n * tokens["layers"] + r * (tokens["noise"] + tokens["captions"]) for n, r in ((30, 2), (4, 1)))
+    assert scale == {"to": "full", "denoiser": pytest.approx(full / few, rel=0.01)}
+    assert setting.scale_of(setting.setting_of(options("--model nano"), tmp_path)) is None
+
+
+def test_a_family_without_a_recipe_is_named():
+    with pytest.raises(UserError, match=r"--model: there is nothing to compare stable_diffusion with; .*reference is"):
+        reference.recipe_of("stable_diffusion")
+
+
+def test_random_weights_are_all_set_in_their_own_type(tmp_path):
+    components = copy.deepcopy(setting.models()["full"]["components"])
+    components["transformer"] |= {"dim": 64, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 32, "n_layers": 1}
+    components["transformer"] |= {"axes_dims": [8, 12, 12], "axes_lens": [128, 32, 32]}
+    components["vae"] |= {"block_out_channels": [32, 32, 32, 32]}
+    components["text_encoder"] |= {"num_hidden_layers": 1}
+    folder = subjects.write_configs(tmp_path, components)
+    model = Model(path=str(folder), dtype="bfloat16", device="cpu")
+    subject, again = (subjects.open_subject(model, None, 2, (64, 64)) for _ in range(2))
+    for name, parameter in subject.model.transformer.named_parameters():
         assert parameter.dtype == torch.bfloat16
         assert parameter.device == CPU
         assert parameter.isfinite().all(), name
         assert parameter.abs().sum() > 0 or name.endswith("bias"), name
-    again = subjects.randomized(ZImageTransformer2DModel, config, torch.bfloat16, CPU)
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
+        assert torch.equal(parameter, again.model.transformer.get_parameter(name))
+    assert subject.model.scheduler.config.shift == 3.0
+    assert subject.data.latents.shape == (2, 16, 8, 8)
+    assert torch.equal(subject.data.latents, again.data.latents)
 
 
 def result(model: str, device: str, cases: list[dict]) -> dict:
@@ -319,6 +362,11 @@ def case(name: str, ours: float, theirs: float, peak: float | None, quantization
     return {"case": name, "status": "measured", "training": training, "kinds": kinds}
 
 
+def sliced(cases: list[dict], layers: float) -> dict:
+    """A result of the slice on a CPU, whose whole model computes `layers` times as much."""
+    return result("slice", "cpu", cases) | {"scale": {"to": "full", "denoiser": layers}}
+
+
 def verdicts(results: list[dict]) -> dict[str, str]:
     """Goal → met, not met or not measured."""
     return {goal.text: goal.verdict for goal in write_performance.goals(results)}
@@ -341,6 +389,50 @@ def test_goals_met_not_met_and_not_measured():
         "CPU: slice, auxiliary loss every 8 steps: ≥ 2 × the reference": "not measured",
         "CPU: slice, auxiliary loss at every step: ≥ 2 × the reference": "not measured",
     }
+
+
+def test_of_a_slice_all_layers_count():
+    one = case("lora", 0.1, 0.18, None)
+    one["kinds"]["reference, denoiser"] = one["kinds"]["reference"] | {"median": 0.12}
+    step = 0.016 / 8
+    assert write_performance.ratio(one, 1) == pytest.approx((0.36 + step) / (0.14 + step))
+    ours, theirs = 0.14 + 9 * 0.1 + step, 0.36 + 9 * 0.12 + step
+    assert write_performance.ratio(one, 1, 10.0) == pytest.approx(theirs / ours)
+    assert write_performance.ratio(one, None, 10.0) == pytest.approx((0.18 + 9 * 0.12 + step) / (10 * 0.1 + step))
+    assert write_performance.surcharge(one, 10.0) == pytest.approx(0.4 / 8 / 10)
+    page = write_performance.page([sliced([one], 10.0)])
+    assert f"| {(0.36 + step) / (0.14 + step):.2f} × | {theirs / ours:.2f} × | 5.0 % | 0.5 % |" in page
+    assert "| scaled to full |" in page
+    goal = "CPU: slice, auxiliary loss at every step: ≥ 2 × the reference"
+    assert verdicts([result("slice", "cpu", [one])])[goal] == "met"  # as measured …
+    assert verdicts([sliced([one], 10.0)])[goal] == "not met"
+
+
+def test_where_the_references_denoiser_was_not_timed_apart_its_operations_divide_its_time():
+    one = case("lora", 0.1, 0.18, None)
+    one["kinds"]["reference"]["flop"] = 1.5 * one["kinds"]["ours"]["flop"]
+    assert write_performance.denoiser_seconds(one, "reference") == pytest.approx(0.12)
+    assert "| ≈ " in write_performance.page([sliced([one], 10.0)])
+
+
+def test_the_page_says_which_command_made_a_table():
+    makefile = "PYTHON ?= python3\nbench: environment\n\t$(MEASURE) benchmarks/x.py --steps 3 \\\n\t  --output a.json\n"
+    commands = write_performance.makefile_commands(makefile)
+    assert commands == {"a.json": ("bench", "python benchmarks/x.py --steps 3 --output a.json")}
+    said = write_performance.made_by("python benchmarks/x.py --steps 3 --output a.json", commands)
+    assert said == "Made by `make bench`: `python benchmarks/x.py --steps 3 --output a.json`"
+    said = write_performance.made_by("python benchmarks/x.py --steps 2 --output a.json", commands)
+    assert said.startswith("**Not made by a command of the Makefile**, but by `python benchmarks/x.py --steps 2 ")
+    assert said.endswith("`make bench` now runs `python benchmarks/x.py --steps 3 --output a.json`.")
+    assert write_performance.made_by("python y.py", commands).endswith("but by `python y.py`.")
+    real = write_performance.makefile_commands((ROOT / "Makefile").read_text())
+    assert {target for target, _ in real.values()} == {"benchmarks", "benchmarks-gpu"}
+    assert len(real) == 6
+
+
+def test_the_shipped_page_is_that_of_the_shipped_results():
+    page = write_performance.page(write_performance.read_results(ROOT / "docs" / "performance"))
+    assert (ROOT / "docs" / "PERFORMANCE.md").read_text(encoding="utf-8") == page
 
 
 def test_goals_of_an_h200_need_an_h200_and_quantised_cases_stand_apart():
@@ -374,7 +466,11 @@ def test_result_files_to_page(tmp_path, monkeypatch):
     page = output.read_text()
     assert page.index("## full: training step") < page.index("## nano: training step")
     assert max(len(line) for line in page.splitlines()) < 400
-    for broken, message in (("{", "not valid JSON"), (json.dumps({"cases": []}), "not a result of train_step.py")):
+    for broken, message in (
+        ("{", "not valid JSON"),
+        (json.dumps({"cases": []}), "not a result of train_step.py"),
+        (json.dumps(good | {"model": "tiny"}), "benchmarks/models.yaml has no model 'tiny'"),
+    ):
         (folder / "c.json").write_text(broken)
         with pytest.raises(UserError, match=rf"c\.json: {message}"):
             run(monkeypatch, write_performance, f"--results {folder} --output", output)

@@ -123,7 +123,8 @@ def test_a_saved_segmenter_comes_back_and_its_bytes_are_the_same_in_each_run(tmp
     assert opened.alphabet == "AÉ{"
     assert untouched(opened.network)
     latents = random(2, 4, 3, 5, dtype=torch.float32)
-    assert torch.equal(opened.network(latents), network(latents))
+    with torch.no_grad():  # both: with a gradient another kernel may run, which rounds otherwise
+        assert torch.equal(opened.network(latents), network(latents))
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign", "empty", "other weights"])
