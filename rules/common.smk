@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from legible.config import CRITICS, LOSSES, check_files, critics_of, in_order, validate
+from legible.config import CRITICS, FIGURES, LOSSES, NO_TEXT, check_files, critics_of, in_order, validate
 from legible.errors import UserError
 from legible.models.spec import spec_of
+from legible.names import BASE, CEILINGS, Run, run_of
 from legible.provenance import (
     DIFFUSION,
     decides,
@@ -28,28 +29,17 @@ except UserError as error:
 RESULTS = f"results/{CONFIG.experiment}"
 # An overlay's arms come first in Snakemake's merge: config.yaml's keep their order (and colours), new ones follow.
 ARMS = in_order(CONFIG.arms, Path(workflow.basedir, "config.yaml"))
-RUNS = [f"{arm}-seed{seed}" for arm in ARMS for seed in CONFIG.seeds]
-CEILINGS = ["ceiling_render", "ceiling_vae"]
-MODELS = ["base", *RUNS]
+RUNS = [str(Run(arm, seed)) for arm in ARMS for seed in CONFIG.seeds]
+MODELS = [BASE, *RUNS]
 SNAPSHOTS = [
-    f"{arm}-seed{seed}-step{step}"
-    for arm in ARMS
-    for seed in CONFIG.seeds
-    for step in sorted(CONFIG.arm(arm).snapshots)
+    str(Run(arm, seed, step)) for arm in ARMS for seed in CONFIG.seeds for step in sorted(CONFIG.arm(arm).snapshots)
 ]
 READ_MODELS = [*MODELS, *CEILINGS, *SNAPSHOTS]
 ENGINES = sorted(CONFIG.engines())
 PROMPT_SETS = sorted(CONFIG.prompt_sets)
-DRIFT = "no_text"  # the prompt set on which image drift is measured
+DRIFT = NO_TEXT  # the prompt set on which image drift is measured
 USED_LOSSES = sorted({loss for arm in ARMS for loss in CONFIG.arm(arm).aux.weights})
-# Figures of measurements that not every experiment takes.
-OPTIONAL = {
-    "learning_curves": bool(SNAPSHOTS),
-    "drift_tradeoff": CONFIG.drift is not None,
-    "gradient_reach": bool(CONFIG.gradients and USED_LOSSES),
-    "adaptive_weights": any(CONFIG.arm(arm).aux.balance != "constant" for arm in ARMS),
-}
-FIGURES = sorted(name for name in type(CONFIG.figures).model_fields if OPTIONAL.get(name, True))
+DRAWN = sorted(name for name, figure in FIGURES.items() if figure.when(CONFIG))
 SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
 ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
 SPEC = spec_of(CONFIG.model.family)
@@ -72,7 +62,7 @@ wildcard_constraints:
     run="|".join([*SNAPSHOTS, *RUNS]),
     engine="|".join(ENGINES),
     prompt_set="|".join([DRIFT, *PROMPT_SETS]),
-    figure="|".join(FIGURES),
+    figure="|".join(DRAWN),
     public_set=r"[a-z0-9_]+",
 
 

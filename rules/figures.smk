@@ -20,7 +20,7 @@ rule plot_figure:
         arms=",".join(ARMS),
         seeds=list(CONFIG.seeds),
         results=results_folder,
-        code=decides("plot_figure", packages=DRAWING),
+        code=figure_code,
     shell:
         "python scripts/plot_figure.py --figure {wildcards.figure:q} --style {params.style:q} --results {params.results:q}"
         " --arms {params.arms:q} --seeds {params.seeds:q} --output {output.png:q} 2>&1 | tee {log:q}"
@@ -46,7 +46,7 @@ rule build_report:
     input:
         config=rules.write_config.output,
         summary=rules.score_readings.output,
-        figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
+        figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=DRAWN),
         runs=expand(
             f"{RESULTS}/runs/{{arm}}/seed{{seed}}/{{file}}",
             arm=ARMS,
@@ -55,7 +55,6 @@ rule build_report:
         ),
         drift=drift_evidence,
         images=expand(f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl", prompt_set=PROMPT_SETS),
-        captions=expand("resources/report/{figure}.rst", figure=FIGURES),
         template="resources/report/report.html.j2",
     output:
         report(f"{RESULTS}/report.html", caption="../resources/report/report.rst", category="Report"),
@@ -67,7 +66,8 @@ rule build_report:
         ENVIRONMENT
     params:
         results=results_folder,
-        figures=FIGURES,
+        figures=DRAWN,
+        words=[[FIGURES[name].title, FIGURES[name].caption] for name in DRAWN],  # written anew when one changes
         code=decides("build_report", packages=["jinja2", "pandas"]),
     shell:
         "python scripts/build_report.py --results {params.results:q} --config {input.config:q} --figures {params.figures:q}"
@@ -98,7 +98,7 @@ rule write_results:
 rule figures:
     """Target: every figure as PNG and PDF."""
     input:
-        expand(f"{RESULTS}/figures/{{figure}}.{{kind}}", figure=FIGURES, kind=["png", "pdf"]),
+        expand(f"{RESULTS}/figures/{{figure}}.{{kind}}", figure=DRAWN, kind=["png", "pdf"]),
 
 
 rule report:

@@ -75,24 +75,22 @@ def launcher(wildcards):
 
 def run_folder(wildcards):
     """Folder of the run that a fine-tuned model, or a snapshot of it, comes from."""
-    arm, seed = wildcards.run.split("-step")[0].rsplit("-seed", 1)
-    return f"{RESULTS}/runs/{arm}/seed{seed}"
+    return Path(RESULTS, run_of(wildcards.run).folder)
 
 
 def run_record(wildcards):
     """run.json of a fine-tuned model: it carries the hashes of its weights."""
-    return str(Path(run_folder(wildcards)) / "run.json")
+    return str(run_folder(wildcards) / "run.json")
 
 
 def run_weights(wildcards):
     """Weights of a fine-tuned model, or of a snapshot of it (its folder; the run is the input)."""
-    step = wildcards.run.partition("-step")[2]
-    return str(Path(run_folder(wildcards), f"snapshots/step{step}" if step else "weights"))
+    return str(run_folder(wildcards) / run_of(wildcards.run).weights)
 
 
 def sampling_code(wildcards):
     """The code and the versions that decide one fine-tuned model's images."""
-    return decides_sampling(CONFIG.model, CONFIG.arm(wildcards.run.split("-seed")[0]).method == "lora")
+    return decides_sampling(CONFIG.model, CONFIG.arm(run_of(wildcards.run).arm).method == "lora")
 
 
 def input_folder(wildcards, input):

@@ -24,28 +24,30 @@ def figure_style(wildcards):
 
 
 def figure_caption(wildcards):
-    """The caption for Snakemake's report, which cannot look for a file by wildcard."""
-    return Path(workflow.basedir, "resources", "report", f"{wildcards.figure}.rst").read_text(encoding="utf-8").strip()
+    """The caption for Snakemake's own report."""
+    return FIGURES[wildcards.figure].caption
+
+
+def figure_code(wildcards):
+    """The code and the versions that decide one figure: its own module, and what all of them share."""
+    return decides("plot_figure", [FIGURES[wildcards.figure].module], DRAWING)
 
 
 def figure_inputs(wildcards):
     """What one figure is drawn from."""
-    metrics = expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds)
-    scores = [f"{RESULTS}/scores/{name}" for name in ("scores.parquet", "summary.csv", "seeds.csv")]
-    images = expand(
-        f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl", model=[*MODELS, *CEILINGS], prompt_set=PROMPT_SETS
-    )
     sources = {
-        "training_curves": metrics,
-        "dataset": [f"{RESULTS}/data/train.parquet"],
-        "samples": scores + images,
-        "best_and_worst": scores + images,
-        "learning_curves": [f"{RESULTS}/scores/curve.csv"],
-        "drift_tradeoff": [*scores, f"{RESULTS}/scores/drift.csv"],
-        "gradient_reach": [f"{RESULTS}/gradients.csv"],
-        "adaptive_weights": metrics,
+        "arms": [],
+        "summary": [f"{RESULTS}/scores/summary.csv"],
+        "seeds": [f"{RESULTS}/scores/seeds.csv"],
+        "scores": [f"{RESULTS}/scores/scores.parquet"],
+        "images": [path for name in PROMPT_SETS for path in image_manifests([*MODELS, *CEILINGS], name)],
+        "metrics": expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds),
+        "curve": [f"{RESULTS}/scores/curve.csv"],
+        "drift": [f"{RESULTS}/scores/drift.csv"],
+        "gradients": [f"{RESULTS}/gradients.csv"],
+        "data": [f"{RESULTS}/data/train.parquet"],
     }
-    return sources.get(wildcards.figure, scores)
+    return [path for need in FIGURES[wildcards.figure].needs for path in sources[need]]
 
 
 def image_manifests(models, prompt_set):
@@ -60,8 +62,8 @@ def image_readings(models, prompt_set):
 
 def curve_models(wildcards):
     """The models of the learning curves: base, snapshots, and the finished runs of the arms that have snapshots."""
-    runs = sorted({snapshot.split("-step")[0] for snapshot in SNAPSHOTS})
-    return ["base", *runs, *SNAPSHOTS]
+    runs = sorted({str(run_of(snapshot).finished) for snapshot in SNAPSHOTS})
+    return [BASE, *runs, *SNAPSHOTS]
 
 
 def curve_images(wildcards):
@@ -86,7 +88,7 @@ def drift_images(wildcards):
 def drift_evidence(wildcards):
     """How far the pictures drifted, and whether the base's pictures of those prompts hold text that judges read."""
     tables = [f"{RESULTS}/scores/{name}" for name in ("drift.csv", "drift_by_prompt.parquet")]
-    return tables + image_readings(["base"], DRIFT) if CONFIG.drift else []
+    return tables + image_readings([BASE], DRIFT) if CONFIG.drift else []
 
 
 def result_files(wildcards):

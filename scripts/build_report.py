@@ -5,9 +5,9 @@ from pathlib import Path
 
 from legible.config import load
 from legible.errors import run_cli
-from legible.figures.experiment import read_experiment
-from legible.figures.report import build, drawn_figures
 from legible.io import write_text
+from legible.report.experiment import read_experiment
+from legible.report.report_page import build, drawn_figures
 
 
 def main() -> None:

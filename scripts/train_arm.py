@@ -13,6 +13,7 @@ from legible.losses.auxiliary import open_aux_loss
 from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
 from legible.models.opening import choose_device
+from legible.names import Run
 from legible.provenance import decides_training, environment, peak_memory_bytes
 from legible.tensors import load_tensors
 from legible.train.adapters import keep_weights
@@ -48,7 +49,7 @@ def main() -> None:
     data = load_training_data(arguments.cache)
     files = used_files(config, arguments.segmenter, arguments.anchor)
     key = run_key(config, arguments.seed, data.key, files, decides_training(config["model"], training))
-    folder = arguments.checkpoints / f"{arguments.arm}-seed{arguments.seed}-{key[:12]}"
+    folder = arguments.checkpoints / f"{Run(arguments.arm, arguments.seed)}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
     device = choose_device(config["model"])
@@ -79,7 +80,7 @@ def main() -> None:
     keep_weights(model, assistant.removed_from(weights), training, arguments.output_dir / "weights")
     for step in training.snapshots:
         snapshot = assistant.removed_from(load_tensors(folder / f"snapshot-{step}.safetensors", "the snapshot")[0])
-        keep_weights(model, snapshot, training, arguments.output_dir / "snapshots" / f"step{step}")
+        keep_weights(model, snapshot, training, arguments.output_dir / Run(arguments.arm, arguments.seed, step).weights)
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
     last = (folder / "metrics.jsonl").read_text().splitlines()[-1]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from legible.config import load
 from legible.errors import UserError, run_cli
-from legible.figures.experiment import read_experiment
-from legible.figures.results_page import build, figure_copies
 from legible.io import atomic_path, write_text
+from legible.report.experiment import read_experiment
+from legible.report.results_page import build, figure_copies
 
 
 def parse_titles(text: str) -> dict[str, str]:

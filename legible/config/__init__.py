@@ -5,9 +5,9 @@
 
 from legible.config.data import Data, Fonts, Kinds, PromptSet
 from legible.config.experiment import Config, merge
-from legible.config.figures import Figures, FigureStyle
+from legible.config.figures import FIGURES, FigureEntry, Figures, FigureStyle
 from legible.config.files import check_files, in_order, load, raw_sections, sections, source_of, validate
-from legible.config.judges import JUDGES, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
+from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter, critics_of
 from legible.config.model import Generation, Model
 from legible.config.section import Section
@@ -16,8 +16,10 @@ from legible.errors import describe
 
 __all__ = [  # every section is imported from here
     "CRITICS",
+    "FIGURES",
     "JUDGES",
     "LOSSES",
+    "NO_TEXT",
     "Anchor",
     "Aux",
     "Clip",
@@ -25,6 +27,7 @@ __all__ = [  # every section is imported from here
     "Data",
     "Drift",
     "EasyOcr",
+    "FigureEntry",
     "FigureStyle",
     "Figures",
     "Fonts",

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from legible.config.data import Data, Fonts, PromptSet
 from legible.config.figures import Figures
-from legible.config.judges import Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
+from legible.config.judges import NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
 from legible.config.section import Name, Natural, Section
@@ -85,8 +85,8 @@ class Config(Section):
         for key, seeds in (("seeds", self.seeds), ("generation.seeds", self.generation.seeds)):
             if len(set(seeds)) < len(seeds):
                 raise ValueError(f"{key}: every seed may be given once only, got {list(seeds)}")
-        if "no_text" in self.prompt_sets:
-            raise ValueError("prompt_sets.no_text: this name is taken by the prompts of `drift`; choose another one")
+        if NO_TEXT in self.prompt_sets:
+            raise ValueError(f"prompt_sets.{NO_TEXT}: this name is taken by the prompts of `drift`; choose another one")
         if not self.engines():
             raise ValueError("ocr: at least one engine is needed")
         judges = [engine.network if isinstance(engine, EasyOcr) else "" for engine in self.engines().values()]

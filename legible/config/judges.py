@@ -10,6 +10,8 @@ from pydantic import Field
 
 from legible.config.section import Natural, Positive, PositiveFloat, Section
 
+NO_TEXT = "no_text"  # what the prompt set of `drift` is called
+
 
 @dataclass(frozen=True)
 class Judge:

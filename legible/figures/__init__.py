@@ -1,1 +1,1 @@
-"""Figures: one function per figure, data in, a matplotlib Figure out. And the report that holds them."""
+"""Figures: one module per figure, data in, a matplotlib Figure out."""

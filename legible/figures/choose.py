@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from legible.errors import UserError
-from legible.figures.inputs import BASE, CEILINGS, CONTROL, auxiliary_arms, with_control_first
+from legible.figures.labels import auxiliary_arms, with_control_first
+from legible.names import BASE, CEILINGS, CONTROL, Run, arm_and_seed
 
 KEY = ["prompt_set", "prompt_id", "image_seed"]
 MOST = 3  # arms beside base and control in a figure that has room for a few
@@ -26,22 +27,22 @@ def shown_arms(scores: pd.DataFrame, arms: Sequence[str], always: Sequence[str] 
     if len(others) <= MOST:
         return [CONTROL, *others]
     length = scores["target"].str.len()
-    sums = pd.DataFrame({"wrong": scores["cer"] * length, "length": length}).groupby(arm_of(scores["model"])).sum()
+    sums = pd.DataFrame({"wrong": scores["cer"] * length, "length": length}).groupby(scores["model"].map(arm_of)).sum()
     error = sums["wrong"] / sums["length"]
     ranked = sorted(others, key=lambda arm: (arm not in always, error.get(arm, np.inf), arm))
     return [CONTROL, *(arm for arm in others if arm in ranked[:MOST])]
 
 
-def arm_of(models: pd.Series) -> pd.Series:
-    """Arms of models: the folder name without its training seed."""
-    return models.str.replace(r"-seed\d+$", "", regex=True)
+def arm_of(model: str) -> str:
+    """The arm of a model."""
+    return arm_and_seed(model)[0]
 
 
 def columns_of(scores: pd.DataFrame, arms: Sequence[str], always: Sequence[str] = ()) -> dict[str, str]:
     """Model (folder name) → heading of its column: our render, the base, then the arms of `shown_arms`."""
     seed = first_seed(scores)
     shown = shown_arms(scores, arms, always)
-    trained = {f"{arm}-seed{seed}": f"{arm}\n(control)" if arm == CONTROL else arm for arm in shown}
+    trained = {str(Run(arm, seed)): f"{arm}\n(control)" if arm == CONTROL else arm for arm in shown}
     return {CEILINGS[0]: "our own\nrender", BASE: BASE, **trained}
 
 

@@ -9,18 +9,7 @@ import pyarrow as pa
 
 from legible.errors import UserError
 from legible.io import read_jsonl
-
-# The names that legible.metrics gives to what is no arm with an auxiliary loss. Repeated here, and compared by a test,
-# because importing them would redraw every figure when an OCR engine's code changes.
-BASE, CONTROL, CEILINGS = "base", "diffusion_only", ("ceiling_render", "ceiling_vae")
-ENGINE_LABELS = {"rapidocr": "RapidOCR", "easyocr": "EasyOCR", "tesseract": "Tesseract"}
-ARM_LABELS = {
-    BASE: "base (not fine-tuned)",
-    CONTROL: f"{CONTROL} (control, λ = 0)",
-    "ceiling_render": "our own renders",
-    "ceiling_vae": "our renders after the VAE",
-    "base_other_seed": "base, other noise (the scale)",
-}
+from legible.names import BASE, Run
 
 SUMMARY = (
     *("stratum", "arm", "engine", "prompt_set", "metric", "value", "ci_low", "ci_high"),
@@ -31,45 +20,14 @@ SCORES = (
     *("model", "training_seed", "prompt_set", "prompt_id", "image_seed", "engine", "engine_version", "normalization"),
     *("file", "target", "reading", "cer"),
 )
-METRICS = ("step", "loss_diffusion", "loss_aux", "grad_norm")
-WEIGHTS = ("step", "lambda", "grad_norm_diffusion", "grad_norm_aux", "grad_cosine")
+METRICS = (
+    *("step", "loss_diffusion", "loss_aux", "grad_norm"),
+    *("lambda", "grad_norm_diffusion", "grad_norm_aux", "grad_cosine"),
+)
 DRIFT = ("arm", "metric", "value", "ci_low", "ci_high", "delta_vs_control", "delta_low", "delta_high")
 DRIFT_PROMPTS = ("arm", "training_seed", "prompt_set", "prompt_id", "rmse", "dssim", "clip_distance", "kid")
 CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
 GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")
-# The pseudo-arm of drift.csv: how far apart unrelated pictures of the base model are.
-SCALE = "base_other_seed"
-
-
-def engine_label(engine: str) -> str:
-    """How people write an engine's name."""
-    return ENGINE_LABELS.get(engine, engine)
-
-
-def is_placebo(arm: str) -> bool:
-    """Whether an arm was trained towards other samples' texts: what it gains is not what the loss says."""
-    return arm.endswith("_shuffled")
-
-
-def arm_label(arm: str) -> str:
-    """An arm as figures and tables call it."""
-    return ARM_LABELS.get(arm, f"{arm} (placebo)" if is_placebo(arm) else arm)
-
-
-def auxiliary_arms(arms: Sequence[str]) -> list[str]:
-    """The arms that are compared with the control, in order."""
-    return [arm for arm in arms if arm != CONTROL]
-
-
-def with_control_first(arms: Sequence[str]) -> list[str]:
-    """The control, then the other arms in the order given.
-
-    Raises:
-        UserError: the control is not among them.
-    """
-    if CONTROL not in arms:
-        raise UserError(f"arms: {CONTROL} is missing; every claim is measured against it")
-    return [CONTROL, *auxiliary_arms(arms)]
 
 
 def require(path: Path, stage: str) -> Path:
@@ -166,24 +124,39 @@ def run_folders(results: Path, arms: Sequence[str], seeds: Sequence[int] | None)
     """
     folders = {}
     for arm in arms:
-        parent = results / "runs" / arm
+        parent = (results / Run(arm, 0).folder).parent
         numbers = (folder.name.removeprefix("seed") for folder in parent.glob("seed*"))
         found = sorted(int(number) for number in numbers if number.isdecimal()) if seeds is None else seeds
         if not found:
             raise UserError(f"{parent}: no run of this arm; run the train stage first")
-        folders |= {(arm, seed): parent / f"seed{seed}" for seed in found}
+        folders |= {(arm, seed): results / Run(arm, seed).folder for seed in found}
     return folders
 
 
 def read_metrics(
-    results: Path, arms: Sequence[str], seeds: Sequence[int] | None = None, columns: Sequence[str] = METRICS
+    results: Path, arms: Sequence[str], seeds: Sequence[int] | None = None
 ) -> dict[tuple[str, int], pd.DataFrame]:
-    """(arm, training seed) → metrics.jsonl, one row per optimiser step, with at least `columns`."""
+    """(arm, training seed) → metrics.jsonl, one row per optimiser step."""
     folders = run_folders(results, arms, seeds)
-    return {run: read_rows(folder / "metrics.jsonl", columns, "train") for run, folder in folders.items()}
+    return {run: read_rows(folder / "metrics.jsonl", METRICS, "train") for run, folder in folders.items()}
 
 
 def read_runs(results: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], dict]:
     """(arm, training seed) → run.json."""
     folders = run_folders(results, arms, seeds)
     return {run: read_json(folder / "run.json", "train") for run, folder in folders.items()}
+
+
+# What a figure may need (`legible.config.FigureEntry`) → what it is given, of (results folder, arms, training seeds).
+READ = {
+    "arms": lambda results, arms, seeds: arms,
+    "summary": lambda results, arms, seeds: read_summary(results, arms),
+    "seeds": lambda results, arms, seeds: read_seeds(results),
+    "scores": lambda results, arms, seeds: read_scores(results),
+    "images": lambda results, arms, seeds: results / "images",
+    "metrics": read_metrics,
+    "curve": lambda results, arms, seeds: read_curve(results),
+    "drift": lambda results, arms, seeds: read_drift(results),
+    "gradients": lambda results, arms, seeds: read_gradients(results),
+    "data": lambda results, arms, seeds: results / "data" / "train.parquet",
+}

@@ -12,8 +12,9 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from legible.config import FigureStyle
-from legible.figures.inputs import BASE, with_control_first
+from legible.figures.labels import with_control_first
 from legible.io import atomic_path
+from legible.names import BASE
 
 SMALL, NORMAL = 8, 9  # points; nothing is set smaller, so that it can be read in print
 INK, PALE, WRONG = "#222222", "#666666", "#D55E00"

@@ -1,14 +1,13 @@
 """Every arm against a control of its own: the same training without the auxiliary loss; and against the base model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from legible.config import Scoring
 from legible.metrics.drift import DISTANCES, Drift, drift_rows, drift_weights
-from legible.metrics.scores import BASE, CONTROL
 from legible.metrics.summary import (
     ALL,
     by_training_seed,
@@ -19,11 +18,11 @@ from legible.metrics.summary import (
     with_distance,
     with_holm,
 )
+from legible.names import BASE, CONTROL, run_of
 
 # Keys of `training` that change no result, or (aux) are what is compared.
 MAY_DIFFER = {"aux", "threads", "checkpoint_every", "snapshots"}
 DELTAS = ("delta_vs_control", "delta_low", "delta_high")
-NAMES = ("model", "arm")
 AGAINST_BASE = {name: f"base_{name}" for name in ("relative_delta", "relative_low", "relative_high")}
 
 
@@ -89,11 +88,7 @@ def with_own_controls(
     """
     for arm, control in controls.items():
         if control.name != CONTROL:
-            three = scores[scores["arm"].isin([BASE, arm, control.name])]
-            as_control = {
-                name: three[name].str.replace(f"^{control.name}(?=$|-)", CONTROL, regex=True) for name in NAMES
-            }
-            own = three.assign(**as_control)
+            own = as_control(scores[scores["arm"].isin([BASE, arm, control.name])], control.name)
             summary = pd.concat([summary[summary["arm"] != arm], rows_of(summarise(own, scoring), arm)])
             seeds = pd.concat([seeds[seeds["arm"] != arm], rows_of(by_training_seed(own), arm)])
     summary = named(with_holm(summary.reset_index(drop=True)), controls)
@@ -105,6 +100,13 @@ def with_own_controls(
             found = against(own, scoring, arm, BASE)
             summary.loc[rows.index, list(AGAINST_BASE.values())] = [found[column] for column in AGAINST_BASE]
     return summary, named(seeds.reset_index(drop=True), controls)
+
+
+def as_control(scores: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """The scores with `arm` in the place of the control, which is not among them."""
+    its = scores["arm"] == arm
+    named = scores.loc[its, "model"].map(lambda model: str(replace(run_of(model), arm=CONTROL)))
+    return scores.assign(arm=scores["arm"].mask(its, CONTROL), model=scores["model"].mask(its, named))
 
 
 def rows_of(table: pd.DataFrame, arm: str) -> pd.DataFrame:

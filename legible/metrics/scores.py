@@ -1,6 +1,5 @@
 """Scores: one row per image and engine. Which text was asked for, what was read, and how far apart they are."""
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -10,12 +9,11 @@ from legible.config import Scoring
 from legible.corpus.text import PROFILE_VERSIONS, characters, normalize, words
 from legible.errors import UserError
 from legible.metrics.text import edit_counts, extra_characters, joined_like, matched_ned, ned, word_scores
+from legible.names import BASE, CEILINGS, CONTROL, Run, arm_and_seed
 from legible.ocr import in_reading_order, to_reading
 from legible.progress import progress
 
-BASE, CONTROL, CEILINGS = "base", "diffusion_only", ("ceiling_render", "ceiling_vae")
 ANY_FONT = "any"  # of a prompt that names none
-TRAINED = re.compile(r"([a-z][a-z0-9_]*)-seed(\d+)")
 DTYPES = {
     "model": "str",
     "arm": "str",
@@ -83,7 +81,7 @@ def score_images(
             raise UserError(f"readings of {engine}, {model}, {prompt_set}: there is no manifest of these images")
     rows: list[dict] = []
     for (model, prompt_set), images in progress(list(manifests.items()), "score", unit="image set"):
-        arm, training_seed = parse_model(model)
+        arm, training_seed = arm_and_seed(model)
         for engine in engines:
             where = f"{model}/{prompt_set}, {engine}"
             if (engine, model, prompt_set) not in readings:
@@ -95,15 +93,6 @@ def score_images(
     scores = pd.DataFrame(rows, columns=list(DTYPES)).astype(DTYPES)
     check_same_prompts(scores)
     return scores
-
-
-def parse_model(model: str) -> tuple[str, int | None]:
-    """Arm and training seed of a model's name: `base`, `ceiling_…`, or `{arm}-seed{n}`."""
-    if model == BASE or model in CEILINGS:
-        return model, None
-    if match := TRAINED.fullmatch(model):
-        return match[1], int(match[2])
-    raise UserError(f"model '{model}': allowed are {BASE}, {', '.join(CEILINGS)} and {{arm}}-seed{{n}}")
 
 
 def paired(images: Sequence[dict], read: Sequence[dict], where: str) -> list[tuple[dict, dict]]:
@@ -209,7 +198,7 @@ def check_complete(scores: pd.DataFrame, arms: Sequence[str], seeds: Sequence[in
     Raises:
         UserError: names the first model or image that is missing, doubled or not configured.
     """
-    expected = {BASE, *(f"{arm}-seed{seed}" for arm in arms for seed in seeds)}
+    expected = {BASE, *(str(Run(arm, seed)) for arm in arms for seed in seeds)}
     if CONTROL not in arms:
         raise UserError(f"arms: {CONTROL} is missing: every claim is measured against it")
     for (prompt_set, engine), part in scores.groupby(["prompt_set", "engine"]):

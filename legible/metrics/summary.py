@@ -8,7 +8,7 @@ import pandas as pd
 
 from legible.config import Scoring
 from legible.errors import UserError
-from legible.metrics.scores import BASE, CEILINGS, CONTROL, check_complete
+from legible.metrics.scores import check_complete
 from legible.metrics.statistics import (
     Estimate,
     cluster_bootstrap,
@@ -20,6 +20,7 @@ from legible.metrics.statistics import (
     resample,
     sign_flip,
 )
+from legible.names import BASE, CEILINGS, CONTROL
 
 # Metric → the columns whose per-prompt means are divided; without a denominator it is a plain mean over prompts.
 METRICS = {

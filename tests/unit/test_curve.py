@@ -109,7 +109,7 @@ def test_a_point_with_other_images_a_lost_log_and_a_snapshot_after_the_end(exper
         file.write_text("\n".join(file.read_text().splitlines()[1:]))
     done = run_script(experiment)
     assert done.returncode == 2
-    assert "ctc_step2-seed0 and base do not hold the same images: held_out, rapidocr, p0, 3" in done.stderr
+    assert "ctc-seed0-step2 and base do not hold the same images: held_out, rapidocr, p0, 3" in done.stderr
     write_run(experiment, "ctc", 2)
     assert "a snapshot lies between step 0 and the last one, 2" in run_script(experiment).stderr
     write_run(experiment, "ctc", 6)

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from legible.io import sha256_file, write_jsonl
-from legible.metrics.drift import Drift, drift_rows, dssim, feature_distance, kid, measure_drift, pixel_rmse
+from legible.metrics.distances import dssim, feature_distance, kid, measure_drift, pixel_rmse
+from legible.metrics.drift import Drift, drift_rows
 from legible.metrics.statistics import resample
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,17 @@ from matplotlib.text import Text
 
 from legible.config import FigureStyle
 from legible.errors import UserError
-from legible.figures import choose, evidence, inputs, scores, training
+from legible.figures import (
+    adaptive_weights,
+    cer_by_length,
+    choose,
+    drift_tradeoff,
+    gradient_reach,
+    inputs,
+    learning_curves,
+    training_curves,
+)
+from legible.figures.panels import smooth
 from legible.figures.style import LINES, MARKERS, arm_colors, arm_rounds, spread_out
 
 MANY = RATES | {f"loss_{number:02d}": 0.1 + 0.02 * number for number in range(9)} | {"loss_00_shuffled": 0.33}
@@ -40,7 +50,7 @@ def line_with(axes, x, y) -> bool:
 
 def test_learning_curves_are_means_over_seeds_and_seeds_against_steps_and_seconds(results):
     curve = inputs.read_curve(results)
-    figure = evidence.learning_curves(curve, ARMS, FigureStyle())
+    figure = learning_curves.draw(curve, ARMS, FigureStyle())
     panels = np.array(figure.axes).reshape(len(ENGINES), 2)
     for row, engine in enumerate(ENGINES):
         for arm in ARMS:
@@ -54,12 +64,12 @@ def test_learning_curves_are_means_over_seeds_and_seeds_against_steps_and_second
     control = curve[curve["arm"] == "diffusion_only"]["seconds"].max()
     assert any(np.allclose(line.get_xdata(), control) for line in panels[0, 1].lines)
     with pytest.raises(UserError, match=r"curve\.csv: the arm diffusion_only is not in it"):
-        evidence.learning_curves(curve[curve["arm"] != "diffusion_only"], ARMS, FigureStyle())
+        learning_curves.draw(curve[curve["arm"] != "diffusion_only"], ARMS, FigureStyle())
 
 
 def test_the_tradeoff_shows_every_model_at_its_place(results):
     summary, drift = inputs.read_summary(results, ARMS), inputs.read_drift(results)
-    figure = evidence.drift_tradeoff(summary, drift, ARMS, FigureStyle())
+    figure = drift_tradeoff.draw(summary, drift, ARMS, FigureStyle())
     overall = summary[(summary["stratum"] == "all") & (summary["metric"] == "cer_micro")]
     x = drift[drift["metric"] == "dssim"].set_index("arm")["value"]
     for axes, engine in zip(figure.axes, ENGINES, strict=True):
@@ -70,25 +80,25 @@ def test_the_tradeoff_shows_every_model_at_its_place(results):
     assert any("unrelated pictures of the base model: 0.400" in text for text in texts_of(figure))
     assert {"better", "clip_region", "base (not fine-tuned)"} <= set(texts_of(figure))
     with pytest.raises(UserError, match=r"drift\.csv: clip_region has no dssim"):
-        evidence.drift_tradeoff(summary, drift[drift["arm"] != "clip_region"], ARMS, FigureStyle())
+        drift_tradeoff.draw(summary, drift[drift["arm"] != "clip_region"], ARMS, FigureStyle())
 
 
 def test_the_front_by_hand():
     points = {"base": (0.0, 0.5), "worse": (0.2, 0.5), "cheap": (0.1, 0.3), "dear": (0.4, 0.1), "beaten": (0.3, 0.3)}
-    assert evidence.pareto_front(points) == ["base", "cheap", "dear"]
+    assert drift_tradeoff.pareto_front(points) == ["base", "cheap", "dear"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
 def test_the_front_is_what_no_point_beats(places):
     points = {f"p{i}": place for i, place in enumerate(places)}
-    front = {points[name] for name in evidence.pareto_front(points)}
+    front = {points[name] for name in drift_tradeoff.pareto_front(points)}
     beaten = {p for p in places if any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in places)}
     assert front == set(places) - beaten
 
 
 def test_gradient_reach_leaves_out_what_has_no_logarithm(results):
     gradients = inputs.read_gradients(results)
-    strength, direction = evidence.gradient_reach(gradients, FigureStyle()).axes
+    strength, direction = gradient_reach.draw(gradients, FigureStyle()).axes
     ctc = gradients[gradients["loss"] == "ctc"].sort_values("sigma", ascending=False)
     assert line_with(strength, ctc["sigma"], ctc["grad_norm_aux"] / ctc["grad_norm_diffusion"])
     assert line_with(direction, ctc["sigma"], ctc["cosine"])
@@ -99,8 +109,8 @@ def test_gradient_reach_leaves_out_what_has_no_logarithm(results):
 
 def test_adaptive_weights_show_lambda_only_where_it_varies(many):
     arms = trained_arms(MANY)
-    metrics = inputs.read_metrics(many, arms, None, inputs.WEIGHTS)
-    weight, ratio, cosine = evidence.adaptive_weights(metrics, arms, FigureStyle()).axes
+    metrics = inputs.read_metrics(many, arms)
+    weight, ratio, cosine = adaptive_weights.draw(metrics, arms, FigureStyle()).axes
     assert [text.get_text() for text in weight.texts] == ["clip_region"]
     assert len(ratio.texts) == len(cosine.texts) == len(arms) - 1
     by_hand = pd.concat([metrics["loss_03", seed] for seed in SEEDS]).dropna(subset="grad_norm_aux")
@@ -108,7 +118,7 @@ def test_adaptive_weights_show_lambda_only_where_it_varies(many):
     mean = by_hand.groupby("step")["ratio"].mean()
     assert line_with(ratio, mean.index, mean)
     constant = {run: rows.assign(**{"lambda": 0.2}) for run, rows in metrics.items()}
-    assert "no arm changes its λ" in texts_of(evidence.adaptive_weights(constant, arms, FigureStyle()))
+    assert "no arm changes its λ" in texts_of(adaptive_weights.draw(constant, arms, FigureStyle()))
 
 
 @pytest.mark.parametrize("file", ["scores/curve.csv", "scores/drift.csv", "gradients.csv"])
@@ -143,8 +153,8 @@ def test_twelve_arms_are_told_apart_by_colour_and_marker():
 
 def test_figures_with_room_for_a_few_show_the_best(many):
     arms, summary = trained_arms(MANY), inputs.read_summary(many, trained_arms(MANY))
-    shown = texts_of(scores.cer_by_length(summary, arms, FigureStyle()))
-    best = scores.best_arms(summary, arms, 2)
+    shown = texts_of(cer_by_length.draw(summary, arms, FigureStyle()))
+    best = cer_by_length.best_arms(summary, arms, 2)
     overall = summary[(summary["stratum"] == "all") & (summary["metric"] == "cer_micro")]
     error = overall.groupby("arm")["value"].mean()
     assert error[best].max() <= error[[arm for arm in arms if arm not in ("diffusion_only", *best)]].min()
@@ -160,9 +170,9 @@ def test_figures_with_room_for_a_few_show_the_best(many):
 def test_training_curves_of_many_arms_are_means_over_seeds(many):
     arms = trained_arms(MANY)
     metrics = inputs.read_metrics(many, arms)
-    axes = training.training_curves(metrics, arms, FigureStyle()).axes
+    axes = training_curves.draw(metrics, arms, FigureStyle()).axes
     mean = sum(metrics["loss_05", seed]["loss_diffusion"] for seed in SEEDS) / len(SEEDS)
-    assert line_with(axes[0], range(80), training.smooth(mean))
+    assert line_with(axes[0], range(80), smooth(mean))
     assert len([line for line in axes[0].lines if len(line.get_xdata())]) == len(arms)
 
 

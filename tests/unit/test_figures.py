@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,24 @@ from make_results import ARMS, SEEDS, make_results
 from matplotlib.text import Text
 from PIL import Image
 
-from legible.config import Figures, FigureStyle
+from legible.config import FIGURES, FigureStyle
 from legible.errors import UserError
-from legible.figures import evidence, inputs, pictures, scores, training
+from legible.figures import (
+    best_and_worst,
+    cer_by_arm,
+    cer_by_length,
+    delta_to_control,
+    inputs,
+    picture_grid,
+    training_curves,
+)
 from legible.figures.choose import changes, columns_of, pick_evenly, pick_extremes
 from legible.figures.page import break_name, mark_errors, resized
 from legible.figures.style import arm_colors, house_style, save_figure
-from legible.metrics import scores as metrics
 from legible.metrics.text import cer
-from legible.render.dataset import load_images, load_table
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = sorted(Figures.model_fields)
+NAMES = sorted(FIGURES)
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +42,8 @@ def results(tmp_path_factory) -> Path:
 
 def draw(name: str, results: Path, style: FigureStyle, arms=ARMS):
     """One figure, by the library alone."""
-    if name in ("samples", "best_and_worst"):
-        return getattr(pictures, name)(results, inputs.read_scores(results), arms, style)
-    if name == "training_curves":
-        return training.training_curves(inputs.read_metrics(results, arms), arms, style)
-    if name == "learning_curves":
-        return evidence.learning_curves(inputs.read_curve(results), arms, style)
-    if name == "gradient_reach":
-        return evidence.gradient_reach(inputs.read_gradients(results), style)
-    if name == "adaptive_weights":
-        return evidence.adaptive_weights(inputs.read_metrics(results, arms, None, inputs.WEIGHTS), arms, style)
-    if name == "dataset":
-        path = results / "data" / "train.parquet"
-        return pictures.dataset(load_table(path), load_images(path), load_images(path, "mask"), style)
-    summary = inputs.read_summary(results, arms)
-    if name == "cer_by_length":
-        return scores.cer_by_length(summary, arms, style)
-    if name == "drift_tradeoff":
-        return evidence.drift_tradeoff(summary, inputs.read_drift(results), arms, style)
-    return getattr(scores, name)(summary, inputs.read_seeds(results), arms, style)
+    figure = FIGURES[name]
+    return import_module(figure.module).draw(*(inputs.READ[need](results, arms, None) for need in figure.needs), style)
 
 
 def texts_of(figure) -> list[str]:
@@ -68,7 +58,7 @@ def plot(results: Path, name: str, output: Path, *more: str) -> subprocess.Compl
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_is_written_as_png_and_pdf_with_equal_bytes_each_time(name, results, tmp_path):
-    style = getattr(Figures(), name)
+    style = FIGURES[name].style
     files = []
     for attempt in ("first", "second"):
         png = tmp_path / attempt / f"{name}.png"
@@ -87,7 +77,7 @@ def test_every_figure_is_written_as_png_and_pdf_with_equal_bytes_each_time(name,
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_text_is_too_small_to_print(name, results):
-    figure = draw(name, results, getattr(Figures(), name))
+    figure = draw(name, results, FIGURES[name].style)
     shown = [text for text in figure.findobj(Text) if text.get_text()]
     assert shown
     assert min(text.get_fontsize() for text in shown) >= 8
@@ -100,10 +90,6 @@ def test_the_script_draws_in_its_own_process_the_same_bytes(results, tmp_path):
     save_figure(draw("delta_to_control", results, style), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
-
-
-def test_the_names_are_those_of_the_scores():
-    assert (inputs.BASE, inputs.CONTROL, inputs.CEILINGS) == (metrics.BASE, metrics.CONTROL, metrics.CEILINGS)
 
 
 def test_figures_show_the_numbers_of_the_summary(results):
@@ -139,9 +125,9 @@ def test_more_arms_prompt_sets_and_engines_than_usual_still_fit(results, tmp_pat
     summary = pd.concat([summary, summary.assign(prompt_set="other")])
     style = FigureStyle()
     for figure in (
-        scores.cer_by_arm(summary, seeds, arms, style),
-        scores.delta_to_control(summary, seeds, arms, style),
-        scores.cer_by_length(summary, arms, style),
+        cer_by_arm.draw(summary, seeds, arms, style),
+        delta_to_control.draw(summary, seeds, arms, style),
+        cer_by_length.draw(summary, arms, style),
     ):
         save_figure(figure, tmp_path / "many.png")
         assert figure.get_figheight() > style.height
@@ -149,10 +135,10 @@ def test_more_arms_prompt_sets_and_engines_than_usual_still_fit(results, tmp_pat
 
 
 def test_prompts_are_text_and_no_formula_and_pictures_may_be_large(results, tmp_path):
-    read = pictures.Read("rapidocr", "A$B$", "A$\\frac$<b>" * 9, "strict", 3.0)
+    read = picture_grid.Read("rapidocr", "A$B$", "A$\\frac$<b>" * 9, "strict", 3.0)
     big = np.random.default_rng(0).integers(0, 255, (512, 512, 3)).astype(np.uint8)
-    row = pictures.Row("A$B$", 'a sign "$\\frac{" ' * 30, "", "", (pictures.Cell(big, (read,)),) * 3)
-    figure = pictures.picture_grid([row], ["one", "two", "three"], "title", FigureStyle(dpi=80))
+    row = picture_grid.Row("A$B$", 'a sign "$\\frac{" ' * 30, "", "", (picture_grid.Cell(big, (read,)),) * 3)
+    figure = picture_grid.picture_grid([row], ["one", "two", "three"], "title", FigureStyle(dpi=80))
     save_figure(figure, tmp_path / "big.png")
     assert any("$\\frac{" in text for text in texts_of(figure))
 
@@ -168,7 +154,7 @@ def test_only_the_picked_training_seed_and_image_are_shown(results):
         "diffusion_only-seed0",
         "clip_region-seed0",
     ]
-    rows = pictures.load_rows(results, table, keys, ["base", "clip_region-seed0"])
+    rows = picture_grid.load_rows(results / "images", table, keys, ["base", "clip_region-seed0"])
     expected = np.asarray(Image.open(results / "images" / "clip_region-seed0" / "held_out" / "p03_s0.png"))
     np.testing.assert_array_equal(rows[1].cells[1].image, expected)
     assert (rows[1].target, [read.engine for read in rows[1].cells[0].reads]) == ("KNOCK", ["easyocr", "rapidocr"])
@@ -202,7 +188,7 @@ def test_the_change_of_a_picture_is_its_mean_over_the_engines(results):
 def test_without_any_change_the_extremes_say_so(tmp_path):
     folder = make_results(tmp_path, dict.fromkeys(("base", *ARMS, "ceiling_render", "ceiling_vae"), 0.0))
     table = inputs.read_scores(folder).assign(cer=0.0)
-    shown = texts_of(pictures.best_and_worst(folder, table, ARMS, FigureStyle()))
+    shown = texts_of(best_and_worst.draw(folder / "images", table, ARMS, FigureStyle()))
     assert "no picture changed" in shown
 
 
@@ -268,13 +254,13 @@ def test_settings_of_a_user_do_not_change_a_figure():
 def test_the_training_figure_compares_each_seed_with_its_own_control(results):
     metrics_of = inputs.read_metrics(results, ARMS)
     assert list(metrics_of) == [(arm, seed) for arm in ARMS for seed in SEEDS]
-    axes = training.training_curves(metrics_of, ARMS, FigureStyle()).axes
+    axes = training_curves.draw(metrics_of, ARMS, FigureStyle()).axes
     difference = [line for line in axes[1].lines if len(line.get_xdata()) == 80]
-    assert len(difference) == 2
+    assert len(difference) == len(SEEDS)
     for line in difference:
         np.testing.assert_allclose(line.get_ydata(), 0.004, atol=1e-9)
     alone = {run: rows for run, rows in metrics_of.items() if run[0] == "diffusion_only"}
-    shown = texts_of(training.training_curves(alone, ["diffusion_only"], FigureStyle()))
+    shown = texts_of(training_curves.draw(alone, ["diffusion_only"], FigureStyle()))
     assert shown.count("no arm has one") == 2
 
 

@@ -15,16 +15,19 @@ import pandas as pd
 import pytest
 from make_results import ARMS, RATES, SEEDS, make_results
 
-from legible.config import Config, Figures, load
+from legible.config import FIGURES, Config, load
 from legible.errors import UserError
-from legible.figures import inputs, report
-from legible.figures.describe import describe_drift
-from legible.figures.experiment import Experiment, corrected, read_experiment
-from legible.figures.verdict import Verdict, explain, explain_control, headline, judge, p_text, rule
+from legible.figures import inputs
+from legible.figures.labels import arm_label, engine_label
 from legible.io import write_jsonl
 from legible.metrics.compare import claims
 from legible.metrics.statistics import holm, seed_interval
 from legible.metrics.training import clipped_share
+from legible.report import report_page
+from legible.report.describe import describe_drift
+from legible.report.experiment import Experiment, corrected, read_experiment
+from legible.report.verdict import Verdict, explain, explain_control, headline, judge, rule
+from legible.report.words import p_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
@@ -65,7 +68,7 @@ class Page(HTMLParser):
 
 def add_figures(folder: Path) -> Path:
     (folder / "figures").mkdir()
-    for name in Figures.model_fields:
+    for name in FIGURES:
         (folder / "figures" / f"{name}.png").write_bytes(PNG)
     return folder
 
@@ -81,10 +84,10 @@ def read(results: Path) -> Experiment:
     return read_experiment(results, load(results / "config.yaml"))
 
 
-def build(results: Path, figures=tuple(Figures.model_fields), drift: bool = True) -> str:
+def build(results: Path, figures=tuple(FIGURES), drift: bool = True) -> str:
     experiment = read(results)
     experiment = experiment if drift else replace(experiment, drift=None)
-    return report.build(experiment, (results / "config.yaml").read_text(), figures)
+    return report_page.build(experiment, (results / "config.yaml").read_text(), figures)
 
 
 @pytest.fixture(scope="module")
@@ -238,13 +241,13 @@ def test_the_whole_page_flips_with_the_spelling(results, page, tmp_path):
 
 def test_the_table_holds_every_number_of_the_summary(results, page):
     table = Page(page).tables["summary"]
-    assert table[0] == ["Pictures of", "Judge", *report.COLUMNS.values()]
+    assert table[0] == ["Pictures of", "Judge", *report_page.COLUMNS.values()]
     found = {tuple(row[:2]): row[2:] for row in table[1:]}
     summary = inputs.read_summary(results, ARMS)
-    overall = summary[(summary["stratum"] == "all") & summary["metric"].isin(report.COLUMNS)]
-    assert len(found) * len(report.COLUMNS) == len(overall) == 5 * 2 * 6
+    overall = summary[(summary["stratum"] == "all") & summary["metric"].isin(report_page.COLUMNS)]
+    assert len(found) * len(report_page.COLUMNS) == len(overall) == 5 * 2 * 6
     for row in overall.itertuples():
-        cell = found[inputs.arm_label(row.arm), inputs.engine_label(row.engine)][list(report.COLUMNS).index(row.metric)]
+        cell = found[arm_label(row.arm), engine_label(row.engine)][list(report_page.COLUMNS).index(row.metric)]
         numbers = [float(number) for number in re.findall(r"\d+\.\d+", cell)]
         assert numbers == pytest.approx([row.value, row.ci_low, row.ci_high], abs=5e-4)
 
@@ -261,7 +264,7 @@ def test_costs_versions_and_configuration_are_there(results, page):
 
 def test_it_needs_nothing_from_anywhere_else(page):
     parsed = Page(page)
-    assert len(parsed.addresses) == len(Figures.model_fields)
+    assert len(parsed.addresses) == len(FIGURES)
     assert all(address.startswith("data:image/png;base64,") for address in parsed.addresses)
     assert base64.b64decode(parsed.addresses[0].split(",")[1]) == PNG
     assert not {"script", "link", "iframe", "object", "base"} & set(parsed.tags)
@@ -278,10 +281,13 @@ def test_prompts_are_text_and_never_markup(page):
     assert samples[1][1] == "OPEN"
 
 
-def test_every_figure_has_its_place_and_its_caption():
-    assert {name for name, _ in report.FIGURES} >= set(Figures.model_fields)
-    for name in (*dict(report.FIGURES), "workflow", "report", "summary"):
-        assert len((report.RESOURCES / f"{name}.rst").read_text(encoding="utf-8")) > 100
+def test_every_figure_has_its_title_and_its_caption(page):
+    for figure in FIGURES.values():
+        assert len(figure.caption) > 100
+        assert html.escape(figure.caption, quote=False) in page.replace("&#39;", "'").replace("&#34;", '"')
+        assert f">{figure.title}</h2>" in page
+    for name in ("workflow", "report", "summary"):  # of Snakemake's own report
+        assert len((report_page.RESOURCES / f"{name}.rst").read_text(encoding="utf-8")) > 100
 
 
 def test_only_the_figures_asked_for_are_shown_in_the_reports_order(results):
@@ -297,14 +303,14 @@ def test_by_default_the_drawn_figures_are_shown(results):
     content = path.read_bytes()
     path.unlink()
     try:
-        assert set(report.drawn_figures(results)) == set(Figures.model_fields) - {"samples"}
+        assert set(report_page.drawn_figures(results)) == set(FIGURES) - {"samples"}
     finally:
         path.write_bytes(content)
 
 
 def test_drift_stands_beside_the_gain(results, page):
     rows = Page(page).tables["guard"]
-    assert rows[0] == ["Pictures of", *report.guard_columns(["rapidocr", "easyocr"])]
+    assert rows[0] == ["Pictures of", *report_page.guard_columns(["rapidocr", "easyocr"])]
     found = {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[1:]}
     drift, summary = inputs.read_drift(results), inputs.read_summary(results, ARMS)
     moved = drift[(drift["arm"] == "clip_region") & (drift["metric"] == "dssim")].iloc[0]
@@ -342,7 +348,7 @@ def test_the_tests_show_both_p_values_of_errors_and_of_exact_matches(results, pa
 
 def test_limits_follow_the_configuration_and_the_training(results):
     experiment = read(results)
-    text = " ".join(report.limits(experiment))
+    text = " ".join(report_page.limits(experiment))
     assert "RapidOCR and EasyOCR read every picture as a single line" in text
     assert "3 training seeds per arm" in text
     assert "fewer than" not in text
@@ -358,7 +364,7 @@ def test_limits_follow_the_configuration_and_the_training(results):
     other = replace(
         experiment, config=Config.model_validate(raw), strength=strong, arms=[*experiment.arms, "x_shuffled"]
     )
-    text = " ".join(report.limits(other))
+    text = " ".join(report_page.limits(other))
     assert "single line" not in text
     assert "one judge only" in text
     assert "One training seed per arm" in text
@@ -370,7 +376,7 @@ def test_limits_follow_the_configuration_and_the_training(results):
 
 def test_the_share_of_the_gradient_and_the_clipped_steps_stand_beside_the_costs(results, page):
     rows = {(row[0], row[1]): row for row in Page(page).tables["costs"][1:]}
-    metrics = pd.concat(inputs.read_metrics(results, ["clip_region"], SEEDS, ("lambda",)).values())
+    metrics = pd.concat(inputs.read_metrics(results, ["clip_region"], SEEDS).values())
     measured = metrics.dropna(subset="grad_norm_aux")
     ratio = (measured["lambda"] * measured["grad_norm_aux"] / measured["grad_norm_diffusion"]).median()
     clipped = sum(metrics["grad_norm"] > 1.0) / len(metrics)
@@ -399,7 +405,7 @@ def test_what_drift_can_show_follows_what_is_read_in_the_bases_pictures(results)
     assert "read nothing in the base model's pictures" in describe_drift({"rapidocr": (0, 4)})
 
 
-def run(results: Path, output: Path, figures=tuple(Figures.model_fields)) -> subprocess.CompletedProcess:
+def run(results: Path, output: Path, figures=tuple(FIGURES)) -> subprocess.CompletedProcess:
     command = [sys.executable, "scripts/build_report.py", "--results", str(results), "--output", str(output)]
     command += ["--config", str(results / "config.yaml"), "--figures", *figures]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})

@@ -16,12 +16,14 @@ from make_results import RATES, SEEDS, make_results, trained_arms
 
 from legible.config import Config, load
 from legible.errors import UserError
-from legible.figures import aim, inputs
-from legible.figures.describe import LOSSES, describe_arm, describe_aux
-from legible.figures.experiment import Experiment, corrected, read_experiment
-from legible.figures.results_page import RESULT_COLUMNS, build, overall
-from legible.figures.verdict import p_text
+from legible.figures import inputs
+from legible.figures.labels import engine_label
 from legible.metrics.compare import claims
+from legible.report import aim
+from legible.report.describe import LOSSES, describe_arm, describe_aux
+from legible.report.experiment import Experiment, corrected, read_experiment
+from legible.report.results_page import RESULT_COLUMNS, build, overall
+from legible.report.words import p_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SPELLING = RATES | {"ctc": 0.05, "ctc_shuffled": 0.31}
@@ -103,7 +105,7 @@ def test_the_table_holds_the_numbers_of_the_files(results, bare, page):
         cells = found[name]
         for i, engine in enumerate(("easyocr", "rapidocr")):
             row = cer.loc[(arm, engine)]
-            assert cells[0][i] == inputs.engine_label(engine)
+            assert cells[0][i] == engine_label(engine)
             assert numbers(cells[1][i]) == pytest.approx(row[["value", "ci_low", "ci_high"]].tolist(), abs=TOLERANCE)
             delta = row[["delta_vs_control", "delta_low", "delta_high"]].tolist()
             assert numbers(cells[2][i]) == pytest.approx(delta, abs=TOLERANCE)
@@ -119,7 +121,7 @@ def test_the_table_holds_the_numbers_of_the_files(results, bare, page):
         assert numbers(cells[8][0]) == pytest.approx(moved, abs=TOLERANCE)
         seconds = {"ctc": 48 / 40, "clip_region": 44 / 40, "ctc_shuffled": 52 / 40}[arm]
         assert cells[9] == [f"{seconds:.2f}"]
-        metrics = pd.concat(inputs.read_metrics(results, [arm], SEEDS, ("lambda",)).values()).astype(float)
+        metrics = pd.concat(inputs.read_metrics(results, [arm], SEEDS).values()).astype(float)
         ratio = (metrics["lambda"] * metrics["grad_norm_aux"] / metrics["grad_norm_diffusion"]).median()
         assert cells[10] == [f"{ratio:.2g}"]
         assert cells[11] == [f"{(metrics['grad_norm'] > 1).mean():.0%}"]

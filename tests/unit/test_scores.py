@@ -13,7 +13,7 @@ from legible.config import Scoring
 from legible.errors import UserError
 from legible.io import write_jsonl
 from legible.metrics.characters import character_errors
-from legible.metrics.scores import DTYPES, kind_of_characters, parse_model, score_images
+from legible.metrics.scores import DTYPES, kind_of_characters, score_images
 from legible.metrics.statistics import exact_mcnemar
 from legible.metrics.summary import METRICS, by_training_seed, summarise, with_holm
 
@@ -109,14 +109,6 @@ def test_a_target_of_which_nothing_is_left_is_refused():
     with pytest.raises(UserError, match="nothing of the target"):
         score_one(["?!"], piece("A"))
     assert score_one(["?!"], piece("?!"), profile="strict")["exact"]
-
-
-def test_names_of_models():
-    assert parse_model("base") == ("base", None)
-    assert parse_model("ceiling_vae") == ("ceiling_vae", None)
-    assert parse_model("clip_region-seed12") == ("clip_region", 12)
-    with pytest.raises(UserError, match="seed"):
-        parse_model("clip_region")
 
 
 def experiment(spelling: dict[str, list[str]], engines: tuple[str, ...] = ("rapidocr", "easyocr")) -> tuple[dict, dict]:

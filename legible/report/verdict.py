@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from legible.figures.inputs import BASE, CEILINGS, CONTROL, arm_label, engine_label, is_placebo
+from legible.figures.labels import arm_label, engine_label, is_placebo, signed
 from legible.metrics.compare import claims
 from legible.metrics.statistics import seed_interval
+from legible.names import BASE, CEILINGS, CONTROL
+from legible.report.words import counted, listed, p_text
 
 MIN_SEEDS = 3  # training seeds without which nothing is claimed
 PLACEBO = (
@@ -137,17 +139,6 @@ def names(judgements: Iterable[Judgement]) -> str:
     return listed([engine_label(judgement.engine) for judgement in judgements])
 
 
-def counted(seeds: int) -> str:
-    """A number of training seeds, in words where it is small."""
-    number = {1: "one", 2: "two"}.get(seeds, str(seeds))
-    return f"{number} training seed{'' if seeds == 1 else 's'}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
 def headline(verdicts: Sequence[Verdict]) -> str:
     """Does the text get better? A few sentences about all arms on one prompt set."""
     if not verdicts:
@@ -217,13 +208,3 @@ def explain_ceilings(summary: pd.DataFrame, prompt_set: str) -> str:
     rows = rows[(rows["prompt_set"] == prompt_set) & rows["arm"].isin(CEILINGS)]
     views = [f"{arm_label(r.arm)} {r.value:.3f} ({engine_label(r.engine)})" for r in rows.itertuples()]
     return f"What is possible at best, CER of pictures that no model made: {', '.join(views)}." if views else ""
-
-
-def signed(value: float) -> str:
-    """A difference with its sign; a dash where there is none."""
-    return "–" if pd.isna(value) else f"{value:+.3f}".replace("-", "−")
-
-
-def p_text(value: float) -> str:
-    """A p-value, two digits."""
-    return "–" if pd.isna(value) else "<0.0001" if value < 1e-4 else f"{value:.2g}"

@@ -1,4 +1,4 @@
-"""Figure of the training: losses and gradient norm of every arm and seed."""
+"""How training went: losses and gradient norm of every arm and seed."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from legible.config import FigureStyle
-from legible.figures.inputs import CONTROL, arm_label, with_control_first
+from legible.figures.labels import arm_label, with_control_first
+from legible.figures.panels import smooth
 from legible.figures.style import (
     INK,
     LINES,
@@ -20,12 +21,7 @@ from legible.figures.style import (
     log_scale,
     new_figure,
 )
-
-
-def smooth(values: pd.Series, share: float = 0.1) -> pd.Series:
-    """Centred running mean over `share` of all rows (at least 3)."""
-    window = max(3, round(share * len(values)))
-    return values.rolling(window, min_periods=1, center=True).mean()
+from legible.names import CONTROL
 
 
 def mean_over_seeds(metrics: Mapping[tuple[str, int], pd.DataFrame], arm: str) -> pd.DataFrame:
@@ -36,7 +32,7 @@ def mean_over_seeds(metrics: Mapping[tuple[str, int], pd.DataFrame], arm: str) -
 
 
 @house_style()
-def training_curves(metrics: Mapping[tuple[str, int], pd.DataFrame], arms: Sequence[str], style: FigureStyle) -> Figure:
+def draw(metrics: Mapping[tuple[str, int], pd.DataFrame], arms: Sequence[str], style: FigureStyle) -> Figure:
     """Diffusion loss, its difference to the control, auxiliary loss and gradient norm over the optimiser steps.
 
     Where the arms are more than the colours, a broken line tells arms of one colour apart: each arm is then the mean

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from legible.figures.experiment import Experiment
-from legible.figures.inputs import CONTROL, auxiliary_arms, engine_label, is_placebo
-from legible.figures.verdict import MIN_SEEDS, counted, judge, p_text, signed
+from legible.figures.labels import auxiliary_arms, engine_label, is_placebo, signed
 from legible.metrics.compare import claims, is_heard
+from legible.names import CONTROL
+from legible.report.experiment import Experiment
+from legible.report.verdict import MIN_SEEDS, judge
+from legible.report.words import counted, p_text, percent
 
 GOAL = -0.40
 AIM = (
@@ -38,11 +40,6 @@ class EqualTime:
     step: int
     value: float
     control: float
-
-
-def percent(share: float) -> str:
-    """A relative change with its sign, one decimal."""
-    return "–" if pd.isna(share) else f"{100 * share:+.1f} %".replace("-", "−")
 
 
 def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], arm: str, prompt_set: str) -> Condition:
@@ -83,7 +80,7 @@ def matched(condition: Condition, differs: str) -> Condition:
 
 
 def sure_enough(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str, confidence: float) -> Condition:
-    """Is a gain shown, by the rule of `legible.figures.verdict`, under at least two engines?"""
+    """Is a gain shown, by the rule of `legible.report.verdict`, under at least two engines?"""
     verdict = judge(summary, seeds, arm, prompt_set, confidence)
     words = "; ".join(
         f"{engine_label(j.engine)} {signed(j.delta)} [{signed(j.low)}, {signed(j.high)}], p (Holm) {p_text(j.p_holm)}"

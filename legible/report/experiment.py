@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from legible.config import Config
+from legible.config import NO_TEXT, Config
 from legible.figures.inputs import (
     DRIFT_PROMPTS,
-    auxiliary_arms,
     check_columns,
     read_curve,
     read_drift,
@@ -20,15 +19,14 @@ from legible.figures.inputs import (
     read_seeds,
     read_summary,
     read_table,
-    with_control_first,
 )
+from legible.figures.labels import auxiliary_arms, with_control_first
 from legible.metrics.compare import Control, claims, drift_with_own_controls, own_control, with_own_controls
-from legible.metrics.scores import BASE
 from legible.metrics.statistics import holm
 from legible.metrics.training import clipped_share, gradient_ratio
+from legible.names import BASE
 
 TESTED = ("relative_delta", "relative_low", "relative_high", "p_value", "p_holm")
-TRAINED = ("step", "lambda", "grad_norm_diffusion", "grad_norm_aux", "grad_norm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +82,7 @@ def read_experiment(results: Path, config: Config, title: str = "") -> Experimen
         path = results / "scores" / "drift_by_prompt.parquet"
         by_prompt = read_table(path, DRIFT_PROMPTS) if path.is_file() else None
         drift = drift_with_own_controls(read_drift(results), by_prompt, config.scoring, controls)
-    metrics = read_metrics(results, arms, config.seeds, TRAINED)
+    metrics = read_metrics(results, arms, config.seeds)
     together = {arm: pd.concat([metrics[arm, seed] for seed in config.seeds]) for arm in arms}
     limit = {arm: float(trainings[arm].get("max_grad_norm", float("inf"))) for arm in arms}
     return Experiment(
@@ -110,7 +108,7 @@ def read_lettered(results: Path, engines: Sequence[str]) -> dict[str, tuple[int,
     """Judge → in how many of the base's pictures of prompts without text it reads something, and of how many."""
     found = {}
     for engine in engines:
-        path = results / "ocr" / engine / BASE / "no_text.jsonl"
+        path = results / "ocr" / engine / BASE / f"{NO_TEXT}.jsonl"
         if path.is_file():
             rows = read_rows(path, ("readings",), "score")["readings"]
             found[engine] = (sum(any(piece["text"].strip() for piece in row) for row in rows), len(rows))
@@ -129,3 +127,14 @@ def corrected(experiments: Sequence[Experiment]) -> list[Experiment]:
             summary.loc[index, "p_holm"] = next(adjusted)
         found.append(replace(experiment, summary=summary))
     return found
+
+
+def strength_text(experiment: Experiment, arm: str) -> str:
+    """The median of λ·‖∇auxiliary‖ / ‖∇diffusion‖; a dash where it was not measured."""
+    value = experiment.strength[arm]
+    return "–" if pd.isna(value) else f"{value:.2g}"
+
+
+def clipped_text(experiment: Experiment, arm: str) -> str:
+    """The share of an arm's clipped steps."""
+    return f"{experiment.clipped[arm]:.0%}"

@@ -7,37 +7,23 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from legible.config import FIGURES
 from legible.errors import UserError
 from legible.figures.choose import columns_of, pick_evenly
-from legible.figures.describe import describe_drift, describe_judges
-from legible.figures.experiment import Experiment, corrected
-from legible.figures.inputs import (
-    BASE,
-    CEILINGS,
-    CONTROL,
-    SCALE,
+from legible.figures.inputs import read_rows, require
+from legible.figures.labels import (
     arm_label,
     auxiliary_arms,
     engine_label,
     is_placebo,
-    read_rows,
-    require,
+    signed,
     with_control_first,
 )
-from legible.figures.verdict import (
-    MIN_SEEDS,
-    PLACEBO,
-    counted,
-    explain,
-    explain_ceilings,
-    explain_control,
-    headline,
-    judge,
-    listed,
-    p_text,
-    rule,
-    signed,
-)
+from legible.names import BASE, CEILINGS, CONTROL, SCALE
+from legible.report.describe import describe_drift, describe_judges
+from legible.report.experiment import Experiment, clipped_text, corrected, strength_text
+from legible.report.verdict import MIN_SEEDS, PLACEBO, explain, explain_ceilings, explain_control, headline, judge, rule
+from legible.report.words import counted, interval, listed, p_text, with_delta
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources" / "report"
 # Column of the summary table → what it is called and which direction is better.
@@ -49,28 +35,8 @@ COLUMNS = {
     "extra_text_rate": "extra text ↓",
     "no_detection_rate": "nothing read ↓",
 }
-FIGURES = (
-    ("delta_to_control", "Difference to the control"),
-    ("cer_by_arm", "Character error rate"),
-    ("drift_tradeoff", "What it costs the pictures"),
-    ("learning_curves", "In equal steps and in equal time"),
-    ("samples", "The same prompts, side by side"),
-    ("best_and_worst", "Where it helps and hurts most"),
-    ("cer_by_length", "Short and long words"),
-    ("gradient_reach", "How far each loss reaches"),
-    ("adaptive_weights", "How strong each loss was"),
-    ("training_curves", "How training went"),
-    ("dataset", "What it was trained on"),
-)
-
-
 # Column of drift.csv → what it is called; all are distances to the base model's pictures.
 DRIFTS = {"dssim": "DSSIM ↓", "clip_distance": "CLIP distance ↓", "kid": "KID ↓"}
-
-
-def interval(value: float, low: float, high: float) -> str:
-    """A value with its interval, three decimals."""
-    return f"{value:.3f}" + ("" if pd.isna(low) or pd.isna(high) else f" [{low:.3f}, {high:.3f}]")
 
 
 def summary_rows(summary: pd.DataFrame, arms: Sequence[str], prompt_set: str) -> list[dict]:
@@ -88,12 +54,6 @@ def summary_rows(summary: pd.DataFrame, arms: Sequence[str], prompt_set: str) ->
         for arm in found
         for engine in sorted(rows["engine"].unique())
     ]
-
-
-def with_delta(value: float, delta: float, low: float, high: float) -> str:
-    """A value and its difference to the control with its interval; the value alone where there is no difference."""
-    bounds = "" if pd.isna(low) or pd.isna(high) else f" [{signed(low)}, {signed(high)}]"
-    return f"{value:.3f}" + ("" if pd.isna(delta) else f" ({signed(delta)}{bounds})")
 
 
 def guard_rows(summary: pd.DataFrame, drift: pd.DataFrame, arms: Sequence[str], prompt_set: str) -> list[dict]:
@@ -120,17 +80,6 @@ def guard_columns(engines: Sequence[str]) -> list[str]:
     """Headings of the cells of `guard_rows`."""
     names = [engine_label(engine) for engine in sorted(engines)]
     return [f"{what} ↓, {name}" for what in ("CER", "extra text") for name in names] + list(DRIFTS.values())
-
-
-def strength_text(experiment: Experiment, arm: str) -> str:
-    """The median of λ·‖∇auxiliary‖ / ‖∇diffusion‖; a dash where it was not measured."""
-    value = experiment.strength[arm]
-    return "–" if pd.isna(value) else f"{value:.2g}"
-
-
-def clipped_text(experiment: Experiment, arm: str) -> str:
-    """The share of an arm's clipped steps."""
-    return f"{experiment.clipped[arm]:.0%}"
 
 
 def cost_rows(experiment: Experiment) -> list[dict]:
@@ -221,17 +170,16 @@ def sample_rows(results: Path, scores: pd.DataFrame, arms: Sequence[str], count:
     return rows
 
 
-def figure_entry(results: Path, name: str, title: str) -> dict:
-    """A figure as a data URI with its caption."""
+def figure_entry(results: Path, name: str) -> dict:
+    """A figure as a data URI, with its title and caption."""
     png = require(results / "figures" / f"{name}.png", "figures").read_bytes()
-    caption = require(RESOURCES / f"{name}.rst", "report").read_text(encoding="utf-8")
     uri = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-    return {"name": name, "title": title, "uri": uri, "caption": " ".join(caption.split())}
+    return {"name": name, "title": FIGURES[name].title, "uri": uri, "caption": FIGURES[name].caption}
 
 
 def drawn_figures(results: Path) -> list[str]:
     """Names of the figures that were drawn for this experiment, in the report's order."""
-    return [name for name, _ in FIGURES if (results / "figures" / f"{name}.png").is_file()]
+    return [name for name in FIGURES if (results / "figures" / f"{name}.png").is_file()]
 
 
 def tested_rows(summary: pd.DataFrame, prompt_set: str) -> list[dict]:
@@ -289,10 +237,10 @@ def build(experiment: Experiment, config_text: str, figures: Sequence[str]) -> s
         figures: names of the figures to show, whatever their order.
 
     Raises:
-        UserError: a figure, its caption or a number is missing, or a figure is unknown.
+        UserError: a figure or a number is missing, or a figure is unknown.
     """
-    if unknown := sorted(set(figures) - {name for name, _ in FIGURES}):
-        raise UserError(f"--figures: {unknown[0]}: unknown figure; allowed are {', '.join(dict(FIGURES))}")
+    if unknown := sorted(set(figures) - set(FIGURES)):
+        raise UserError(f"--figures: {unknown[0]}: unknown figure; allowed are {', '.join(FIGURES)}")
     (experiment,) = corrected([experiment])
     summary, scores, runs, config = experiment.summary, experiment.scores, experiment.runs, experiment.config
     results, models = experiment.results, [m for m in columns_of(scores, experiment.arms) if m not in CEILINGS]
@@ -315,7 +263,7 @@ def build(experiment: Experiment, config_text: str, figures: Sequence[str]) -> s
         models=models,
         judges=[engine_label(engine) for engine in sorted(scores["engine"].unique())],
         samples=sample_rows(results, scores, experiment.arms, config.figures.samples.examples),
-        figures=[figure_entry(results, name, title) for name, title in FIGURES if name in figures],
+        figures=[figure_entry(results, name) for name in FIGURES if name in figures],
         costs=cost_rows(experiment),
         drift="" if experiment.drift is None else describe_drift(experiment.lettered),
         machines=sorted({run["machine"] for run in runs.values()}),

@@ -1,4 +1,4 @@
-"""Figures of pictures: models side by side on the same prompts and noise, extreme cases, and the dataset."""
+"""Rows of prompts, columns of models: pictures with what the judges read in them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,24 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from legible.config import FigureStyle
 from legible.corpus.text import PROFILE_VERSIONS
 from legible.errors import UserError
-from legible.figures.choose import changes, columns_of, first_seed, pick_evenly, pick_extremes
-from legible.figures.inputs import (
-    CEILINGS,
-    CONTROL,
-    auxiliary_arms,
-    engine_label,
-    read_rows,
-)
+from legible.figures.inputs import read_rows
+from legible.figures.labels import engine_label
 from legible.figures.page import Page, Read, break_name, shorten
 from legible.figures.style import PALE, SMALL, WRONG, house_style
 from legible.io import read_jsonl
+from legible.names import CEILINGS
 
 LINE = 0.15  # inches from one line of small text to the next
 LABEL = 1.6  # inches for the prompt, left of the pictures
@@ -51,7 +44,7 @@ class Row:
 
 
 def load_rows(
-    results: Path,
+    images: Path,
     scores: pd.DataFrame,
     keys: Sequence[tuple[str, str, int]],
     models: Sequence[str],
@@ -60,7 +53,7 @@ def load_rows(
 ) -> list[Row]:
     """The pictures of `models` for every key, with their readings.
 
-    A ceiling is rendered once per prompt, so its only image stands for every image seed.
+    A ceiling is rendered once per prompt, so its only image stands for every image seed. `images`: the folder of all.
 
     Raises:
         UserError: a manifest, a picture or a score is missing.
@@ -68,7 +61,7 @@ def load_rows(
     found = {}
     for prompt_set in sorted({key[0] for key in keys}):
         for model in models:
-            path = results / "images" / model / prompt_set / "manifest.jsonl"
+            path = images / model / prompt_set / "manifest.jsonl"
             read_rows(path, MANIFEST, "generate")
             for row in read_jsonl(path):
                 seed = None if model in CEILINGS else row["image_seed"]
@@ -77,7 +70,7 @@ def load_rows(
     for place, (prompt_set, prompt_id, seed) in enumerate(keys):
         cells, prompt, target = [], "", ""
         for model in models:
-            folder = results / "images" / model / prompt_set
+            folder = images / model / prompt_set
             entry = found.get((model, prompt_set, prompt_id, None if model in CEILINGS else seed))
             if entry is None:
                 raise UserError(f"{folder / 'manifest.jsonl'}: no image of {prompt_id}, seed {seed}; generate it again")
@@ -152,100 +145,4 @@ def picture_grid(rows: Sequence[Row], names: Sequence[str], title: str, style: F
                 width = int((cell * 72 / SMALL - 3.2) / 0.61)
                 page.reading(left + cell / 2, y + tall + 0.04 + LINE * line, read, width)
         y += tall + below
-    return page.figure
-
-
-def samples(results: Path, scores: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> Figure:
-    """Every model on the same prompts and noise; the prompts are chosen blindly, evenly from the list."""
-    keys = pick_evenly(scores, style.examples)
-    names = columns_of(scores, arms)
-    title = (
-        f"The same prompts and noise for every model: {len(keys)} prompts evenly from the list, not chosen by result.\n"
-        f"Image seed {keys[0][2]}, training seed {first_seed(scores)}{note_of_choice(names, arms)}"
-    )
-    return picture_grid(load_rows(results, scores, keys, list(names)), list(names.values()), title, style)
-
-
-def note_of_choice(names: Sequence[str], arms: Sequence[str]) -> str:
-    """Words for the title where the columns do not hold all arms."""
-    shown = len(names) - 3  # beside the render, the base model and the control
-    return f"; the {shown} of {len(arms) - 1} arms with the fewest errors" if shown < len(arms) - 1 else ""
-
-
-def best_and_worst(results: Path, scores: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> Figure:
-    """The pictures in which one arm gains and loses most CER against the control: the arm that changed most readings.
-
-    Without such an arm the figure says so: the control alone is a valid experiment.
-    """
-    others = auxiliary_arms(arms)
-    if not others:
-        page = Page(style.width, 0.4, style.dpi)
-        page.text(0.1, 0.1, f"There is no arm beside the control {CONTROL}: nothing to compare.", fontsize=9)
-        return page.figure
-    seed = first_seed(scores)
-    by_arm = {arm: changes(scores, f"{arm}-seed{seed}", f"{CONTROL}-seed{seed}") for arm in others}
-    arm = max(others, key=lambda name: by_arm[name].abs().sum())
-    delta, names = by_arm[arm], columns_of(scores, arms, (arm,))
-    gains, losses = pick_extremes(delta, style.examples)
-    title = (
-        f"Extremes, not typical cases: of {len(delta)} pictures (training seed {seed}), {(delta < 0).sum()} are read\n"
-        f"better with {arm} than with the control, {(delta == 0).sum()} equally well, {(delta > 0).sum()} worse"
-    )
-    keys = [*gains, *losses] or pick_evenly(scores, 1)
-    words = [f"{arm} gains most"] * len(gains) + [f"{arm} loses most"] * len(losses)
-    notes = [f"ΔCER {delta[key]:+.2f}".replace("-", "−") for key in keys]
-    rows = load_rows(results, scores, keys, list(names), words or ["no picture changed"], notes)
-    return picture_grid(rows, list(names.values()), title, style)
-
-
-BOX_STYLES = (
-    ("line_boxes", "line", 1.2, {"linewidth": 1.2, "linestyle": "-"}),
-    ("word_boxes", "word", 0.6, {"linewidth": 1.2, "linestyle": (0, (2.5, 2))}),
-    ("character_boxes", "character", 0.0, {"linewidth": 0.7, "linestyle": "-"}),
-)
-
-
-@house_style()
-def dataset(table: pd.DataFrame, images: np.ndarray, masks: np.ndarray, style: FigureStyle) -> Figure:
-    """Training signs, and beside each its glyph mask (grey) with its boxes; evenly spaced through the table.
-
-    Args:
-        table: rows of legible.render.dataset.load_table, [N].
-        images: uint8 [N, H, W, 3].
-        masks: glyph coverage, uint8 [N, H, W].
-        style: size, dpi, colours of the boxes (second to fourth) and number of `examples`.
-    """
-    chosen = sorted(set(np.linspace(0, len(table) - 1, min(style.examples, len(table))).round().astype(int).tolist()))
-    columns = min(2, len(chosen))
-    lines = -(-len(chosen) // columns)
-    top, below = 0.62, 0.46
-    cell = (style.width - 0.2) / columns
-    wide = (cell - 0.3) / 2
-    tall = max(0.34, min((style.height - top) / lines - below, wide * images.shape[1] / images.shape[2]))
-    wide = min(wide, tall * images.shape[2] / images.shape[1])
-    page = Page(style.width, top + lines * (tall + below), style.dpi)
-    title = (
-        f"{len(chosen)} of {len(table)} training signs, evenly spaced; beside each its glyph mask (grey) with its boxes"
-    )
-    page.text(0.1, 0.1, title, fontsize=9)
-    colors = [style.colors[i % len(style.colors)] for i in (1, 2, 3)]
-    for i, index in enumerate(chosen):
-        x, y = 0.1 + cell * (i % columns), top + (tall + below) * (i // columns)
-        row = table.iloc[index]
-        page.picture(images[index], x, y, wide, tall)
-        # Pale ink on white: on the picture itself the boxes would hide the letters or vanish in the background.
-        axes = page.picture((255 - 0.35 * masks[index]).astype(np.uint8), x + wide + 0.1, y, wide, tall)
-        for (name, _, outside, look), color in zip(BOX_STYLES, colors, strict=True):
-            for x0, y0, x1, y1 in row[name]:
-                # Nested boxes often coincide; a small step outwards keeps them apart.
-                corner, size = (x0 - outside, y0 - outside), (x1 - x0 + 2 * outside, y1 - y0 + 2 * outside)
-                axes.add_patch(Rectangle(corner, *size, fill=False, ec=color, **look))
-        caption = shorten(row["caption"].replace("\n", " "), int(cell * 72 / SMALL / 0.58), 2)
-        page.text(x, y + tall + 0.04, caption, linespacing=1.1)
-    handles = [
-        Line2D([], [], color=color, label=f"{label} box", **look)
-        for (_, label, _, look), color in zip(BOX_STYLES, colors, strict=True)
-    ]
-    place = (0.07 / page.width, 1 - 0.3 / page.height)
-    page.figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=3, borderaxespad=0)
     return page.figure

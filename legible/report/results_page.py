@@ -6,43 +6,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from legible.figures.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions, percent
-from legible.figures.describe import LOSSES, describe_arm, describe_drift, describe_judges
-from legible.figures.experiment import Experiment, corrected
-from legible.figures.inputs import (
-    ARM_LABELS,
-    BASE,
-    CEILINGS,
-    CONTROL,
-    auxiliary_arms,
-    engine_label,
-    is_placebo,
-    require,
-)
-from legible.figures.report import FIGURES, clipped_text, interval, strength_text
-from legible.figures.verdict import (
-    explain,
-    explain_ceilings,
-    explain_control,
-    headline,
-    judge,
-    listed,
-    p_text,
-    rule,
-    signed,
-)
+from legible.config import FIGURES
+from legible.figures.inputs import require
+from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_placebo, signed
+from legible.names import BASE, CEILINGS, CONTROL
+from legible.report.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions
+from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges
+from legible.report.experiment import Experiment, clipped_text, corrected, strength_text
+from legible.report.report_page import drawn_figures
+from legible.report.verdict import explain, explain_ceilings, explain_control, headline, judge, rule
+from legible.report.words import interval, listed, p_text, percent
 
-# The figures of this page; the report holds the others as well.
-SHOWN = (
-    *("delta_to_control", "drift_tradeoff", "learning_curves", "cer_by_length", "samples", "best_and_worst"),
-    *("gradient_reach", "adaptive_weights"),
-)
 NOTICE = "<!-- Written by scripts/write_results.py from the numbers: change those, not this file. -->"
 
 
 def shown_figures(experiment: Experiment) -> list[str]:
     """The figures of the page that were drawn for this experiment."""
-    return [name for name in SHOWN if (experiment.results / "figures" / f"{name}.png").is_file()]
+    return [name for name in drawn_figures(experiment.results) if FIGURES[name].on_results_page]
 
 
 def figure_copies(experiments: Sequence[Experiment]) -> dict[str, Path]:
@@ -308,14 +288,14 @@ def build(experiments: Sequence[Experiment], command: str = "", pictures: str = 
         command: what makes all of this.
         pictures: folder of the figures' copies, as seen from the page.
     """
-    titles, experiments = dict(FIGURES), corrected(experiments)
+    experiments = corrected(experiments)
     parts = [f"# Results\n\n{NOTICE}", *answer(experiments)]
     for experiment in experiments:
         for own, prompt_set, name in views_of([experiment]):
             parts += section(own, prompt_set, name)
         for name in shown_figures(experiment):
             where = os.path.join(pictures, f"{experiment.name}-{name}.png")
-            parts += [f"### {titles[name]}", f"![{experiment.title}: {titles[name]}]({where})"]
+            parts += [f"### {FIGURES[name].title}", f"![{experiment.title}: {FIGURES[name].title}]({where})"]
         parts += [f"### The arms of: {experiment.title}", legend(experiment)]
     if losses := losses_used(experiments):
         parts += ["## The losses", "\n".join(losses)]

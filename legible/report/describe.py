@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from legible.config import Config
-from legible.figures.inputs import engine_label
+from legible.figures.labels import engine_label
 
 # Loss (training.aux.loss) → what it asks of the decoded picture.
 LOSSES = {

@@ -1,0 +1,1 @@
+"""Sentences and pages made from the numbers."""
