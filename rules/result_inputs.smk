@@ -25,7 +25,7 @@ def figure_style(wildcards):
 
 def figure_caption(wildcards):
     """The caption for Snakemake's report, which cannot look for a file by wildcard."""
-    return Path(workflow.basedir, "resources", "report", f"{wildcards.figure}.rst").read_text(encoding="utf-8").strip()
+    return Path(CHECKOUT, "resources", "report", f"{wildcards.figure}.rst").read_text(encoding="utf-8").strip()
 
 
 def figure_inputs(wildcards):
