@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from legible.config import CRITICS, FIGURES, LOSSES, NO_TEXT, check_files, critics_of, in_order, validate
+CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
+sys.path.insert(0, str(CHECKOUT))  # the rules use the library that lies beside them, as their jobs do
+
+from legible.config import CRITICS, FIGURES, LOSSES, NO_TEXT, check_page, critics_of, in_usual_order, validate
+from legible.config.inputs import located
+from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
 from legible.models.spec import spec_of
 from legible.names import BASE, CEILINGS, Run, run_of
@@ -20,15 +25,19 @@ from legible.provenance import (
     has_gpu,
 )
 
+FETCHED = {f"results/prompts/{name}.jsonl" for name in BENCHMARKS}
 try:
-    CONFIG = validate(config, "config.yaml (or --configfile/--config)")
-    check_files(CONFIG)
+    CONFIG = in_usual_order(config, CHECKOUT / "config.yaml")
+    CONFIG = located(validate(CONFIG, "config.yaml (or --configfile/--config)"), CHECKOUT, FETCHED)
+    REGIMES = {name: located(CONFIG.regime(name), CHECKOUT, FETCHED, f"regimes.{name}.") for name in CONFIG.regimes}
+    check_page(CONFIG)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+# As rules name this project's own files: a working directory elsewhere needs the whole path.
+HERE = "" if Path.cwd() == CHECKOUT else f"{CHECKOUT}/"
 RESULTS = f"results/{CONFIG.experiment}"
-# An overlay's arms come first in Snakemake's merge: config.yaml's keep their order (and colours), new ones follow.
-ARMS = in_order(CONFIG.arms, Path(workflow.basedir, "config.yaml"))
+ARMS = list(CONFIG.arms)
 RUNS = [str(Run(arm, seed)) for arm in ARMS for seed in CONFIG.seeds]
 MODELS = [BASE, *RUNS]
 SNAPSHOTS = [
@@ -43,7 +52,6 @@ DRAWN = sorted(name for name, figure in FIGURES.items() if figure.when(CONFIG))
 SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
 ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
 SPEC = spec_of(CONFIG.model.family)
-REGIMES = {name: CONFIG.regime(name) for name in CONFIG.regimes}
 ENVIRONMENT = "../envs/legible.yaml"
 NANO = "results/nano_models"
 NANO_PARTS = ["clip", "denoiser", "recognizer_conv", "recognizer_crnn", "vae"]
@@ -63,17 +71,17 @@ wildcard_constraints:
     engine="|".join(ENGINES),
     prompt_set="|".join([DRIFT, *PROMPT_SETS]),
     figure="|".join(DRAWN),
-    public_set=r"[a-z0-9_]+",
+    public_set="|".join(BENCHMARKS),
 
 
-# The jobs run this checkout's library with this interpreter, unless conda brings its own. glibc would give large
-# tensors back to the system after every operation and fault them in again: keep them (4 % on nano, less noise).
+# The jobs run this checkout's programs and library with this interpreter, unless conda brings its own. glibc would give
+# large tensors back to the system after every operation and fault them in again: keep them (4 % on nano, less noise).
 # A prefix replaces Snakemake's own, without which `| tee` hides that a script failed.
-prefix = f"set -euo pipefail; export PYTHONPATH={quote(str(workflow.basedir))}; "
+prefix = f"set -euo pipefail; export LEGIBLE={quote(str(CHECKOUT))}; export PYTHONPATH=$LEGIBLE; "
 prefix += "export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296; "
 if "CONDA" not in {method.name for method in workflow.deployment_settings.deployment_method}:
     prefix += f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
-shell.prefix(prefix)
+shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 
 def part(section, *keys):

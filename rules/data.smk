@@ -16,7 +16,7 @@ rule inspect_fonts:
         config=as_json(fonts=part("fonts")),
         code=decides("inspect_fonts", packages=RENDERING),
     shell:
-        "python scripts/inspect_fonts.py --config {params.config:q} --output {output.manifest:q} --sheet {output.sheet:q}"
+        'python "$LEGIBLE"/scripts/inspect_fonts.py --config {params.config:q} --output {output.manifest:q} --sheet {output.sheet:q}'
         " 2>&1 | tee {log:q}"
 
 
@@ -29,9 +29,9 @@ rule fetch_prompts:
     conda:
         ENVIRONMENT
     params:
-        copies=f"--copies {quote(CONFIG.benchmarks)}" if CONFIG.benchmarks else "",
+        copies=["--copies", CONFIG.benchmarks] if CONFIG.benchmarks else [],
     shell:
-        "python scripts/fetch_prompts.py --benchmark {wildcards.public_set:q} {params.copies} --output {output:q}"
+        'python "$LEGIBLE"/scripts/fetch_prompts.py --benchmark {wildcards.public_set:q} {params.copies:q} --output {output:q}'
         " 2>&1 | tee {log:q}"
 
 
@@ -40,7 +40,7 @@ rule render_dataset:
     input:
         fonts=rules.inspect_fonts.output.manifest,
         prompts=[CONFIG.prompt_sets[name].path for name in PROMPT_SETS],
-        words=["resources/words/common.txt", "resources/words/rare.txt"],
+        words=[f"{HERE}resources/words/common.txt", f"{HERE}resources/words/rare.txt"],
     output:
         train=f"{RESULTS}/data/train.parquet",
         test=f"{RESULTS}/data/test.parquet",
@@ -56,7 +56,7 @@ rule render_dataset:
         folder=output_folder,
         code=decides("render_dataset", packages=RENDERING),
     shell:
-        "python scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}"
+        'python "$LEGIBLE"/scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
         " --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
 
 
@@ -80,7 +80,7 @@ rule encode_dataset:
         store="results/cache",
         code=decides_encoding(CONFIG.model),
     shell:
-        "python scripts/encode_dataset.py --config {params.config:q} --dataset {input.dataset:q} --store {params.store:q}"
+        'python "$LEGIBLE"/scripts/encode_dataset.py --config {params.config:q} --dataset {input.dataset:q} --store {params.store:q}'
         " --output {output:q} --threads {threads} 2>&1 | tee {log:q}"
 
 

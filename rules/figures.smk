@@ -22,7 +22,7 @@ rule plot_figure:
         results=results_folder,
         code=figure_code,
     shell:
-        "python scripts/plot_figure.py --figure {wildcards.figure:q} --style {params.style:q} --results {params.results:q}"
+        'python "$LEGIBLE"/scripts/plot_figure.py --figure {wildcards.figure:q} --style {params.style:q} --results {params.results:q}'
         " --arms {params.arms:q} --seeds {params.seeds:q} --output {output.png:q} 2>&1 | tee {log:q}"
 
 
@@ -38,7 +38,7 @@ rule write_config:
         config=CONFIG.model_dump_json(by_alias=True),
         code=decides("write_config", packages=["pyyaml"]),
     shell:
-        "python scripts/write_config.py --config {params.config:q} --output {output:q} 2>&1 | tee {log:q}"
+        'python "$LEGIBLE"/scripts/write_config.py --config {params.config:q} --output {output:q} 2>&1 | tee {log:q}'
 
 
 rule build_report:
@@ -55,7 +55,7 @@ rule build_report:
         ),
         drift=drift_evidence,
         images=expand(f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl", prompt_set=PROMPT_SETS),
-        template="resources/report/report.html.j2",
+        template=f"{HERE}resources/report/report.html.j2",
     output:
         report(f"{RESULTS}/report.html", caption="../resources/report/report.rst", category="Report"),
     log:
@@ -70,7 +70,7 @@ rule build_report:
         words=[[FIGURES[name].title, FIGURES[name].caption] for name in DRAWN],  # written anew when one changes
         code=decides("build_report", packages=["jinja2", "pandas"]),
     shell:
-        "python scripts/build_report.py --results {params.results:q} --config {input.config:q} --figures {params.figures:q}"
+        'python "$LEGIBLE"/scripts/build_report.py --results {params.results:q} --config {input.config:q} --figures {params.figures:q}'
         " --output {output:q}"
         " 2>&1 | tee {log:q}"
 
@@ -91,7 +91,7 @@ rule write_results:
         command=CONFIG.command,
         code=decides("write_results", packages=["pandas"]),
     shell:
-        "python scripts/write_results.py --results {params.folders:q} --titles-json {params.titles:q}"
+        'python "$LEGIBLE"/scripts/write_results.py --results {params.folders:q} --titles-json {params.titles:q}'
         " --command {params.command:q} --output {output:q} 2>&1 | tee {log:q}"
 
 

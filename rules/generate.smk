@@ -22,7 +22,7 @@ rule generate_baseline:
         options=prompt_options,
         code=decides_sampling(CONFIG.model, adapters=False),
     shell:
-        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options}"
+        'python "$LEGIBLE"/scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options:q}'
         " --model-name base --output-dir {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
@@ -49,7 +49,7 @@ rule generate_finetuned:
         options=prompt_options,
         code=sampling_code,
     shell:
-        "python scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options}"
+        'python "$LEGIBLE"/scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options:q}'
         " --weights {params.weights:q} --model-name {wildcards.run:q} --output-dir {params.folder:q} --threads {threads}"
         " 2>&1 | tee {log:q}"
 
@@ -73,8 +73,8 @@ rule render_ceiling:
         options=prompt_options,
         code=decides("render_ceiling", packages=RENDERING),
     shell:
-        "python scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}"
-        " {params.options} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
+        'python "$LEGIBLE"/scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
+        " {params.options:q} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule round_trip_ceiling:
@@ -98,7 +98,7 @@ rule round_trip_ceiling:
         folder=output_folder,
         code=decides("round_trip_ceiling", [SPEC.module], [*DIFFUSION, "pillow"]),
     shell:
-        "python scripts/round_trip_ceiling.py --config {params.config:q} --images {params.source:q}"
+        'python "$LEGIBLE"/scripts/round_trip_ceiling.py --config {params.config:q} --images {params.source:q}'
         " --output-dir {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
 
 

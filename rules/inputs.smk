@@ -23,8 +23,8 @@ def arm_models(wildcards):
     """Files of the base model, the assistant LoRA and, for an auxiliary loss, of what it looks with."""
     training = CONFIG.arm(wildcards.arm)
     text = model_files("text") if training.text_trained else []
-    assistant = [training.assistant_lora] if training.assistant_lora and Path(training.assistant_lora).is_file() else []
-    return loss_models(training.aux.weights) + text + assistant  # a missing one is the script's to name
+    assistant = [training.assistant_lora] if training.assistant_lora else []
+    return loss_models(training.aux.weights) + text + assistant
 
 
 def loss_models(losses):
@@ -47,12 +47,12 @@ def arm_anchor(wildcards):
 
 def anchor_option(wildcards, input):
     """`--anchor FILE`, or nothing."""
-    return f"--anchor {input.anchor}" if input.anchor else ""
+    return ["--anchor", str(input.anchor)] if input.anchor else []
 
 
 def segmenter_option(wildcards, input):
     """`--segmenter FILE`, or nothing."""
-    return f"--segmenter {input.segmenter}" if input.segmenter else ""
+    return ["--segmenter", str(input.segmenter)] if input.segmenter else []
 
 
 def arm_threads(wildcards):
@@ -69,8 +69,8 @@ def arm_gpus(wildcards):
 def launcher(wildcards):
     """What starts the training: python, or torchrun for several processes."""
     processes = CONFIG.arm(wildcards.arm).processes
-    torchrun = f"python -m torch.distributed.run --standalone --nproc-per-node {processes}"
-    return torchrun if processes > 1 else "python"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return ["python", *(torchrun if processes > 1 else [])]
 
 
 def run_folder(wildcards):
@@ -119,7 +119,7 @@ def prompt_options(wildcards):
     """`--limit N` of a prompt set, and that it holds prompts without text, where this is so."""
     drift = wildcards.prompt_set == DRIFT
     limit = (CONFIG.drift if drift else CONFIG.prompt_sets[wildcards.prompt_set]).limit
-    return " ".join([*(["--no-text"] if drift else []), *([f"--limit {limit}"] if limit else [])])
+    return [*(["--no-text"] if drift else []), *(["--limit", str(limit)] if limit else [])]
 
 
 def output_folder(wildcards, output):

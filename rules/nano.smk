@@ -5,8 +5,8 @@ rule train_nano_part:
     """Train one nano model; checkpoints and curves stay in the work folder, so a killed training resumes."""
     input:
         needs=nano_needs,
-        prompts="resources/prompts/held_out.jsonl",
-        words=["resources/words/common.txt", "resources/words/rare.txt"],
+        prompts=f"{HERE}resources/prompts/held_out.jsonl",
+        words=[f"{HERE}resources/words/common.txt", f"{HERE}resources/words/rare.txt"],
     output:
         f"{NANO}/{{nano_part}}.json",
     log:
@@ -23,7 +23,7 @@ rule train_nano_part:
         work=f"{NANO}/work",
         code=decides("train_nano", packages=[*DIFFUSION, "easyocr", "open_clip_torch"]),
     shell:
-        "python scripts/train_nano.py {wildcards.nano_part:q} --output {params.models:q} --work {params.work:q}"
+        'python "$LEGIBLE"/scripts/train_nano.py {wildcards.nano_part:q} --output {params.models:q} --work {params.work:q}'
         " --threads {threads} --provenance {output:q} 2>&1 | tee {log:q}"
 
 
@@ -40,7 +40,7 @@ rule install_nano:
     params:
         models=f"{NANO}/models",
     shell:
-        "cp -r {params.models:q}/. resources/nano/ 2>&1 | tee {log:q}"
+        'cp -r {params.models:q}/. "$LEGIBLE"/resources/nano/ 2>&1 | tee {log:q}'
 
 
 rule nano:

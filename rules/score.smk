@@ -22,7 +22,7 @@ rule read_ocr:
         store=f"{RESULTS}/cache/readings/{{engine}}_{{prompt_set}}.jsonl",
         code=reading_code,
     shell:
-        "python scripts/read_images.py --engine {wildcards.engine:q} --config {params.config:q} --images {input.images:q}"
+        'python "$LEGIBLE"/scripts/read_images.py --engine {wildcards.engine:q} --config {params.config:q} --images {input.images:q}'
         " --cache {params.cache:q} --store {params.store:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -44,7 +44,7 @@ rule read_base_without_text:
         cache=f"{RESULTS}/cache/ocr/{{engine}}",
         code=reading_code,
     shell:
-        "python scripts/read_images.py --engine {wildcards.engine:q} --config {params.config:q} --images {input.images:q}"
+        'python "$LEGIBLE"/scripts/read_images.py --engine {wildcards.engine:q} --config {params.config:q} --images {input.images:q}'
         " --cache {params.cache:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -78,7 +78,7 @@ rule score_readings:
         folder=output_folder,
         code=decides("score_readings", packages=[*SCORING, "pyarrow"]),
     shell:
-        "python scripts/score_readings.py --config {params.config:q} --images {input.images:q}"
+        'python "$LEGIBLE"/scripts/score_readings.py --config {params.config:q} --images {input.images:q}'
         " --readings {input.readings:q} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
 
 
@@ -106,7 +106,7 @@ rule score_drift:
             [*SCORING, "open_clip_torch", "pillow", "pyarrow", "scikit-image", "torch"],
         ),
     shell:
-        "python scripts/score_drift.py --config {params.config:q} --images {input.images:q} --output {output.table:q}"
+        'python "$LEGIBLE"/scripts/score_drift.py --config {params.config:q} --images {input.images:q} --output {output.table:q}'
         " 2>&1 | tee {log:q}"
 
 
@@ -128,7 +128,7 @@ rule score_curve:
         config=as_json(scoring=part("scoring"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)),
         code=decides("score_curve", packages=SCORING),
     shell:
-        "python scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}"
+        'python "$LEGIBLE"/scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}'
         " --runs {input.runs:q} --output {output:q} 2>&1 | tee {log:q}"
 
 

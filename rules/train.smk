@@ -17,7 +17,7 @@ rule train_segmenter:
         config=as_json(segmenter=part("segmenter")),
         code=decides("train_segmenter", [CRITICS["segmenter"].module], ["numpy", "torch"]),
     shell:
-        "python scripts/train_segmenter.py --config {params.config:q} --cache {input.cache:q} --output {output:q}"
+        'python "$LEGIBLE"/scripts/train_segmenter.py --config {params.config:q} --cache {input.cache:q} --output {output:q}'
         " --threads {threads} 2>&1 | tee {log:q}"
 
 
@@ -51,8 +51,8 @@ rule measure_gradients:
         reader_cache=f"{RESULTS}/cache/ocr/reader",
         code=decides_gradients(CONFIG.model, CONFIG.training, USED_LOSSES),
     shell:
-        "python scripts/measure_gradients.py --config {params.config:q} --losses {params.losses:q} --cache {input.cache:q}"
-        " {params.segmenter} --reader-cache {params.reader_cache:q} --output {output:q} 2>&1 | tee {log:q}"
+        'python "$LEGIBLE"/scripts/measure_gradients.py --config {params.config:q} --losses {params.losses:q} --cache {input.cache:q}'
+        " {params.segmenter:q} --reader-cache {params.reader_cache:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule record_anchor:
@@ -80,7 +80,7 @@ rule record_anchor:
         ),
         code=decides("record_anchor", [SPEC.module], DIFFUSION),
     shell:
-        "python scripts/record_anchor.py --config {params.config:q} --not-these {input.drift:q} --output {output:q}"
+        'python "$LEGIBLE"/scripts/record_anchor.py --config {params.config:q} --not-these {input.drift:q} --output {output:q}'
         " --threads {threads} 2>&1 | tee {log:q}"
 
 
@@ -115,8 +115,8 @@ rule train_arm:
         reader_cache=f"{RESULTS}/cache/ocr/reader",
         code=arm_code,
     shell:
-        "{params.launcher} scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm:q} --seed {wildcards.seed:q}"
-        " --cache {input.cache:q} {params.segmenter} {params.anchor} --reader-cache {params.reader_cache:q}"
+        '{params.launcher:q} "$LEGIBLE"/scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm:q} --seed {wildcards.seed:q}'
+        " --cache {input.cache:q} {params.segmenter:q} {params.anchor:q} --reader-cache {params.reader_cache:q}"
         " --checkpoints {params.checkpoints:q}"
         " --output-dir {params.folder:q} 2>&1 | tee {log:q}"
 
@@ -130,7 +130,7 @@ rule preflight:
     conda:
         ENVIRONMENT
     shell:
-        "python scripts/preflight.py --config {input:q} 2>&1 | tee {log:q}"
+        'python "$LEGIBLE"/scripts/preflight.py --config {input:q} 2>&1 | tee {log:q}'
 
 
 rule train:

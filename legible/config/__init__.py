@@ -6,7 +6,7 @@
 from legible.config.data import Data, Fonts, Kinds, PromptSet
 from legible.config.experiment import Config, merge
 from legible.config.figures import FIGURES, FigureEntry, Figures, FigureStyle
-from legible.config.files import check_files, in_order, load, raw_sections, sections, source_of, validate
+from legible.config.files import check_page, in_usual_order, load, raw_sections, sections, source_of, validate
 from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter, critics_of
 from legible.config.model import Generation, Model
@@ -46,10 +46,10 @@ __all__ = [  # every section is imported from here
     "SigmaSampling",
     "Tesseract",
     "Training",
-    "check_files",
+    "check_page",
     "critics_of",
     "describe",
-    "in_order",
+    "in_usual_order",
     "load",
     "merge",
     "raw_sections",

@@ -1,7 +1,6 @@
 """Reading and validating: YAML files, and the parts that one stage is given."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +8,6 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from legible.config.experiment import Config
-from legible.config.losses import critics_of
 from legible.errors import UserError, describe
 
 
@@ -38,46 +36,31 @@ def load(path: str | Path) -> Config:
     return validate(raw, str(path))
 
 
-FETCHED = "results/prompts/"  # public prompt sets are put there by the workflow
 NOTICE = "<!-- Written by scripts/write_results.py"  # how a results page begins
 
 
-def check_files(config: Config) -> None:
-    """Every file and folder that the configuration names must be there, also where everything has been computed.
-
-    A finished experiment would otherwise go on to report on a prompt file that it never read.
+def check_page(config: Config) -> None:
+    """The results page must be a new file, or an earlier results page.
 
     Raises:
-        UserError: the key and what is missing; or the results page would overwrite another file.
+        UserError: it would overwrite another file.
     """
-    heard = critics_of({loss for arm in config.arms for loss in config.arm(arm).aux.weights})
-    files = {f"prompt_sets.{name}.path": prompts.path for name, prompts in config.prompt_sets.items()}
-    files |= {"drift.prompts": config.drift.prompts} if config.drift else {}
-    if any(config.arm(arm).anchor.weight for arm in config.arms):
-        files["anchor.prompts"] = config.anchor.prompts
-    for key, path in files.items():
-        if not path.startswith(FETCHED) and not Path(path).is_file():
-            raise UserError(f"{key}: {path} is no file on this machine")
-    networks = {"reader.network": config.reader.network} if "reader" in heard else {}
-    networks |= {
-        f"ocr.{name}.network": getattr(judge, "network", "standard") for name, judge in config.engines().items()
-    }
-    folders = {key: path for key, path in networks.items() if path != "standard"}
-    folders |= {f"fonts.folders.{place}": path for place, path in enumerate(config.fonts.folders)}
-    for key, path in folders.items():
-        if not Path(path).is_dir():
-            raise UserError(f"{key}: {path} is no folder on this machine")
     page = Path(config.results_page) if config.results_page else None
-    if page and page.is_file() and NOTICE not in page.read_text(encoding="utf-8", errors="replace"):
+    if page and page.exists() and not (page.is_file() and NOTICE in page.read_text(encoding="utf-8", errors="replace")):
         raise UserError(f"results_page: {page} is another file, which would be overwritten")
 
 
-def in_order(arms: Iterable[str], default: str | Path) -> list[str]:
-    """Arms in the order of the default configuration file, those that it lacks after them, in their own order."""
-    path = Path(default)
-    known = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("arms") or {} if path.is_file() else {}
-    names = list(arms)
-    return [name for name in known if name in names] + [name for name in names if name not in known]
+def in_usual_order(raw: dict, usual: str | Path) -> dict:
+    """A raw configuration with its arms, prompt sets and regimes as a file sorts them, further ones last.
+
+    Snakemake's merge puts those first that an overlay names; figures would be drawn in other colours.
+    """
+    order = yaml.load(Path(usual).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    named = {key: raw[key] for key in ("arms", "prompt_sets", "regimes") if isinstance(raw.get(key), dict)}
+    return raw | {
+        key: {name: entries[name] for name in dict.fromkeys([*(order.get(key) or {}), *entries]) if name in entries}
+        for key, entries in named.items()
+    }
 
 
 def source_of(text: str) -> str:

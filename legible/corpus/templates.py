@@ -1,8 +1,10 @@
 """Captions that read like prompts, and the colours that they name."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # sRGB, 0..255. Chosen so that every colour has at least four partners of a contrast ratio of 4.5 or more.
 PALETTE: dict[str, tuple[int, int, int]] = {
@@ -33,7 +35,7 @@ FONT_WORDS = ("plain", "light", "bold", "italic", "condensed", "serif", "roman",
 
 
 def caption(
-    rng: np.random.Generator, lines: Sequence[str], font_words: Sequence[str], color: str, background: str
+    rng: "np.random.Generator", lines: Sequence[str], font_words: Sequence[str], color: str, background: str
 ) -> str:
     """A caption for a sign, its template drawn from `rng`.
 

@@ -1,7 +1,6 @@
 """The configuration: every mistake is one sentence, and `config.yaml` documents what the code does."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -296,31 +295,9 @@ def test_editors_mark_what_is_wrong(wrong):
         jsonschema.validate(wrong, schema())
 
 
-def test_every_configured_file_must_be_there(tmp_path, monkeypatch):
+def test_a_results_page_overwrites_no_other_file(monkeypatch):
     monkeypatch.chdir(ROOT)
-    config.check_files(Config())
-    arm = {"ctc": {"aux": {"loss": "ctc", "lambda": 1.0}, "anchor": {"weight": 1.0}}}
-    for raw, key in (
-        ({"prompt_sets": {"a": {"path": "gone.jsonl"}}}, "prompt_sets.a.path: gone.jsonl is no file"),
-        ({"drift": {"prompts": str(tmp_path)}}, f"drift.prompts: {tmp_path} is no file"),  # a folder
-        ({"anchor": {"prompts": "gone"}, "arms": CONTROL | arm}, "anchor.prompts: gone is no file"),
-        ({"reader": {"network": "gone"}, "arms": CONTROL | arm}, "reader.network: gone is no folder"),
-        ({"ocr": {"easyocr": {"network": "gone"}}}, "ocr.easyocr.network: gone is no folder"),
-        ({"fonts": {"folders": ["gone"]}}, "fonts.folders.0: gone is no folder"),
-        ({"results_page": "README.md"}, "results_page: README.md is another file"),
-    ):
-        with pytest.raises(UserError, match=re.escape(key)):
-            config.check_files(validate(raw, "x"))
-    config.check_files(validate({"prompt_sets": {"a": {"path": "results/prompts/geneval.jsonl"}}}, "x"))  # fetched
-    config.check_files(validate({"results_page": "docs/RESULTS.md"}, "x"))
-
-
-def test_arms_keep_the_order_of_the_configuration_file(tmp_path):
-    (tmp_path / "c.yaml").write_text("arms: {diffusion_only: {}, b: {}, a: {}}")
-    assert config.in_order(["new", "a", "diffusion_only", "b"], tmp_path / "c.yaml") == [
-        "diffusion_only",
-        "b",
-        "a",
-        "new",
-    ]
-    assert config.in_order(["b", "a"], tmp_path / "gone.yaml") == ["b", "a"]
+    for page in ("docs/RESULTS.md", "pages/new.md", None):
+        config.check_page(validate({"results_page": page}, "x"))
+    with pytest.raises(UserError, match=r"results_page: README\.md is another file"):
+        config.check_page(validate({"results_page": "README.md"}, "x"))

@@ -24,6 +24,7 @@ TINY = {
     "data": {"train": 12, "test": 2},
     "model": {"path": "resources/tiny/zimage"},
     "clip": {"path": "resources/tiny/clip"},
+    "reader": {"network": "resources/tiny/recognizer_crnn"},
     "prompt_sets": {"short": {"path": "resources/prompts/held_out.jsonl", "limit": 3}},
     "generation": {"steps": 2, "seeds": [0], "batch_size": 8},
     "training": {"steps": 2, "batch_size": 4, "warmup": 1, "checkpoint_every": 1, "learning_rate": 1.0e-3},

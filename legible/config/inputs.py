@@ -1,0 +1,81 @@
+"""The files and folders that a configuration names: found and checked before anything is planned."""
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from legible.config.experiment import Config
+from legible.errors import UserError
+
+FILES = ("prompt_sets.*.path", "anchor.prompts", "drift.prompts", "training.assistant_lora", "arms.*.assistant_lora")
+FOLDERS = (
+    "fonts.folders.*",
+    "model.path",
+    "clip.path",
+    "reader.network",
+    "reader.models",
+    "ocr.*.network",
+    "ocr.*.models",
+    "ocr.*.data",
+    "benchmarks",
+)
+HUB = {"model.path": "diffusers", "clip.path": "open_clip"}  # a hub id will do, too → the format of a folder
+STANDARD = "standard"  # a network that its package knows by this name
+
+
+def located(config: Config, checkout: Path, fetched: Collection[str] = (), prefix: str = "") -> Config:
+    """The configuration with the paths of its inputs as they are opened.
+
+    A relative path is looked for in the working directory, then in `checkout`, where the shipped files are.
+
+    Args:
+        fetched: paths that the workflow itself will write.
+        prefix: of keys in errors.
+
+    Raises:
+        UserError: an input is not there; one sentence that names its key.
+    """
+    plain = config.model_dump(mode="json", by_alias=True)
+    for pattern in (*FILES, *FOLDERS):
+        for holder, key, name in places(plain, pattern.split(".")):
+            holder[key] = _found(holder[key], pattern, f"{prefix}{name}", checkout, fetched)
+    return Config.model_validate(plain) if plain != config.model_dump(mode="json", by_alias=True) else config
+
+
+def places(node: Any, pattern: list[str], where: str = "") -> Iterator[tuple[Any, Any, str]]:
+    """(dictionary or list, key in it, dotted name) of every text that a pattern names; `*` stands for every key."""
+    head, *rest = pattern
+    entries = dict(enumerate(node)) if isinstance(node, list) else node if isinstance(node, dict) else {}
+    for key in list(entries) if head == "*" else [head] if head in entries else []:
+        name = f"{where}.{key}" if where else str(key)
+        if rest:
+            yield from places(entries[key], rest, name)
+        elif isinstance(entries[key], str):
+            yield node, key, name
+
+
+def _found(text: str, pattern: str, name: str, checkout: Path, fetched: Collection[str]) -> str:
+    """The path as it is opened: never one that a program could take for an option."""
+    if text in fetched or (text == STANDARD and pattern.endswith(".network")):
+        return text
+    if re.search(r"[{}\n]", text):
+        raise UserError(f"{name}: {text!r} holds a brace or a line break; rename it")
+    is_there = Path.is_file if pattern in FILES else Path.is_dir
+    for folder in (Path(), checkout):
+        if text and is_there(folder / text):
+            found = text if folder == Path() else str(folder / text)
+            return f"./{found}" if found.startswith("-") else found
+    if pattern in HUB and is_hub_id(text, checkout):
+        return text
+    kind = "file" if pattern in FILES else "folder"
+    looked = "" if Path(text).is_absolute() or not text else f" in {Path.cwd()}"
+    ways = f"; give a folder in the format of {HUB[pattern]}, or a hub id (owner/name)" if pattern in HUB else ""
+    raise UserError(f"{name}: there is no {kind} {text!r}{looked}{ways}")
+
+
+def is_hub_id(text: str, checkout: Path) -> bool:
+    """Whether a path that is not there can be meant for the hub: owner/name, and no folder is called like the owner."""
+    owner = text.partition("/")[0]
+    like = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None
+    return like and not any((folder / owner).is_dir() for folder in (Path(), checkout))
