@@ -1,9 +1,5 @@
 """Legible: fonts → signs → caches → fine-tuning → images → OCR → scores → figures → report."""
 
-from snakemake.utils import min_version
-
-min_version("9.27")
-
 
 # Beside this file, whatever the working directory; another workflow's `module` brings its own configuration.
 configfile: workflow.current_basedir.join("config.yaml").get_path_or_uri(secret_free=True)
@@ -12,6 +8,7 @@ configfile: workflow.current_basedir.join("config.yaml").get_path_or_uri(secret_
 include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/result_inputs.smk"
+include: "rules/plan.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/generate.smk"

@@ -77,6 +77,15 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return rows
 
 
+def files_gone(manifest: Path) -> list[str]:
+    """Files that a manifest (JSON lines, key `file`) names and that are not there; or itself, if it is no such."""
+    try:
+        named = {row["file"] for row in read_jsonl(manifest)}
+    except (UserError, KeyError, TypeError):
+        return [manifest.name]
+    return sorted(named - {path.name for path in manifest.parent.iterdir()})
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with open(path, "rb") as handle:

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 from shlex import quote
 
+from snakemake.utils import min_version
+
+min_version("9.27")
 CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.insert(0, str(CHECKOUT))  # the rules use the library that lies beside them, as their jobs do
 
@@ -12,6 +15,7 @@ from legible.config import CRITICS, FIGURES, LOSSES, NO_TEXT, check_page, critic
 from legible.config.inputs import located
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
+from legible.io import files_gone
 from legible.models.spec import spec_of
 from legible.names import BASE, CEILINGS, Run, run_of
 from legible.provenance import (
@@ -51,6 +55,7 @@ USED_LOSSES = sorted({loss for arm in ARMS for loss in CONFIG.arm(arm).aux.weigh
 DRAWN = sorted(name for name, figure in FIGURES.items() if figure.when(CONFIG))
 SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
 ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
+MEMORY = f"{RESULTS}/memory.json"
 SPEC = spec_of(CONFIG.model.family)
 ENVIRONMENT = "../envs/legible.yaml"
 NANO = "results/nano_models"
@@ -58,6 +63,7 @@ NANO_PARTS = ["clip", "denoiser", "recognizer_conv", "recognizer_crnn", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]
+COMPARING = [*SCORING, "open_clip_torch", "pillow", "pyarrow", "scikit-image", "torch"]  # pictures
 DRAWING = ["matplotlib", "numpy", "pandas", "pillow"]
 # A job that could use a GPU asks for one only where there is one: on CPU machines it must not wait for a turn.
 GPU = int(CONFIG.gpu if CONFIG.gpu is not None else has_gpu())
@@ -84,10 +90,21 @@ if "CONDA" not in {method.name for method in workflow.deployment_settings.deploy
 shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 
+# Pictures are no outputs of their own, their names stand in a manifest: where one is gone, they are all drawn again.
+if workflow.is_main_process and workflow.dag_settings:
+    drawn = [DRIFT, *PROMPT_SETS] if CONFIG.drift else PROMPT_SETS
+    manifests = [Path(RESULTS, "images", model, name, "manifest.jsonl") for model in READ_MODELS for name in drawn]
+    lacking = {str(path) for path in manifests if path.is_file() and files_gone(path)}
+    workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *lacking}
+
+
 def part(section, *keys):
     """One section (or only `keys` of it) as plain values."""
     plain = getattr(CONFIG, section).model_dump(mode="json", by_alias=True)
     return {key: plain[key] for key in keys} if keys else plain
+
+
+SCORED = {"scoring": part("scoring"), "arms": {arm: {} for arm in ARMS}, "seeds": list(CONFIG.seeds)}
 
 
 def as_json(**sections):
@@ -104,6 +121,11 @@ def folder_files(path):
 def model_files(*roles):
     """Files of the model's components by their roles: denoiser, text, autoencoder, scheduler."""
     return [file for name in SPEC.folders(*roles) for file in folder_files(Path(CONFIG.model.path, name))]
+
+
+def model_configs(wildcards):
+    """What says how large the model is."""
+    return [file for file in model_files("denoiser", "text", "autoencoder") if file.endswith(".json")]
 
 
 def section_files(section):

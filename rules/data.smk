@@ -12,6 +12,9 @@ rule inspect_fonts:
         f"{RESULTS}/benchmarks/inspect_fonts.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime="30m",
     params:
         config=as_json(fonts=part("fonts")),
         code=decides("inspect_fonts", packages=RENDERING),
@@ -28,6 +31,9 @@ rule fetch_prompts:
         "results/prompts/logs/{public_set}.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime="30m",
     params:
         copies=["--copies", CONFIG.benchmarks] if CONFIG.benchmarks else [],
     shell:
@@ -51,6 +57,9 @@ rule render_dataset:
         f"{RESULTS}/benchmarks/render_dataset.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime="4h",
     params:
         config=as_json(fonts=part("fonts"), data=part("data")),
         folder=output_folder,
@@ -65,6 +74,7 @@ rule encode_dataset:
     input:
         dataset=rules.render_dataset.output.train,
         model=model_files("text", "autoencoder"),
+        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/cache/train.safetensors",
     log:
@@ -74,6 +84,8 @@ rule encode_dataset:
     conda:
         ENVIRONMENT
     resources:
+        mem_mb=planned_memory("encode"),
+        runtime="8h",
         gpu=GPU,
     params:
         config=as_json(model=part("model")),

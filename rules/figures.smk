@@ -14,6 +14,9 @@ rule plot_figure:
         f"{RESULTS}/benchmarks/plot_{{figure}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime="1h",
     params:
         style=figure_style,
         caption=figure_caption,
@@ -34,6 +37,9 @@ rule write_config:
         f"{RESULTS}/logs/write_config.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime="30m",
     params:
         config=CONFIG.model_dump_json(by_alias=True),
         code=decides("write_config", packages=["pyyaml"]),
@@ -64,6 +70,9 @@ rule build_report:
         f"{RESULTS}/benchmarks/build_report.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime="1h",
     params:
         results=results_folder,
         figures=DRAWN,
@@ -85,6 +94,9 @@ rule write_results:
         f"{RESULTS}/logs/write_results.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime="1h",
     params:
         folders=result_folders,
         titles=json.dumps({config.experiment: config.title for config in [CONFIG, *REGIMES.values()]}),

@@ -6,6 +6,7 @@ rule generate_baseline:
     input:
         prompts=prompt_file,
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
+        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl",
     log:
@@ -15,6 +16,8 @@ rule generate_baseline:
     conda:
         ENVIRONMENT
     resources:
+        mem_mb=planned_memory("sample"),
+        runtime="8h",
         gpu=GPU,
     params:
         config=sampling_config,
@@ -32,6 +35,7 @@ rule generate_finetuned:
         prompts=prompt_file,
         run=run_record,
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
+        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/images/{{run}}/{{prompt_set}}/manifest.jsonl",
     log:
@@ -41,6 +45,8 @@ rule generate_finetuned:
     conda:
         ENVIRONMENT
     resources:
+        mem_mb=planned_memory("sample"),
+        runtime="8h",
         gpu=GPU,
     params:
         config=sampling_config,
@@ -67,6 +73,9 @@ rule render_ceiling:
         f"{RESULTS}/benchmarks/render_ceiling_{{prompt_set}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime="1h",
     params:
         config=as_json(fonts=part("fonts"), data=part("data")),
         folder=output_folder,
@@ -82,6 +91,7 @@ rule round_trip_ceiling:
     input:
         images=rules.render_ceiling.output[0],
         model=model_files("autoencoder"),
+        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/images/ceiling_vae/{{prompt_set}}/manifest.jsonl",
     log:
@@ -91,6 +101,8 @@ rule round_trip_ceiling:
     conda:
         ENVIRONMENT
     resources:
+        mem_mb=planned_memory("encode"),
+        runtime="2h",
         gpu=GPU,
     params:
         config=as_json(model=part("model")),

@@ -66,6 +66,16 @@ def arm_gpus(wildcards):
     return GPU * CONFIG.arm(wildcards.arm).processes
 
 
+def planned_memory(stage):
+    """The function that says how many MiB a job of this stage is given: half more at each further attempt."""
+
+    def mem_mb(wildcards, input, attempt):
+        planned = json.loads(Path(input.plan).read_text())
+        return round(planned[stage.format(**wildcards)] * (1 + attempt) / 2)
+
+    return mem_mb
+
+
 def launcher(wildcards):
     """What starts the training: python, or torchrun for several processes."""
     processes = CONFIG.arm(wildcards.arm).processes

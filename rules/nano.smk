@@ -18,6 +18,9 @@ rule train_nano_part:
     conda:
         ENVIRONMENT
     threads: 2
+    resources:
+        mem_mb=8000,
+        runtime="24h",
     params:
         models=f"{NANO}/models",
         work=f"{NANO}/work",
@@ -37,6 +40,9 @@ rule install_nano:
         f"{NANO}/logs/install.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime="30m",
     params:
         models=f"{NANO}/models",
     shell:

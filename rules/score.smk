@@ -16,6 +16,9 @@ rule read_ocr:
         prompt_set="|".join(PROMPT_SETS),
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=6000,
+        runtime="8h",
     params:
         config=engine_config,
         cache=f"{RESULTS}/cache/ocr/{{engine}}",
@@ -39,6 +42,9 @@ rule read_base_without_text:
         f"{RESULTS}/benchmarks/read_{{engine}}_base_{DRIFT}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=6000,
+        runtime="2h",
     params:
         config=engine_config,
         cache=f"{RESULTS}/cache/ocr/{{engine}}",
@@ -73,8 +79,11 @@ rule score_readings:
         f"{RESULTS}/benchmarks/score_readings.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime="1h",
     params:
-        config=as_json(scoring=part("scoring"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)),
+        config=as_json(**SCORED),
         folder=output_folder,
         code=decides("score_readings", packages=[*SCORING, "pyarrow"]),
     shell:
@@ -96,15 +105,12 @@ rule score_drift:
         f"{RESULTS}/benchmarks/score_drift.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime="2h",
     params:
-        config=as_json(
-            scoring=part("scoring"), clip=part("clip"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)
-        ),
-        code=decides(
-            "score_drift",
-            [CRITICS["clip"].module],
-            [*SCORING, "open_clip_torch", "pillow", "pyarrow", "scikit-image", "torch"],
-        ),
+        config=as_json(clip=part("clip"), **SCORED),
+        code=decides("score_drift", [CRITICS["clip"].module], COMPARING),
     shell:
         'python "$LEGIBLE"/scripts/score_drift.py --config {params.config:q} --images {input.images:q} --output {output.table:q}'
         " 2>&1 | tee {log:q}"
@@ -124,8 +130,11 @@ rule score_curve:
         f"{RESULTS}/benchmarks/score_curve.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime="1h",
     params:
-        config=as_json(scoring=part("scoring"), arms={arm: {} for arm in ARMS}, seeds=list(CONFIG.seeds)),
+        config=as_json(**SCORED),
         code=decides("score_curve", packages=SCORING),
     shell:
         'python "$LEGIBLE"/scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}'

@@ -7,17 +7,21 @@ rule train_segmenter:
         cache=rules.encode_dataset.output,
     output:
         SEGMENTER,
+        about=Path(SEGMENTER).with_suffix(".json"),
     log:
         f"{RESULTS}/logs/train_segmenter.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_segmenter.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=8000,
+        runtime="8h",
     params:
         config=as_json(segmenter=part("segmenter")),
         code=decides("train_segmenter", [CRITICS["segmenter"].module], ["numpy", "torch"]),
     shell:
-        'python "$LEGIBLE"/scripts/train_segmenter.py --config {params.config:q} --cache {input.cache:q} --output {output:q}'
+        'python "$LEGIBLE"/scripts/train_segmenter.py --config {params.config:q} --cache {input.cache:q} --output {output[0]:q}'
         " --threads {threads} 2>&1 | tee {log:q}"
 
 
@@ -27,6 +31,7 @@ rule measure_gradients:
         cache=rules.encode_dataset.output,
         models=loss_models(USED_LOSSES),
         segmenter=SEGMENTER if "segmenter" in critics_of(USED_LOSSES) else [],
+        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/gradients.csv",
     log:
@@ -36,6 +41,8 @@ rule measure_gradients:
     conda:
         ENVIRONMENT
     resources:
+        mem_mb=planned_memory("gradients"),
+        runtime="8h",
         gpu=GPU,
     params:
         config=as_json(
@@ -61,6 +68,7 @@ rule record_anchor:
         prompts=CONFIG.anchor.prompts,
         drift=[CONFIG.drift.prompts] if CONFIG.drift else [],
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
+        plan=ancient(MEMORY),
     output:
         ANCHOR,
     log:
@@ -70,6 +78,8 @@ rule record_anchor:
     conda:
         ENVIRONMENT
     resources:
+        mem_mb=planned_memory("sample"),
+        runtime="8h",
         gpu=GPU,
     params:
         config=as_json(
@@ -91,6 +101,7 @@ rule train_arm:
         models=arm_models,
         segmenter=arm_segmenter,
         anchor=arm_anchor,
+        plan=ancient(MEMORY),
     output:
         weights=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/weights"),
         snapshots=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/snapshots"),
@@ -104,6 +115,8 @@ rule train_arm:
         ENVIRONMENT
     threads: arm_threads
     resources:
+        mem_mb=planned_memory("train_{arm}"),
+        runtime="24h",
         gpu=arm_gpus,
     params:
         launcher=launcher,
@@ -119,18 +132,6 @@ rule train_arm:
         " --cache {input.cache:q} {params.segmenter:q} {params.anchor:q} --reader-cache {params.reader_cache:q}"
         " --checkpoints {params.checkpoints:q}"
         " --output-dir {params.folder:q} 2>&1 | tee {log:q}"
-
-
-rule preflight:
-    """Target: print what every arm will hold in memory; computes nothing, writes nothing."""
-    input:
-        f"{RESULTS}/config.yaml",
-    log:
-        f"{RESULTS}/logs/preflight.log",
-    conda:
-        ENVIRONMENT
-    shell:
-        'python "$LEGIBLE"/scripts/preflight.py --config {input:q} 2>&1 | tee {log:q}'
 
 
 rule train:

@@ -11,7 +11,7 @@ from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr
 from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter, critics_of
 from legible.config.model import Generation, Model
 from legible.config.section import Section
-from legible.config.training import Anchor, Aux, Keep, Lora, SigmaSampling, Training
+from legible.config.training import Anchor, AnchorTerm, Aux, Lora, SigmaSampling, Training
 from legible.errors import describe
 
 __all__ = [  # every section is imported from here
@@ -21,6 +21,7 @@ __all__ = [  # every section is imported from here
     "LOSSES",
     "NO_TEXT",
     "Anchor",
+    "AnchorTerm",
     "Aux",
     "Clip",
     "Config",
@@ -32,7 +33,6 @@ __all__ = [  # every section is imported from here
     "Figures",
     "Fonts",
     "Generation",
-    "Keep",
     "Kinds",
     "Lora",
     "Model",

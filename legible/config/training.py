@@ -101,7 +101,7 @@ def different(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-class Keep(Section):
+class AnchorTerm(Section):
     """Velocity anchor: the model shall go on doing what the base model does."""
 
     weight: NonNegative = Field(0.0, description="weight of the anchor in the total loss; 0 = off")
@@ -179,7 +179,7 @@ class Training(Section):
     )
     sigma: SigmaSampling = SigmaSampling()
     aux: Aux = Aux()
-    anchor: Keep = Keep()
+    anchor: AnchorTerm = AnchorTerm()
     snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are kept too, for learning curves")
     checkpoint_every: Positive = Field(32, description="optimiser steps from one resumable checkpoint to the next")
     bucket: bool = Field(

@@ -58,13 +58,13 @@ def draw(metrics: Mapping[tuple[str, int], pd.DataFrame], arms: Sequence[str], s
             values = frame[column].dropna()
             if values.empty or (column == "lambda" and np.ptp(values) <= 1e-9 * np.abs(values).max()):
                 continue
-            line, look = values if column == "lambda" else smooth(values, 0.15), {"color": colors[arm]}
+            line, line_style = values if column == "lambda" else smooth(values, 0.15), {"color": colors[arm]}
             marker = MARKERS[rounds[arm] % len(MARKERS)]
             if column != "lambda":
-                axes.plot(values.index, values, marker, ms=2.5, alpha=0.3, **look)
+                axes.plot(values.index, values, marker, ms=2.5, alpha=0.3, **line_style)
             axes.plot(
                 line.index, line, linestyle=LINES[rounds[arm] % len(LINES)], marker=marker, ms=4,
-                markevery=max(1, len(line) // 6), **look,
+                markevery=max(1, len(line) // 6), **line_style,
             )  # fmt: skip
             ends[arm] = (float(line.index[-1]), float(line.iloc[-1]))
         finish_weights(axes, column, ends, colors)

@@ -48,16 +48,16 @@ def draw(path: Path, style: FigureStyle) -> Figure:
         page.picture(images[index], x, y, wide, tall)
         # Pale ink on white: on the picture itself the boxes would hide the letters or vanish in the background.
         axes = page.picture((255 - 0.35 * masks[index]).astype(np.uint8), x + wide + 0.1, y, wide, tall)
-        for (name, _, outside, look), color in zip(BOX_STYLES, colors, strict=True):
+        for (name, _, outside, line_style), color in zip(BOX_STYLES, colors, strict=True):
             for x0, y0, x1, y1 in row[name]:
                 # Nested boxes often coincide; a small step outwards keeps them apart.
                 corner, size = (x0 - outside, y0 - outside), (x1 - x0 + 2 * outside, y1 - y0 + 2 * outside)
-                axes.add_patch(Rectangle(corner, *size, fill=False, ec=color, **look))
+                axes.add_patch(Rectangle(corner, *size, fill=False, ec=color, **line_style))
         caption = shorten(row["caption"].replace("\n", " "), int(cell * 72 / SMALL / 0.58), 2)
         page.text(x, y + tall + 0.04, caption, linespacing=1.1)
     handles = [
-        Line2D([], [], color=color, label=f"{label} box", **look)
-        for (_, label, _, look), color in zip(BOX_STYLES, colors, strict=True)
+        Line2D([], [], color=color, label=f"{label} box", **line_style)
+        for (_, label, _, line_style), color in zip(BOX_STYLES, colors, strict=True)
     ]
     place = (0.07 / page.width, 1 - 0.3 / page.height)
     page.figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=3, borderaxespad=0)

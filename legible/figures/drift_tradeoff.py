@@ -72,10 +72,15 @@ def draw(summary: pd.DataFrame, drift: pd.DataFrame, arms: Sequence[str], style:
             x = tuple(map(float, measured.loc[arm, list(INTERVAL)])) if arm in measured.index else (0.0, 0.0, 0.0)
             y = tuple(map(float, own.loc[arm, list(INTERVAL)]))
             points[arm] = (x[0], y[0])
-            look = {"color": colors[arm], "elinewidth": 0.7, "zorder": 3}
+            bar_style = {"color": colors[arm], "elinewidth": 0.7, "zorder": 3}
             marker = "*" if arm in (BASE, CONTROL) else MARKERS[rounds[arm] % len(MARKERS)]
             axes.errorbar(
-                *points[arm], xerr=whiskers(*x), yerr=whiskers(*y), fmt=marker, ms=10 if marker == "*" else 5.5, **look
+                *points[arm],
+                xerr=whiskers(*x),
+                yerr=whiskers(*y),
+                fmt=marker,
+                ms=10 if marker == "*" else 5.5,
+                **bar_style,
             )
         front = [points[arm] for arm in pareto_front(points)]
         axes.step(*zip(*front, strict=True), where="post", color=PALE, linewidth=1, linestyle=LINES[1], zorder=1)

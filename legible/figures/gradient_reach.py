@@ -25,13 +25,13 @@ def draw(gradients: pd.DataFrame, style: FigureStyle) -> Figure:
         ratio = rows["grad_norm_aux"] / rows["grad_norm_diffusion"]
         ratio = ratio.where(np.isfinite(ratio) & (ratio > 0))  # a gradient of zero has no place on a log axis
         turn = place // len(colors)
-        look = {"color": colors[place % len(colors)], "marker": MARKERS[place % len(MARKERS)], "ms": 4.5}
-        look |= {"linestyle": LINES[turn % len(LINES)]}
-        strength.plot(rows["sigma"], ratio, **look)
-        direction.plot(rows["sigma"], rows["cosine"], **look)
+        line_style = {"color": colors[place % len(colors)], "marker": MARKERS[place % len(MARKERS)], "ms": 4.5}
+        line_style |= {"linestyle": LINES[turn % len(LINES)]}
+        strength.plot(rows["sigma"], ratio, **line_style)
+        direction.plot(rows["sigma"], rows["cosine"], **line_style)
         if rows["cosine"].notna().any():
             last = rows[rows["cosine"].notna()].iloc[-1]
-            ends[loss] = (float(last["sigma"]), float(last["cosine"]), look["color"])
+            ends[loss] = (float(last["sigma"]), float(last["cosine"]), line_style["color"])
     log_scale(strength)
     strength.axhline(1, color=INK, linewidth=0.8)
     direction.axhline(0, color=INK, linewidth=0.8)

@@ -49,14 +49,14 @@ def draw(curve: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> Figure
         ends = {}
         for arm in order:
             mine = own[own["arm"] == arm].sort_values("step")
-            look = {"color": colors[arm], "linestyle": LINES[rounds[arm] % len(LINES)]}
+            line_style = {"color": colors[arm], "linestyle": LINES[rounds[arm] % len(LINES)]}
             for axes, x in zip(panels, ("step", "seconds"), strict=True):
                 for _, seed in mine.groupby("training_seed"):
-                    axes.plot(seed[x], seed["value"], linewidth=0.5, alpha=0.45, **look)
+                    axes.plot(seed[x], seed["value"], linewidth=0.5, alpha=0.45, **line_style)
                 mean = mine.groupby("step")[["seconds", "value"]].mean().reset_index()
                 wide = 2.4 if arm == CONTROL else 1.3
                 marker = MARKERS[rounds[arm] % len(MARKERS)]
-                axes.plot(mean[x], mean["value"], marker=marker, ms=3.5, linewidth=wide, **look)
+                axes.plot(mean[x], mean["value"], marker=marker, ms=3.5, linewidth=wide, **line_style)
                 ends[arm] = (float(mean["seconds"].iloc[-1]), float(mean["value"].iloc[-1]))
         start = own[own["step"] == 0]["value"]
         for axes in panels:

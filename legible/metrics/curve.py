@@ -67,9 +67,9 @@ def points_of(models: Iterable[str], times: Times) -> dict[str, Run]:
 def check_same_images(scores: pd.DataFrame) -> None:
     """Points of a curve are comparable only if every one of them holds the base model's prompts and image seeds."""
     keys = ["prompt_set", "engine", "prompt_id", "image_seed"]
-    held = {model: set(own[keys].itertuples(index=False, name=None)) for model, own in scores.groupby("model")}
-    for model, images in held.items():
-        if differing := sorted(images ^ held[BASE]):
+    pictures = {model: set(own[keys].itertuples(index=False, name=None)) for model, own in scores.groupby("model")}
+    for model, images in pictures.items():
+        if differing := sorted(images ^ pictures[BASE]):
             raise UserError(f"{model} and {BASE} do not hold the same images: {', '.join(map(str, differing[0]))}")
 
 
@@ -97,9 +97,9 @@ def learning_curve(
     for model, point in points.items():
         if point.arm not in arms or point.seed not in seeds:
             raise UserError(f"{model} is no configured arm and seed; leave it out or configure it")
-    held = (BASE, *points)
-    images = {key: rows for key, rows in manifests.items() if key[0] in held}
-    scores = with_distance(score_images(images, {k: rows for k, rows in readings.items() if k[1] in held}, scoring))
+    shown = (BASE, *points)
+    images = {key: rows for key, rows in manifests.items() if key[0] in shown}
+    scores = with_distance(score_images(images, {k: rows for k, rows in readings.items() if k[1] in shown}, scoring))
     check_same_images(scores)
     starts = sorted({(point.arm, point.seed) for point in points.values()})
     rows = []

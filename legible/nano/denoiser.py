@@ -54,15 +54,15 @@ def train_denoiser(
     seed: int,
     key: str,
     work: Path,
-    judge: Callable[[Family], float],
-    judge_every: int = 600,
+    measure_cer: Callable[[Family], float],
+    cer_every: int = 600,
     compiled: bool = False,
 ) -> Family:
     """Train both on `latents` [N, C, h, w] (scaled); return the model with averaged weights. Resumes from `work`.
 
     Args:
         sizes: of the family's own `nano` module.
-        judge: reads sampled held-out signs and returns their CER; it only draws the learning curve.
+        measure_cer: reads sampled held-out signs and returns their CER; it only draws the learning curve.
     """
     torch.manual_seed(seed)
     model = builder(family).build(sizes, vae, tokenizer)
@@ -101,8 +101,8 @@ def train_denoiser(
             for target, source in zip(averaged.parameters(), networks.parameters(), strict=True):
                 target.lerp_(source, 1 - decay)
         log.write(step=step, loss=loss.item(), grad_norm=norm.item(), learning_rate=rate)
-        if (step + 1) % judge_every == 0:  # before the checkpoint: a kill between the two repeats it, never drops it
-            log.write(step=step, cer=judge(smooth))
+        if (step + 1) % cer_every == 0:  # before the checkpoint: a kill between the two repeats it, never drops it
+            log.write(step=step, cer=measure_cer(smooth))
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
             save_parts(work / "denoiser.ckpt", key, step + 1, parts)
     return smooth

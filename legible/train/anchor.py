@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from legible.config import Keep, SigmaSampling, Training
+from legible.config import AnchorTerm, SigmaSampling, Training
 from legible.errors import UserError
 from legible.models.conditioning import Conditioning, unpacked
 from legible.models.family import Family
@@ -111,7 +111,7 @@ def open_reference(training: Training, recording: Path | None, data: TrainingDat
     return load_trajectories(recording)
 
 
-def anchor_loss(model: Family, reference: Reference, settings: Keep, seed: int, step: int) -> Tensor:
+def anchor_loss(model: Family, reference: Reference, settings: AnchorTerm, seed: int, step: int) -> Tensor:
     """Mean squared difference of the model's prediction to the base's at `batch_size` random points, a scalar ≥ 0."""
     points = reference.points(model, settings.batch_size, stateless_generator(seed, Stream.ANCHOR_POINTS, step))
     prediction = model.predict(points.latents, points.levels, points.conditioning)

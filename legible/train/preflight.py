@@ -29,6 +29,7 @@ GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
 CHOICE = ("method", "parts", "modules", "lora", "weights")  # keys that decide what is trained, and as what
 EIGHT_BIT = 2 * (1 + 4 / 256)  # two moments, each one byte a value and a float32 scale per 256 values
+FRAMEWORK = 3 * GIB  # interpreter, libraries and critics, beside what is summed up
 HEADROOM = 0.9  # share of the free memory that may be planned for: the framework's own use is not in the sums
 
 
@@ -84,9 +85,9 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     found = sizes_of(model, chosen, batch, points, height, width, heard)
     spec, wide, master = found.spec, BYTES[model.dtype], BYTES[training.weights]
     trained, denoiser, decoder = sum(found.trained.values()), found.weights["denoiser"], found.weights[spec.autoencoder]
-    held = denoiser + sum(found.weights[name] for name in found.encoders)
+    all_weights = denoiser + sum(found.weights[name] for name in found.encoders)
     small, small_bytes = found.quantized.get(training.quantization, (0, 0))
-    frozen = held - trained if training.method == "full" else held
+    frozen = all_weights - trained if training.method == "full" else all_weights
     mixed = training.weights != model.dtype
     measured = bool(training.aux.weights and training.aux.measure_every)
     twice = training.gradient_checkpointing
@@ -117,6 +118,25 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
         Phase("training", tuple((name, size) for name, size in parts if size)),
         Phase("sampling", (("denoiser", denoiser * wide), ("autoencoder", decoder * wide))),
     ]
+
+
+def job_memory(model: Model, trainings: dict[str, Training], height: int, width: int) -> dict[str, int]:
+    """What a job of each stage is to be given, in MiB: encode, sample, gradients and, for each arm, train_{arm}.
+
+    A job on a GPU has its weights in the machine's memory for a moment only; it is given as much as one without.
+
+    Args:
+        trainings: of each arm; all its processes are one job.
+        height, width: of the latents.
+    """
+    planned: dict[str, float] = {}
+    for arm, training in trainings.items():
+        size = {phase.name: phase.total + FRAMEWORK for phase in plan(model, training, height, width)}
+        planned["gradients"] = max(size["training"], planned.get("gradients", 0))
+        planned["encode"] = max(size["captions"], size["latents"])
+        planned["sample"] = max(size["captions"], size["sampling"])
+        planned[f"train_{arm}"] = size["training"] * training.processes
+    return {stage: round(size / 2**20) for stage, size in planned.items()}
 
 
 @cache  # most arms, and all ways to save memory, differ in what needs no second look

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from training import Killed, equal, killed_at, metrics, region_loss, run, same_conditioning, settings, small_data
 
-from legible.config import Keep, Model, validate
+from legible.config import AnchorTerm, Model, validate
 from legible.errors import UserError
 from legible.io import write_jsonl
 from legible.models.family import open_model
@@ -52,11 +52,11 @@ def test_the_trajectory_is_the_samplers_own(zimage):
 
 def test_the_base_itself_is_not_pulled_and_a_changed_model_is(zimage):
     paths = paths_of(zimage)
-    assert anchor_loss(zimage, paths, Keep(weight=1.0, batch_size=6), 0, 0).item() < 1e-9
+    assert anchor_loss(zimage, paths, AnchorTerm(weight=1.0, batch_size=6), 0, 0).item() < 1e-9
     with torch.no_grad():
         for parameter in zimage.transformer.layers.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=stateless_generator(1)))
-    losses = [anchor_loss(zimage, paths, Keep(weight=1.0, batch_size=6), 0, step).item() for step in (0, 0, 1)]
+    losses = [anchor_loss(zimage, paths, AnchorTerm(weight=1.0, batch_size=6), 0, step).item() for step in (0, 0, 1)]
     assert losses[0] > 1e-6
     assert losses[0] == losses[1] != losses[2]  # a step draws its own points, always the same
 
@@ -96,7 +96,7 @@ def test_the_anchor_holds_the_base_and_resumes_bit_for_bit(folders, zimage, tmp_
             for key, parameter in zimage.transformer.named_parameters():
                 if key in weights:
                     parameter.copy_(weights[key])
-        drift[name] = sum(anchor_loss(zimage, paths, Keep(batch_size=12), 9, step).item() for step in range(4))
+        drift[name] = sum(anchor_loss(zimage, paths, AnchorTerm(batch_size=12), 9, step).item() for step in range(4))
     assert drift["held"] < 0.7 * drift["free"]
     with monkeypatch.context() as patch:
         killed_at(patch, 6)

@@ -136,6 +136,12 @@ def test_a_family_trains_at_its_own_levels(after):
         assert own["sigma_mean"] > other["sigma_mean"]
 
 
+@pytest.mark.parametrize("after", [["A loss", "A figure"]], indirect=True)
+def test_a_figure_is_drawn(after):
+    for kind in ("png", "pdf"):
+        assert (after / f"results/crispness/figures/step_time.{kind}").stat().st_size > 5000
+
+
 @pytest.mark.parametrize("after", [["A program and its rule"]], indirect=True)
 def test_a_rule_runs_its_program(after):
     counts = pd.read_csv(after / "results/crispness/data/characters.csv")

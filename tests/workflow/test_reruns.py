@@ -101,6 +101,33 @@ def test_rewording_reruns_nothing(project, file, before, after):
     assert project.edited(file, after, instead_of=before) == set()
 
 
+NEW_FIGURE = """FIGURES = {
+    "more": FigureEntry(
+        title="More", module="legible.figures.cer_by_arm", needs=("summary", "seeds", "arms"), caption="More of it."
+    ),
+"""
+
+
+def test_a_new_figure_is_drawn_alone(project):
+    """The written configuration holds its style; the report shows it."""
+    expected = {("plot_figure", "figure=more"), ("write_config", ""), ("build_report", "")}
+    assert project.edited("legible/config/figures.py", NEW_FIGURE, instead_of="FIGURES = {\n") == expected
+
+
+def test_a_picture_that_is_gone_is_drawn_again(project):
+    folder = project.folder / "results" / "tiny" / "images" / "base" / "short"
+    first = sorted(folder.glob("*.png"))[0]
+    before = first.read_bytes()
+    first.unlink()
+    assert ("generate_baseline", "prompt_set=short") in project.would_run()
+    assert {rule for rule, _ in project.would_run()} == {
+        "generate_baseline", "read_ocr", "score_readings", "plot_figure", "build_report"
+    }  # fmt: skip
+    project.snakemake("--until", "generate_baseline")
+    assert first.read_bytes() == before
+    assert project.would_run() == set()  # what is made from equal files is as new
+
+
 def test_another_way_to_render_reruns_the_dataset_and_what_follows(project):
     jobs = project.edited("legible/render/sign.py", "\n\nANSWER = 42\n")
     assert {rule for rule, _ in jobs} == {

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from project import FIGURES, MODELS, OPTIONAL, RESULTS, ROOT, TARGETS
+from project import CATALOGUE, FIGURES, MODELS, OPTIONAL, RESULTS, ROOT, TARGETS
 from safetensors.torch import load_file
 
 from legible.config import validate
@@ -51,8 +51,9 @@ def test_a_second_run_has_nothing_to_do(project):
 def test_snakemakes_own_report_holds_figures_and_captions(project):
     project.snakemake("--report", "own.html")
     page = (project.folder / "own.html").read_text()
-    for name in (*FIGURES, "summary", "report"):
-        caption = (ROOT / "resources" / "report" / f"{name}.rst").read_text(encoding="utf-8")
+    captions = {name: CATALOGUE[name].caption for name in FIGURES}
+    captions |= {name: (ROOT / "resources" / "report" / f"{name}.rst").read_text() for name in ("summary", "report")}
+    for name, caption in captions.items():
         assert " ".join(caption.split()[:4]) in page, name
     assert all(category in page for category in ("Figures", "Scores", "Report"))
 
@@ -63,6 +64,26 @@ def test_every_job_tells_its_progress_in_its_log(project):
     assert re.search(r"clip_region seed 0: 2/2 step, [\d.]+ step/s, 0 s left", said)
     assert "sample base: 1/1 batch" in (logs / "generate_base_short.log").read_text()
     assert "0 s left" in project.first  # and on the terminal
+
+
+def test_every_job_says_what_it_needs(project):
+    said = project.snakemake("--dry-run", "--forceall")
+    blocks = re.split(r"^(?=(?:local)?rule \w+:$)", said, flags=re.MULTILINE)[1:]
+    jobs = {}
+    for block in blocks:
+        name = re.match(r"(?:local)?rule (\w+):", block)[1]
+        jobs.setdefault(name, re.findall(r"resources: (.*)", block))
+    unsaid = [
+        name
+        for name, asked in jobs.items()
+        if name not in TARGETS and not re.search("runtime=.*mem_mb=|mem_mb=.*runtime=", asked[0])
+    ]
+    assert unsaid == []
+    # What holds the model asks for what the pre-flight has counted.
+    planned = json.loads((project.folder / RESULTS / "memory.json").read_text())
+    assert f"mem_mb={planned['train_clip_region']}" in said
+    assert f"mem_mb={planned['sample']}" in said
+    assert planned["train_clip_region"] > planned["train_diffusion_only"] > planned["encode"] > 3000
 
 
 def test_single_stages_exist_and_stop_where_they_should(project):

@@ -1,0 +1,33 @@
+"""How much memory the jobs of an experiment will need, for a cluster to be asked for it; nothing is loaded for it."""
+
+import argparse
+import json
+from pathlib import Path
+
+from legible.config import Training, sections
+from legible.errors import run_cli
+from legible.io import write_json
+from legible.train.preflight import free_bytes, job_memory, latent_size, settle_checkpointing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON with the sections model, data")
+    parser.add_argument("--trainings", required=True, help="JSON: the training section of each arm")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    config = sections(arguments.config, "model", "data")
+    size = latent_size(config["model"], config["data"])
+    free = free_bytes()
+    trainings = {
+        arm: settle_checkpointing(config["model"], Training.model_validate(section), *size, free)
+        for arm, section in json.loads(arguments.trainings).items()
+    }
+    planned = job_memory(config["model"], trainings, *size)
+    write_json(arguments.output, planned)
+    for stage, size in planned.items():
+        print(f"{stage}: {size} MiB")
+
+
+if __name__ == "__main__":
+    run_cli(main)

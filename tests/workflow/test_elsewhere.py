@@ -1,0 +1,57 @@
+"""The same workflow from another working directory, and as a module of another workflow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from project import RESULTS
+
+pytestmark = pytest.mark.workflow
+
+CEILING = f"{RESULTS}/images/ceiling_render/short/manifest.jsonl"
+MODULE = """
+module signs:
+    snakefile:
+        "{project}/Snakefile"
+
+
+use rule * from signs as signs_*
+
+
+rule first:
+    default_target: True
+    input:
+        "{target}",
+"""
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    """Both outputs, from a folder that holds no project."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+        cwd=folder, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def drawn(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((folder / CEILING).parent.glob("*.png"))]
+
+
+def test_from_another_working_directory(project, tmp_path):
+    snakefile = ("--snakefile", str(project.folder / "Snakefile"))
+    snakemake(tmp_path, *snakefile, "--directory", str(tmp_path / "there"), "--", CEILING)
+    assert drawn(tmp_path / "there") == drawn(project.folder) != []
+    assert "Nothing to be done" in snakemake(tmp_path / "there", *snakefile, "--", CEILING)
+    assert snakemake(tmp_path / "there", *snakefile, "--dry-run").count("rule train_arm:") == 2
+
+
+def test_as_a_module_of_another_workflow(project, tmp_path):
+    (tmp_path / "Snakefile").write_text(MODULE.format(project=project.folder, target=CEILING))
+    snakemake(tmp_path)
+    assert drawn(tmp_path) == drawn(project.folder) != []
+    assert snakemake(tmp_path, "--dry-run", "signs_train").count("rule signs_train_arm:") == 2
