@@ -92,6 +92,13 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def file_hashes(folder: Path, *names: str) -> dict[str, str]:
+    """SHA-256 of a folder's files, or of those in some folders of it; none where there is none (a hub id)."""
+    folders = [folder / name for name in names] if names else [folder]
+    files = [path for each in folders for path in sorted(each.glob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): sha256_file(path) for path in files}
+
+
 def sha256_json(value: Any) -> str:
     """SHA-256 of a JSON-able value with its keys sorted, as hex: equal values hash equal whatever their order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

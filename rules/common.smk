@@ -73,7 +73,7 @@ wildcard_constraints:
     arm="|".join(ARMS),
     seed=r"\d+",
     model="|".join([*SNAPSHOTS, *MODELS, *CEILINGS]),
-    run="|".join([*SNAPSHOTS, *RUNS]),
+    step=r"\d+",
     engine="|".join(ENGINES),
     prompt_set="|".join([DRIFT, *PROMPT_SETS]),
     figure="|".join(DRAWN),

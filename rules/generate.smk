@@ -23,41 +23,58 @@ rule generate_baseline:
         config=sampling_config,
         folder=output_folder,
         options=prompt_options,
+        store=f"{RESULTS}/cache/pictures",
         code=decides_sampling(CONFIG.model, adapters=False),
     shell:
         'python "$LEGIBLE"/scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options:q}'
-        " --model-name base --output-dir {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
+        " --model-name base --output-dir {params.folder:q} --store {params.store:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule generate_finetuned:
-    """Images of one fine-tuned model (or a snapshot of it): same prompts, noise and settings as the base."""
+    """Images of one arm's models, of every training seed: same prompts, noise and settings as the base."""
     input:
         prompts=prompt_file,
-        run=run_record,
+        runs=expand(f"{RESULTS}/runs/{{{{arm}}}}/seed{{seed}}/run.json", seed=CONFIG.seeds),
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
         plan=ancient(MEMORY),
     output:
-        f"{RESULTS}/images/{{run}}/{{prompt_set}}/manifest.jsonl",
+        expand(f"{RESULTS}/images/{{{{arm}}}}-seed{{seed}}/{{{{prompt_set}}}}/manifest.jsonl", seed=CONFIG.seeds),
     log:
-        f"{RESULTS}/logs/generate_{{run}}_{{prompt_set}}.log",
+        f"{RESULTS}/logs/generate_{{arm}}_{{prompt_set}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/generate_{{run}}_{{prompt_set}}.tsv"
+        f"{RESULTS}/benchmarks/generate_{{arm}}_{{prompt_set}}.tsv"
     conda:
         ENVIRONMENT
     resources:
         mem_mb=planned_memory("sample"),
-        runtime="8h",
+        runtime="24h",
         gpu=GPU,
     params:
         config=sampling_config,
-        folder=output_folder,
-        weights=run_weights,
+        folders=output_folders,
+        names=output_models,
+        weights=tuned_weights,
         options=prompt_options,
+        store=f"{RESULTS}/cache/pictures",
         code=sampling_code,
     shell:
         'python "$LEGIBLE"/scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options:q}'
-        " --weights {params.weights:q} --model-name {wildcards.run:q} --output-dir {params.folder:q} --threads {threads}"
-        " 2>&1 | tee {log:q}"
+        " --weights {params.weights:q} --model-name {params.names:q} --output-dir {params.folders:q} --store {params.store:q}"
+        " --threads {threads} 2>&1 | tee {log:q}"
+
+
+use rule generate_finetuned as generate_snapshot with:
+    input:
+        prompts=prompt_file,
+        runs=f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json",
+        model=model_files("denoiser", "text", "autoencoder", "scheduler"),
+        plan=ancient(MEMORY),
+    output:
+        f"{RESULTS}/images/{{arm}}-seed{{seed}}-step{{step}}/{{prompt_set}}/manifest.jsonl",
+    log:
+        f"{RESULTS}/logs/generate_{{arm}}-seed{{seed}}-step{{step}}_{{prompt_set}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/generate_{{arm}}-seed{{seed}}-step{{step}}_{{prompt_set}}.tsv"
 
 
 rule render_ceiling:

@@ -83,24 +83,25 @@ def launcher(wildcards):
     return ["python", *(torchrun if processes > 1 else [])]
 
 
-def run_folder(wildcards):
-    """Folder of the run that a fine-tuned model, or a snapshot of it, comes from."""
-    return Path(RESULTS, run_of(wildcards.run).folder)
+def output_folders(wildcards, output):
+    """The folders of pictures that a job fills, one for each model."""
+    return [str(Path(manifest).parent) for manifest in output]
 
 
-def run_record(wildcards):
-    """run.json of a fine-tuned model: it carries the hashes of its weights."""
-    return str(run_folder(wildcards) / "run.json")
+def output_models(wildcards, output):
+    """The models whose pictures these are."""
+    return [Path(manifest).parent.parent.name for manifest in output]
 
 
-def run_weights(wildcards):
-    """Weights of a fine-tuned model, or of a snapshot of it (its folder; the run is the input)."""
-    return str(run_folder(wildcards) / run_of(wildcards.run).weights)
+def tuned_weights(wildcards, output):
+    """The weights of each of them (folders; their runs are the inputs)."""
+    runs = [run_of(model) for model in output_models(wildcards, output)]
+    return [str(Path(RESULTS, run.folder, run.weights)) for run in runs]
 
 
 def sampling_code(wildcards):
-    """The code and the versions that decide one fine-tuned model's images."""
-    return decides_sampling(CONFIG.model, CONFIG.arm(run_of(wildcards.run).arm).method == "lora")
+    """The code and the versions that decide the images of one arm's models."""
+    return decides_sampling(CONFIG.model, CONFIG.arm(wildcards.arm).method == "lora")
 
 
 def input_folder(wildcards, input):

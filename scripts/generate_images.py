@@ -1,51 +1,67 @@
-"""Sample images of a prompt set from the base or a fine-tuned model; the noise belongs to (prompt, image seed)."""
+"""Sample images of a prompt set from the base or fine-tuned models; the noise belongs to (prompt, image seed)."""
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from legible.config import sections
-from legible.corpus.prompts import load_prompts
-from legible.errors import run_cli
-from legible.io import atomic_path, sha256_file, write_jsonl
+from legible.corpus.prompts import Prompt, load_prompts
+from legible.errors import UserError, run_cli
+from legible.io import atomic_path, file_hashes, sha256_file, sha256_json, write_json, write_jsonl
 from legible.models.family import embed_prompts, open_model
 from legible.models.spec import spec_of
 from legible.progress import progress
+from legible.provenance import decides_sampling
 from legible.seeds import image_noise
 
 
-def main() -> None:
-    """Parse, open the model once, sample in batches, write PNGs and (last) their manifest."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="JSON with the sections model, generation, data")
-    parser.add_argument("--prompts", type=Path, required=True)
-    parser.add_argument("--no-text", action="store_true", help="the prompts ask for no text: none may have a target")
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--weights", type=Path, help="fine-tuned weights; without: the base model")
-    parser.add_argument("--model-name", required=True, help="how the manifest calls the model")
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    config = sections(arguments.config, "model", "generation", "data")
+def base_identity(config: dict, prompts: list[Prompt]) -> list:
+    """Everything that decides the pictures besides a model's own weights."""
+    model = config["model"]
+    folders = spec_of(model.family).folders("denoiser", "text", "autoencoder", "scheduler")
+    files = file_hashes(Path(model.path), *folders)
+    plain = [config[name].model_dump(mode="json") for name in ("generation", "data")]
+    # Where local files lie does not decide; which model of the hub it is does.
+    plain.append(model.model_dump(mode="json", exclude={"device", "path"} if files else {"device"}))
+    return [*plain, files, [asdict(prompt) for prompt in prompts]]
+
+
+def tuned_identity(config: dict, weights: Path | None) -> list:
+    """The files of a model's own weights, and the code that draws with them."""
+    folders = [".", *sorted(path.name for path in weights.iterdir() if path.is_dir())] if weights else []
+    files = file_hashes(weights, *folders) if weights else None
+    return [files, decides_sampling(config["model"], adapters=weights is not None)]
+
+
+def drawn_before(kept: Path, key: str, folder: Path) -> list[dict] | None:
+    """The manifest's rows of pictures that are all there, unchanged and of the same identity; None: draw them."""
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        same = found["key"] == key and all(sha256_file(folder / row["file"]) == row["sha256"] for row in found["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found["rows"] if same else None
+
+
+def draw(
+    config: dict, prompts: list[Prompt], name: str, weights: Path | None, folder: Path, threads: int
+) -> list[dict]:
+    """Open the model once, sample in batches and write PNGs; the manifest's rows."""
     generation, data = config["generation"], config["data"]
-    prompts = load_prompts(arguments.prompts, arguments.limit, text=not arguments.no_text)
     # First the text encoder, alone; then what samples: they are never in memory together.
     negative = [""] if generation.guidance_scale > spec_of(config["model"].family).guidance_off else []
-    conditioning = embed_prompts(
-        config["model"], [p.prompt for p in prompts] + negative, arguments.threads, arguments.weights
-    )
+    conditioning = embed_prompts(config["model"], [p.prompt for p in prompts] + negative, threads, weights)
     empty = conditioning.pick([len(prompts)]) if negative else None
-    model = open_model(
-        config["model"], ("denoiser", "autoencoder", "scheduler"), arguments.threads, weights=arguments.weights
-    )
+    model = open_model(config["model"], ("denoiser", "autoencoder", "scheduler"), threads, weights=weights)
     shape = model.latent_shape(data.height, data.width)
     jobs = [(place, seed) for place in range(len(prompts)) for seed in generation.seeds]
     rows = []
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(jobs), generation.batch_size)
-    for start in progress(starts, f"sample {arguments.model_name}", unit="batch"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for start in progress(range(0, len(jobs), generation.batch_size), f"sample {name}", unit="batch"):
         part = jobs[start : start + generation.batch_size]
         noise = torch.stack([image_noise(prompts[place].id, seed, shape) for place, seed in part])
         seen = conditioning.pick(place for place, _ in part)
@@ -53,7 +69,7 @@ def main() -> None:
         for (place, seed), pixels in zip(part, images, strict=True):
             prompt = prompts[place]
             file = f"{prompt.id}_s{seed}.png"
-            with atomic_path(arguments.output_dir / file) as temporary:
+            with atomic_path(folder / file) as temporary:
                 Image.fromarray(pixels.numpy()).save(temporary)
             rows.append(
                 {
@@ -64,11 +80,40 @@ def main() -> None:
                     "targets": list(prompt.targets),
                     "kind": prompt.kind,
                     "font": prompt.font,
-                    "model": arguments.model_name,
-                    "sha256": sha256_file(arguments.output_dir / file),
+                    "model": name,
+                    "sha256": sha256_file(folder / file),
                 }
             )
-    write_jsonl(arguments.output_dir / "manifest.jsonl", rows)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="JSON with the sections model, generation, data")
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--no-text", action="store_true", help="the prompts ask for no text: none may have a target")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--model-name", nargs="+", required=True, help="how the manifests call the models")
+    parser.add_argument("--weights", type=Path, nargs="+", help="fine-tuned weights of each; without: the base model")
+    parser.add_argument("--output-dir", type=Path, nargs="+", required=True, help="a folder for each")
+    parser.add_argument("--store", type=Path, help="folder that remembers what was drawn; without: all are drawn")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    names, weights = arguments.model_name, arguments.weights or [None] * len(arguments.model_name)
+    if not len(names) == len(weights) == len(arguments.output_dir):
+        raise UserError("--model-name, --weights and --output-dir: each must name as many models as the others")
+    config = sections(arguments.config, "model", "generation", "data")
+    prompts = load_prompts(arguments.prompts, arguments.limit, text=not arguments.no_text)
+    base = base_identity(config, prompts) if arguments.store else []
+    for name, tuned, folder in zip(names, weights, arguments.output_dir, strict=True):
+        kept = arguments.store and arguments.store / f"{name}_{folder.name}.json"
+        key = sha256_json([base, tuned_identity(config, tuned)]) if kept else ""
+        rows = drawn_before(kept, key, folder) if kept else None
+        if rows is None:
+            rows = draw(config, prompts, name, tuned, folder, arguments.threads)
+            if kept:
+                write_json(kept, {"key": key, "rows": rows})
+        write_jsonl(folder / "manifest.jsonl", rows)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from legible.config import LOSSES, critics_of
-from legible.io import sha256_file, sha256_json
+from legible.io import file_hashes, sha256_file, sha256_json
 from legible.models.spec import spec_of
 from legible.train.assistant import assistant_file
 
 PLACES = ("path", "network", "models")  # where a model lies does not decide; what its files hold does
-
-
-def file_hashes(folder: Path, *names: str) -> dict[str, str]:
-    """SHA-256 of a folder's files, or of those in some folders of it; none where there is none (a hub id)."""
-    folders = [folder / name for name in names] if names else [folder]
-    files = [path for each in folders for path in sorted(each.glob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): sha256_file(path) for path in files}
 
 
 def used_files(config: dict[str, Any], segmenter: Path | None, anchor: Path | None) -> dict[str, Any]:

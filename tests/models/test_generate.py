@@ -1,0 +1,82 @@
+"""Sampling by its script: several models in one call, and only those that are not drawn yet."""
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from legible.io import read_jsonl, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = [
+    {"id": f"p{n}", "prompt": f'a sign that says "{word}"', "targets": [word]} for n, word in enumerate(("A", "B"))
+]
+
+
+@pytest.fixture
+def weights(folders, tmp_path) -> list[Path]:
+    """Two fine-tuned models: the base's transformer, changed a little."""
+    made = []
+    for seed in (0, 1):
+        folder = tmp_path / f"weights{seed}" / "transformer"
+        shutil.copytree(folders.zimage / "transformer", folder)
+        (file,) = folder.glob("*.safetensors")
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {name: t + 0.02 * torch.randn(t.shape, generator=generator) for name, t in load_file(file).items()}
+        save_file(tensors, file)
+        made.append(folder.parent)
+    return made
+
+
+@pytest.fixture
+def generate(folders, tmp_path, monkeypatch):
+    """Runs the script for some models; says which of them were drawn."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = importlib.import_module("generate_images")
+    drawn, draw = [], script.draw
+    monkeypatch.setattr(script, "draw", lambda *given: drawn.append(given[2]) or draw(*given))
+    write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
+
+    def run(weights: list[Path], store: bool = True, steps: int = 1) -> list[str]:
+        names = [f"arm-seed{n}" for n in range(len(weights))]
+        config = {"model": {"path": str(folders.zimage)}, "generation": {"steps": steps, "seeds": [0]}, "data": {}}
+        options = ["--config", json.dumps(config), "--prompts", tmp_path / "prompts.jsonl", "--weights", *weights]
+        options += ["--model-name", *names, "--output-dir", *(tmp_path / name / "short" for name in names)]
+        options += ["--store", tmp_path / "store"] if store else []
+        monkeypatch.setattr(sys, "argv", ["generate_images.py", *map(str, options)])
+        drawn.clear()
+        script.main()
+        return list(drawn)
+
+    return run
+
+
+def test_one_call_draws_each_model_as_a_call_of_its_own_does(generate, weights, tmp_path):
+    assert generate(weights, store=False) == ["arm-seed0", "arm-seed1"]
+    together = [read_jsonl(tmp_path / f"arm-seed{n}" / "short" / "manifest.jsonl") for n in (0, 1)]
+    assert [row["sha256"] for row in together[0]] != [row["sha256"] for row in together[1]]
+    assert generate(weights[1:], store=False) == ["arm-seed0"]  # the second weights alone, by another name
+    alone = read_jsonl(tmp_path / "arm-seed0" / "short" / "manifest.jsonl")
+    assert [row["sha256"] for row in alone] == [row["sha256"] for row in together[1]]
+
+
+def test_what_is_drawn_already_is_not_drawn_again(generate, weights, tmp_path):
+    manifest = tmp_path / "arm-seed0" / "short" / "manifest.jsonl"
+    assert generate(weights[:1]) == ["arm-seed0"]
+    before = manifest.read_bytes()
+    manifest.unlink()  # as Snakemake does before a job
+    assert generate(weights) == ["arm-seed1"]  # one more training seed
+    assert manifest.read_bytes() == before
+    assert generate(weights) == []
+    manifest.with_name("p0_s0.png").unlink()
+    assert generate(weights) == ["arm-seed0"]
+    manifest.with_name("p1_s0.png").write_bytes(b"damaged")
+    assert generate(weights) == ["arm-seed0"]
+    assert manifest.read_bytes() == before
+    assert generate(weights, steps=2) == ["arm-seed0", "arm-seed1"]  # another setting
+    assert generate(weights[::-1], steps=2) == ["arm-seed0", "arm-seed1"]  # other weights
