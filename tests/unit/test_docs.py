@@ -25,7 +25,15 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KEY = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)*)(?:: (.+))?")  # a key, with or without a value
 FILES = {"csv", "json", "jsonl", "parquet", "py", "md", "yaml", "safetensors", "png", "html", "txt"}
-VALUED = {"--cores", "--configfile", "--workflow-profile", "--config", "--report"}  # options with values behind them
+VALUED = {
+    "--cores",
+    "--configfile",
+    "--workflow-profile",
+    "--config",
+    "--report",
+    "--snakefile",
+    "--directory",
+}  # have values
 ids = {"argvalues": PAGES, "ids": lambda page: str(page.relative_to(ROOT))}
 
 

@@ -149,6 +149,19 @@ def test_a_rule_runs_its_program(after):
     assert counts["count"].sum() == sum(len("".join(text.split())) for text in texts) > 0
 
 
+def test_the_table_counts_the_files_of_each_example():
+    page = (ROOT / "docs" / "EXTENDING.md").read_text(encoding="utf-8")
+    said = {
+        title: int(count) for title, count in re.findall(r"^\| \[(.*?)\]\(#[\w-]+\) \| (\d+) \|", page, re.MULTILINE)
+    }
+    files = {
+        title.lower(): {block.options["file"] for block in blocks if "file" in block.options}
+        for title, blocks in SECTIONS.items()
+    }
+    experiments = {title: {file for file in named if file.endswith(".yaml")} for title, named in files.items()}
+    assert said == {title: len(files[title] - experiments[title]) for title in files if files[title]}
+
+
 def test_the_examples_keep_the_style(project):
     files = {block.options["file"] for blocks in SECTIONS.values() for block in blocks if "file" in block.options}
     python = " ".join(sorted(file for file in files if file.endswith(".py")))
