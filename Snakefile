@@ -6,9 +6,9 @@ configfile: workflow.current_basedir.join("config.yaml").get_path_or_uri(secret_
 
 
 include: "rules/common.smk"
+include: "rules/resources.smk"
 include: "rules/inputs.smk"
 include: "rules/result_inputs.smk"
-include: "rules/plan.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/generate.smk"
@@ -53,5 +53,6 @@ rule all:
     input:
         f"{RESULTS}/report.html",
         rules.figures.input,
+        rules.generate.input,  # or nobody would miss pictures from which a report has been made already
         [f"results/{settings.experiment}/report.html" for settings in REGIMES.values()],
         CONFIG.results_page or [],

@@ -1,7 +1,9 @@
 """What every stage needs: the validated configuration and functions that hand each stage its own part of it only."""
 
 import json
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from shlex import quote
 
@@ -15,7 +17,7 @@ from legible.config import CRITICS, FIGURES, LOSSES, NO_TEXT, check_page, critic
 from legible.config.inputs import located
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
-from legible.io import files_gone
+from legible.io import files_gone, sha256_json
 from legible.models.spec import spec_of
 from legible.names import BASE, CEILINGS, Run, run_of
 from legible.provenance import (
@@ -51,11 +53,15 @@ READ_MODELS = [*MODELS, *CEILINGS, *SNAPSHOTS]
 ENGINES = sorted(CONFIG.engines())
 PROMPT_SETS = sorted(CONFIG.prompt_sets)
 DRIFT = NO_TEXT  # the prompt set on which image drift is measured
+DRAWN_SETS = {DRIFT: MODELS} if CONFIG.drift else {}  # prompt set → the models that draw it
+DRAWN_SETS |= dict.fromkeys(PROMPT_SETS, READ_MODELS)
+MANIFESTS = [
+    Path(RESULTS, "images", model, name, "manifest.jsonl") for name, models in DRAWN_SETS.items() for model in models
+]
 USED_LOSSES = sorted({loss for arm in ARMS for loss in CONFIG.arm(arm).aux.weights})
 DRAWN = sorted(name for name, figure in FIGURES.items() if figure.when(CONFIG))
 SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
 ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
-MEMORY = f"{RESULTS}/memory.json"
 SPEC = spec_of(CONFIG.model.family)
 ENVIRONMENT = "../envs/legible.yaml"
 NANO = "results/nano_models"
@@ -90,12 +96,13 @@ if "CONDA" not in {method.name for method in workflow.deployment_settings.deploy
 shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 
-# Pictures are no outputs of their own, their names stand in a manifest: where one is gone, they are all drawn again.
-if workflow.is_main_process and workflow.dag_settings:
-    drawn = [DRIFT, *PROMPT_SETS] if CONFIG.drift else PROMPT_SETS
-    manifests = [Path(RESULTS, "images", model, name, "manifest.jsonl") for model in READ_MODELS for name in drawn]
-    lacking = {str(path) for path in manifests if path.is_file() and files_gone(path)}
-    workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *lacking}
+# Pictures are no outputs of their own, a manifest says their names. One that names a picture which is gone is no
+# manifest: it is put aside, so that its pictures are drawn again.
+if workflow.is_main_process:
+    for manifest in filter(Path.is_file, MANIFESTS):
+        if gone := files_gone(manifest):
+            print(f"{manifest.parent}: {gone[0]} is gone; these pictures are drawn again", file=sys.stderr)
+            manifest.rename(f"{manifest}.incomplete")
 
 
 def part(section, *keys):
@@ -121,11 +128,6 @@ def folder_files(path):
 def model_files(*roles):
     """Files of the model's components by their roles: denoiser, text, autoencoder, scheduler."""
     return [file for name in SPEC.folders(*roles) for file in folder_files(Path(CONFIG.model.path, name))]
-
-
-def model_configs(wildcards):
-    """What says how large the model is."""
-    return [file for file in model_files("denoiser", "text", "autoencoder") if file.endswith(".json")]
 
 
 def section_files(section):

@@ -74,7 +74,6 @@ rule encode_dataset:
     input:
         dataset=rules.render_dataset.output.train,
         model=model_files("text", "autoencoder"),
-        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/cache/train.safetensors",
     log:

@@ -6,7 +6,6 @@ rule generate_baseline:
     input:
         prompts=prompt_file,
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
-        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl",
     log:
@@ -36,7 +35,6 @@ rule generate_finetuned:
         prompts=prompt_file,
         runs=expand(f"{RESULTS}/runs/{{{{arm}}}}/seed{{seed}}/run.json", seed=CONFIG.seeds),
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
-        plan=ancient(MEMORY),
     output:
         expand(f"{RESULTS}/images/{{{{arm}}}}-seed{{seed}}/{{{{prompt_set}}}}/manifest.jsonl", seed=CONFIG.seeds),
     log:
@@ -68,7 +66,6 @@ use rule generate_finetuned as generate_snapshot with:
         prompts=prompt_file,
         runs=f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json",
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
-        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/images/{{arm}}-seed{{seed}}-step{{step}}/{{prompt_set}}/manifest.jsonl",
     log:
@@ -108,7 +105,6 @@ rule round_trip_ceiling:
     input:
         images=rules.render_ceiling.output[0],
         model=model_files("autoencoder"),
-        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/images/ceiling_vae/{{prompt_set}}/manifest.jsonl",
     log:
@@ -140,8 +136,4 @@ rule baseline:
 rule generate:
     """Target: images of every model, and the ceilings."""
     input:
-        expand(
-            f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl",
-            model=[*MODELS, *CEILINGS],
-            prompt_set=PROMPT_SETS,
-        ),
+        [str(manifest) for manifest in MANIFESTS],

@@ -55,27 +55,6 @@ def segmenter_option(wildcards, input):
     return ["--segmenter", str(input.segmenter)] if input.segmenter else []
 
 
-def arm_threads(wildcards):
-    """CPU threads of one training, all its processes together."""
-    training = CONFIG.arm(wildcards.arm)
-    return training.threads * training.processes
-
-
-def arm_gpus(wildcards):
-    """GPUs of one training."""
-    return GPU * CONFIG.arm(wildcards.arm).processes
-
-
-def planned_memory(stage):
-    """The function that says how many MiB a job of this stage is given: half more at each further attempt."""
-
-    def mem_mb(wildcards, input, attempt):
-        planned = json.loads(Path(input.plan).read_text())
-        return round(planned[stage.format(**wildcards)] * (1 + attempt) / 2)
-
-    return mem_mb
-
-
 def launcher(wildcards):
     """What starts the training: python, or torchrun for several processes."""
     processes = CONFIG.arm(wildcards.arm).processes

@@ -31,7 +31,6 @@ rule measure_gradients:
         cache=rules.encode_dataset.output,
         models=loss_models(USED_LOSSES),
         segmenter=SEGMENTER if "segmenter" in critics_of(USED_LOSSES) else [],
-        plan=ancient(MEMORY),
     output:
         f"{RESULTS}/gradients.csv",
     log:
@@ -68,7 +67,6 @@ rule record_anchor:
         prompts=CONFIG.anchor.prompts,
         drift=[CONFIG.drift.prompts] if CONFIG.drift else [],
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
-        plan=ancient(MEMORY),
     output:
         ANCHOR,
     log:
@@ -101,7 +99,6 @@ rule train_arm:
         models=arm_models,
         segmenter=arm_segmenter,
         anchor=arm_anchor,
-        plan=ancient(MEMORY),
     output:
         weights=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/weights"),
         snapshots=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/snapshots"),
@@ -132,6 +129,18 @@ rule train_arm:
         " --cache {input.cache:q} {params.segmenter:q} {params.anchor:q} --reader-cache {params.reader_cache:q}"
         " --checkpoints {params.checkpoints:q}"
         " --output-dir {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule preflight:
+    """Target: print what every arm will hold in memory; computes nothing, writes nothing."""
+    input:
+        f"{RESULTS}/config.yaml",
+    log:
+        f"{RESULTS}/logs/preflight.log",
+    conda:
+        ENVIRONMENT
+    shell:
+        'python "$LEGIBLE"/scripts/preflight.py --config {input:q} 2>&1 | tee {log:q}'
 
 
 rule train:

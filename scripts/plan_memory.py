@@ -25,8 +25,8 @@ def main() -> None:
     }
     planned = job_memory(config["model"], trainings, *size)
     write_json(arguments.output, planned)
-    for stage, size in planned.items():
-        print(f"{stage}: {size} MiB")
+    for stage, needed in planned.items():
+        print(f"{stage}: {needed} MB")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
 
 
 def job_memory(model: Model, trainings: dict[str, Training], height: int, width: int) -> dict[str, int]:
-    """What a job of each stage is to be given, in MiB: encode, sample, gradients and, for each arm, train_{arm}.
+    """What a job of each stage is to be given, in MB (10⁶ bytes): encode, sample, gradients, and train_{arm} of each.
 
     A job on a GPU has its weights in the machine's memory for a moment only; it is given as much as one without.
 
@@ -136,7 +136,7 @@ def job_memory(model: Model, trainings: dict[str, Training], height: int, width:
         planned["encode"] = max(size["captions"], size["latents"])
         planned["sample"] = max(size["captions"], size["sampling"])
         planned[f"train_{arm}"] = size["training"] * training.processes
-    return {stage: round(size / 2**20) for stage, size in planned.items()}
+    return {stage: round(size / 10**6) for stage, size in planned.items()}
 
 
 @cache  # most arms, and all ways to save memory, differ in what needs no second look

@@ -79,11 +79,17 @@ def test_every_job_says_what_it_needs(project):
         if name not in TARGETS and not re.search("runtime=.*mem_mb=|mem_mb=.*runtime=", asked[0])
     ]
     assert unsaid == []
-    # What holds the model asks for what the pre-flight has counted.
-    planned = json.loads((project.folder / RESULTS / "memory.json").read_text())
-    assert f"mem_mb={planned['train_clip_region']}" in said
-    assert f"mem_mb={planned['sample']}" in said
+    assert "mem_mb=4000" in said  # nobody counts
+
+
+def test_where_memory_is_counted_the_pre_flight_says_how_much(project):
+    said = project.snakemake("--dry-run", "--forceall", "--resources", "mem_mb=64000")
+    (kept,) = (project.folder / "results" / "cache" / "memory").glob("*.json")
+    planned = json.loads(kept.read_text())
     assert planned["train_clip_region"] > planned["train_diffusion_only"] > planned["encode"] > 3000
+    assert {"encode", "sample", "gradients", "train_clip_region", "train_diffusion_only"} == set(planned)
+    for stage in ("encode", "sample", "train_clip_region", "train_diffusion_only"):
+        assert re.search(rf"mem_mb={planned[stage]}\b", said), stage
 
 
 def test_single_stages_exist_and_stop_where_they_should(project):

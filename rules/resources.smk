@@ -1,0 +1,40 @@
+"""What jobs are given: threads, GPUs, memory."""
+
+
+def arm_threads(wildcards):
+    """CPU threads of one training, all its processes together."""
+    training = CONFIG.arm(wildcards.arm)
+    return training.threads * training.processes
+
+
+def arm_gpus(wildcards):
+    """GPUs of one training."""
+    return GPU * CONFIG.arm(wildcards.arm).processes
+
+
+@cache
+def memory_plan():
+    """MB that the jobs which hold the model need, by stage, as the pre-flight counts them; kept by what decides it."""
+    config = as_json(model=part("model"), data=part("data", "height", "width"))
+    trainings = as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS})
+    path = Path("results", "cache", "memory", f"{sha256_json([config, trainings])[:16]}.json")
+    if not path.is_file():
+        script = [sys.executable, str(CHECKOUT / "scripts" / "plan_memory.py"), "--config", config]
+        command = [*script, "--trainings", trainings, "--output", str(path)]
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
+        if done.returncode:
+            raise WorkflowError(done.stderr.strip().rpartition("\n")[2])
+    return json.loads(path.read_text())
+
+
+def planned_memory(stage):
+    """The function that says how many MB a job of this stage is given: half more at each further attempt.
+
+    Without a cluster or a limit (`--resources mem_mb=…`) nobody counts them: the pre-flight's seconds are spared.
+    """
+
+    def mem_mb(wildcards, attempt):
+        counted = workflow.non_local_exec or {"mem", "mem_mb"} & set(workflow.global_resources)
+        return round(memory_plan()[stage.format(**wildcards)] * (1 + attempt) / 2) if counted else 4000
+
+    return mem_mb
