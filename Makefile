@@ -19,9 +19,9 @@ $(VENV)/.ready: envs/requirements.txt pyproject.toml
 run: environment
 	$(BIN)/snakemake --cores all
 
-# Two test files at a time; the workflow's files share one finished run.
+# Two test files at a time, in the order of tests/conftest.py; the workflow's files share a finished run.
 test: environment
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # For the inner loop: no models, no workflow.
 test-fast: environment

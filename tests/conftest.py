@@ -24,6 +24,12 @@ settings.register_profile(
 settings.load_profile("legible")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that at the end no worker waits for another one (with --no-loadscope-reorder)."""
+    order = ("workflow", "bad_input", "models", "unit")
+    items.sort(key=lambda item: order.index(item.path.parent.name))
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
     """The tiny model set on disk."""
