@@ -19,13 +19,13 @@ $(VENV)/.ready: envs/requirements.txt pyproject.toml
 run: environment
 	$(BIN)/snakemake --cores all
 
-# Two test files at a time, grouped and ordered by tests/conftest.py: the workflow's files share one finished run.
+# Two test files at a time, in the order of tests/conftest.py; the workflow's files share a finished run.
 test: environment
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # For the inner loop: no models, no workflow.
 test-fast: environment
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit -m "not slow"
 
 # What needs torchao or bitsandbytes, which lie beside the environment: with them in there, every import takes longer.
 test-gpu-extras: environment

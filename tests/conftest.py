@@ -24,14 +24,10 @@ settings.register_profile(
 settings.load_profile("legible")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together, and so do those that share the one real run; the longest come first."""
+    """The longest files first, so that at the end no worker waits for another one (with --no-loadscope-reorder)."""
     order = ("workflow", "bad_input", "models", "unit")
     items.sort(key=lambda item: order.index(item.path.parent.name))
-    for item in items:
-        shares_the_run = item.path.parent.name == "workflow" and item.path.name != "test_extending.py"
-        item.add_marker(pytest.mark.xdist_group("workflow" if shares_the_run else item.path.stem))
 
 
 @pytest.fixture(scope="session")
