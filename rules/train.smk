@@ -6,7 +6,7 @@ rule train_segmenter:
     input:
         cache=rules.encode_dataset.output,
     output:
-        SEGMENTER,
+        segmenter=SEGMENTER,
         about=Path(SEGMENTER).with_suffix(".json"),
     log:
         f"{RESULTS}/logs/train_segmenter.log",
@@ -21,7 +21,7 @@ rule train_segmenter:
         config=as_json(segmenter=part("segmenter")),
         code=decides("train_segmenter", [CRITICS["segmenter"].module], ["numpy", "torch"]),
     shell:
-        'python "$LEGIBLE"/scripts/train_segmenter.py --config {params.config:q} --cache {input.cache:q} --output {output[0]:q}'
+        'python "$LEGIBLE"/scripts/train_segmenter.py --config {params.config:q} --cache {input.cache:q} --output {output.segmenter:q}'
         " --threads {threads} 2>&1 | tee {log:q}"
 
 
