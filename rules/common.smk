@@ -17,7 +17,7 @@ from legible.config import CRITICS, FIGURES, LOSSES, NO_TEXT, check_page, critic
 from legible.config.inputs import located
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
-from legible.io import files_gone, sha256_json
+from legible.io import files_gone, sha256_file, sha256_json
 from legible.models.spec import spec_of
 from legible.names import BASE, CEILINGS, Run, run_of
 from legible.provenance import (

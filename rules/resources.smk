@@ -17,7 +17,9 @@ def memory_plan():
     """MB that the jobs which hold the model need, by stage, as the pre-flight counts them; kept by what decides it."""
     config = as_json(model=part("model"), data=part("data", "height", "width"))
     trainings = as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS})
-    path = Path("results", "cache", "memory", f"{sha256_json([config, trainings])[:16]}.json")
+    sizes = [sha256_file(file) for file in model_files("denoiser", "text", "autoencoder") if file.endswith(".json")]
+    key = sha256_json([config, trainings, sizes, decides("plan_memory", [SPEC.module], DIFFUSION)])
+    path = Path("results", "cache", "memory", f"{key[:16]}.json")
     if not path.is_file():
         script = [sys.executable, str(CHECKOUT / "scripts" / "plan_memory.py"), "--config", config]
         command = [*script, "--trainings", trainings, "--output", str(path)]

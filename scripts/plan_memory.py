@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from legible.config import Training, sections
 from legible.errors import run_cli
 from legible.io import write_json
-from legible.train.preflight import free_bytes, job_memory, latent_size, settle_checkpointing
+from legible.train.preflight import job_memory, latent_size, settle_checkpointing
 
 
 def main() -> None:
@@ -18,9 +19,9 @@ def main() -> None:
     arguments = parser.parse_args()
     config = sections(arguments.config, "model", "data")
     size = latent_size(config["model"], config["data"])
-    free = free_bytes()
+    # `auto` settles on the device of the job, which is not this machine: what it may take at most is asked for.
     trainings = {
-        arm: settle_checkpointing(config["model"], Training.model_validate(section), *size, free)
+        arm: settle_checkpointing(config["model"], Training.model_validate(section), *size, math.inf)
         for arm, section in json.loads(arguments.trainings).items()
     }
     planned = job_memory(config["model"], trainings, *size)
