@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 from legible.config import CRITICS, JUDGES, LOSSES, Model, Training, critics_of
 from legible.fingerprint import ROOT, code_fingerprint
@@ -32,6 +33,7 @@ PACKAGES = (
     "pillow",
     "numpy",
 )
+PLACES = ("path", "network", "models")  # where a model lies does not decide; what its files hold does
 # What opens and runs a diffusion model, its text encoders included.
 DIFFUSION = ("diffusers", "numpy", "tokenizers", "torch", "transformers")
 
@@ -98,6 +100,12 @@ def decides_sampling(model: Model, adapters: bool) -> dict[str, str | None]:
 def decides_reading(engine: str) -> dict[str, str | None]:
     """`decides` of read_images with one judge."""
     return decides("read_images", [JUDGES[engine].module], [*JUDGES[engine].packages, "numpy", "pillow"])
+
+
+def placeless(section: Any, local: bool) -> dict[str, Any]:
+    """A section's values without the device; of a model whose files are hashed without where it lies, too."""
+    values = section.model_dump(mode="json", by_alias=True)
+    return {key: value for key, value in values.items() if key != "device" and not (local and key in PLACES)}
 
 
 def peak_memory_bytes() -> int:

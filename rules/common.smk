@@ -1,6 +1,7 @@
 """What every stage needs: the validated configuration and functions that hand each stage its own part of it only."""
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache

@@ -1,8 +1,6 @@
 """Sample images of a prompt set from the base or fine-tuned models; the noise belongs to (prompt, image seed)."""
 
 import argparse
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,41 +8,13 @@ from PIL import Image
 
 from legible.config import sections
 from legible.corpus.prompts import Prompt, load_prompts
+from legible.drawn import drawn_before, identity, shared_by_all
 from legible.errors import UserError, run_cli
-from legible.io import atomic_path, file_hashes, sha256_file, sha256_json, write_json, write_jsonl
+from legible.io import atomic_path, sha256_file, write_json, write_jsonl
 from legible.models.family import embed_prompts, open_model
 from legible.models.spec import spec_of
 from legible.progress import progress
-from legible.provenance import decides_sampling
 from legible.seeds import image_noise
-
-
-def base_identity(config: dict, prompts: list[Prompt]) -> list:
-    """Everything that decides the pictures besides a model's own weights."""
-    model = config["model"]
-    folders = spec_of(model.family).folders("denoiser", "text", "autoencoder", "scheduler")
-    files = file_hashes(Path(model.path), *folders)
-    plain = [config[name].model_dump(mode="json") for name in ("generation", "data")]
-    # Where local files lie does not decide; which model of the hub it is does.
-    plain.append(model.model_dump(mode="json", exclude={"device", "path"} if files else {"device"}))
-    return [*plain, files, [asdict(prompt) for prompt in prompts]]
-
-
-def tuned_identity(config: dict, weights: Path | None) -> list:
-    """The files of a model's own weights, and the code that draws with them."""
-    folders = [".", *sorted(path.name for path in weights.iterdir() if path.is_dir())] if weights else []
-    files = file_hashes(weights, *folders) if weights else None
-    return [files, decides_sampling(config["model"], adapters=weights is not None)]
-
-
-def drawn_before(kept: Path, key: str, folder: Path) -> list[dict] | None:
-    """The manifest's rows of pictures that are all there, unchanged and of the same identity; None: draw them."""
-    try:
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        same = found["key"] == key and all(sha256_file(folder / row["file"]) == row["sha256"] for row in found["rows"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found["rows"] if same else None
 
 
 def draw(
@@ -104,10 +74,10 @@ def main() -> None:
         raise UserError("--model-name, --weights and --output-dir: each must name as many models as the others")
     config = sections(arguments.config, "model", "generation", "data")
     prompts = load_prompts(arguments.prompts, arguments.limit, text=not arguments.no_text)
-    base = base_identity(config, prompts) if arguments.store else []
+    shared = shared_by_all(config, prompts) if arguments.store else []
     for name, tuned, folder in zip(names, weights, arguments.output_dir, strict=True):
         kept = arguments.store and arguments.store / f"{name}_{folder.name}.json"
-        key = sha256_json([base, tuned_identity(config, tuned)]) if kept else ""
+        key = identity(shared, config, tuned) if kept else ""
         rows = drawn_before(kept, key, folder) if kept else None
         if rows is None:
             rows = draw(config, prompts, name, tuned, folder, arguments.threads)

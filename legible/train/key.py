@@ -6,9 +6,8 @@ from typing import Any
 from legible.config import LOSSES, critics_of
 from legible.io import file_hashes, sha256_file, sha256_json
 from legible.models.spec import spec_of
+from legible.provenance import placeless
 from legible.train.assistant import assistant_file
-
-PLACES = ("path", "network", "models")  # where a model lies does not decide; what its files hold does
 
 
 def used_files(config: dict[str, Any], segmenter: Path | None, anchor: Path | None) -> dict[str, Any]:
@@ -46,9 +45,3 @@ def run_key(config: dict[str, Any], seed: int, data_key: str, files: dict[str, A
     critics = [critic for critic in critics_of(config["training"].aux.weights) if critic in config]
     plain |= {name: placeless(config[name], bool(files.get(name))) for name in ("model", *critics)}
     return sha256_json([plain, seed, data_key, files, code])
-
-
-def placeless(section: Any, local: bool) -> dict[str, Any]:
-    """A section's values without the device; of a model whose files are hashed without where it lies, too."""
-    values = section.model_dump(mode="json", by_alias=True)
-    return {key: value for key, value in values.items() if key != "device" and not (local and key in PLACES)}

@@ -129,14 +129,18 @@ def job_memory(model: Model, trainings: dict[str, Training], height: int, width:
         trainings: of each arm; all its processes are one job.
         height, width: of the latents.
     """
-    planned: dict[str, float] = {}
-    for arm, training in trainings.items():
-        size = {phase.name: phase.total + FRAMEWORK for phase in plan(model, training, height, width)}
-        planned["gradients"] = max(size["training"], planned.get("gradients", 0))
-        planned["encode"] = max(size["captions"], size["latents"])
-        planned["sample"] = max(size["captions"], size["sampling"])
-        planned[f"train_{arm}"] = size["training"] * training.processes
-    return {stage: round(size / 10**6) for stage, size in planned.items()}
+    size = {
+        arm: {phase.name: phase.total + FRAMEWORK for phase in plan(model, training, height, width)}
+        for arm, training in trainings.items()
+    }
+    frozen = next(iter(size.values()))  # what trains nothing is the same for all arms
+    planned = {f"train_{arm}": own["training"] * trainings[arm].processes for arm, own in size.items()}
+    planned |= {
+        "encode": max(frozen["captions"], frozen["latents"]),
+        "sample": max(frozen["captions"], frozen["sampling"]),
+        "gradients": max(own["training"] for own in size.values()),
+    }
+    return {stage: round(needed / 10**6) for stage, needed in planned.items()}
 
 
 @cache  # most arms, and all ways to save memory, differ in what needs no second look

@@ -1,0 +1,51 @@
+"""Pictures that are drawn already: what decides a model's pictures, and whether they are still there, unchanged."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from legible.corpus.prompts import Prompt
+from legible.io import file_hashes, sha256_file, sha256_json
+from legible.models.spec import spec_of
+from legible.provenance import decides_sampling, placeless
+
+
+def shared_by_all(config: dict[str, Any], prompts: list[Prompt]) -> list:
+    """What decides the pictures of the base and of every model that is tuned from it.
+
+    Args:
+        config: the sections model, generation, data.
+    """
+    model = config["model"]
+    folders = spec_of(model.family).folders("denoiser", "text", "autoencoder", "scheduler")
+    files = file_hashes(Path(model.path), *folders)
+    plain = [config[name].model_dump(mode="json") for name in ("generation", "data")]
+    return [*plain, placeless(model, bool(files)), files, [asdict(prompt) for prompt in prompts]]
+
+
+def identity(shared: list, config: dict[str, Any], weights: Path | None) -> str:
+    """SHA-256 over everything that decides one model's pictures: what is shared, its own weights, code and versions.
+
+    Args:
+        shared: `shared_by_all`.
+        weights: folder of fine-tuned weights; None: the base.
+    """
+    files = sorted(path for path in weights.rglob("*") if path.is_file()) if weights else []
+    own = {str(path.relative_to(weights)): sha256_file(path) for path in files}
+    return sha256_json([shared, own, decides_sampling(config["model"], adapters=weights is not None)])
+
+
+def drawn_before(kept: Path, key: str, folder: Path) -> list[dict] | None:
+    """The manifest's rows of pictures that are all there, unchanged and of the same identity; None: draw them.
+
+    Args:
+        kept: file {"key": identity, "rows": rows of the manifest}, written after the pictures.
+        folder: of the pictures.
+    """
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        same = found["key"] == key and all(sha256_file(folder / row["file"]) == row["sha256"] for row in found["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found["rows"] if same else None
