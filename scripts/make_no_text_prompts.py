@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("--output", default="resources/prompts/no_text.jsonl")
     args = parser.parse_args()
 
-    taken = {prompt.prompt for path in args.exclude for prompt in load_prompts(path, text=False)}
-    possible = [row for row in combinations() if row["prompt"] not in taken]
+    excluded = {prompt.prompt for path in args.exclude for prompt in load_prompts(path, text=False)}
+    possible = [row for row in combinations() if row["prompt"] not in excluded]
     if not 1 <= args.count <= len(possible):
         raise UserError(f"--count: 1 to {len(possible)} distinct prompts can be drawn, got {args.count}")
     # A quarter without a colour: few of all combinations are.

@@ -35,8 +35,8 @@ MOST_WORDS_LOST = 3
 TRIES = 100_000
 
 
-def draw_target(rng: np.random.Generator, kind: str, length: int, taken: list[str]) -> str:
-    """A string of this kind and length that neither holds nor is held by one of `taken`."""
+def draw_target(rng: np.random.Generator, kind: str, length: int, excluded: list[str]) -> str:
+    """A string of this kind and length that neither holds nor is held by one of `excluded`."""
     listed = read_words("common") + read_words("rare")
     pool = [w for w in read_words("common" if kind == "word" else "rare") if len(w) == length]
     if kind in ("word", "rare") and not pool:
@@ -50,7 +50,7 @@ def draw_target(rng: np.random.Generator, kind: str, length: int, taken: list[st
         lost = sum(target in word for word in listed)
         if lost > (MOST_WORDS_LOST if kind in ("word", "rare") else 0):
             continue
-        if not any(target in other or other in target for other in taken):
+        if not any(target in other or other in target for other in excluded):
             return target
     raise UserError(f"no {kind} target of {length} characters is left")
 
@@ -96,14 +96,14 @@ def main() -> None:
     slots = [(kind, length) for kind, by_length in plan.items() for length, n in by_length.items() for _ in range(n)]
     # Short targets first: the long ones can then avoid them.
     slots.sort(key=lambda slot: slot[1])
-    taken = [target for path in args.exclude for prompt in load_prompts(path) for target in prompt.targets]
+    excluded = [target for path in args.exclude for prompt in load_prompts(path) for target in prompt.targets]
     prompts: list[Prompt] = []
     for number, (kind, length) in enumerate(slots):
         prompt = None
         while prompt is None:
-            target = draw_target(rng, kind, length, taken)
+            target = draw_target(rng, kind, length, excluded)
             prompt = draft(rng, target, kind, data, fonts[number % len(fonts)])
-        taken.append(target)
+        excluded.append(target)
         prompts.append(prompt)
     # Shuffled, so that the first so many prompts have about the mix of all of them.
     order = rng.permutation(len(prompts))

@@ -119,8 +119,8 @@ class Page:
                 runs[-1] = (runs[-1][0] + piece, state)
             else:
                 runs.append((piece, state))
-        looks = {"right": {"color": INK}, "wrong": {"color": WRONG, "weight": "bold"}, "ignored": {"color": PALE}}
-        parts = [TextArea(text, textprops={"family": "monospace", "size": SMALL, **looks[s]}) for text, s in runs]
+        styles = {"right": {"color": INK}, "wrong": {"color": WRONG, "weight": "bold"}, "ignored": {"color": PALE}}
+        parts = [TextArea(text, textprops={"family": "monospace", "size": SMALL, **styles[s]}) for text, s in runs]
         parts.append(TextArea(f"  {read.cer:.2f}", textprops={"size": SMALL, "color": PALE}))
         box = HPacker(children=parts, pad=0, sep=0, align="baseline")
         place = (x / self.width, 1 - y / self.height)

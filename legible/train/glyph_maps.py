@@ -59,10 +59,10 @@ def character_map(
     for claim, (x0, y0, x1, y1) in zip(claims, boxes, strict=True):
         inside = np.zeros_like(coverage)
         inside[y0:y1, x0:x1] = coverage[y0:y1, x0:x1]
-        held = ink(inside)
+        share = ink(inside)
         distance = np.abs(middle_x - (x0 + x1) / 2) + np.abs(middle_y - (y0 + y1) / 2)
         # The ink is a whole number and the subtracted distance less than 1: it decides between equals only.
-        claim[:] = np.where(held > 0, held - distance / (2 * sum(mask.shape)), 0.0)
+        claim[:] = np.where(share > 0, share - distance / (2 * sum(mask.shape)), 0.0)
     classes = np.array([1 + alphabet.index(character) for character in characters], np.uint8)[claims.argmax(0)]
     covered = ink(coverage) >= INKED * 255 * high * wide
     return np.where(covered & (claims.max(0) > 0), classes, 0).astype(np.uint8)

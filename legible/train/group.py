@@ -34,8 +34,8 @@ class Group:
         """The forward passes of this process in one optimiser step, as positions of samples in the step."""
         whole = training.batch_size * training.accumulation
         # `Training` has seen to it that one of the two can be divided.
-        apart = training.accumulation % self.size == 0
-        batch = training.batch_size if apart else training.batch_size // self.size
+        divides_passes = training.accumulation % self.size == 0
+        batch = training.batch_size if divides_passes else training.batch_size // self.size
         first, last = self.rank * whole // self.size, (self.rank + 1) * whole // self.size
         return [range(start, start + batch) for start in range(first, last, batch)]
 
