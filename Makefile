@@ -23,7 +23,7 @@ run: environment
 test: environment
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# For the inner loop: no models, no workflow.
+# For the inner loop (a minute and a half): no models, no workflow, no whole pages and figures.
 test-fast: environment
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit -m "not slow"
 

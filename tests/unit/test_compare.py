@@ -17,6 +17,8 @@ from legible.metrics.compare import (
 )
 from legible.metrics.summary import by_training_seed, summarise
 
+pytestmark = pytest.mark.slow  # whole pages, figures and bootstraps
+
 CTC = {"loss": "ctc", "lambda": 1.0, "every": 1}
 ANCHOR = {"weight": 10.0, "batch_size": 16}
 TRAININGS = {"anchor_only": {"anchor": ANCHOR}, "ctc_anchored": {"anchor": ANCHOR, "aux": CTC}}

@@ -10,6 +10,8 @@ import pytest
 
 from legible.io import write_json, write_jsonl
 
+pytestmark = pytest.mark.slow  # whole pages, figures and bootstraps
+
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("OPEN", "LATE", "EX")
 # What every model writes: 10 characters are asked for.

@@ -15,6 +15,8 @@ from legible.metrics.distances import dssim, feature_distance, kid, measure_drif
 from legible.metrics.drift import Drift, drift_rows
 from legible.metrics.statistics import resample
 
+pytestmark = pytest.mark.slow  # whole pages, figures and bootstraps
+
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = ["rmse", "dssim", "clip_distance", "kid"]
 

@@ -25,6 +25,8 @@ from legible.figures import (
 from legible.figures.panels import smooth
 from legible.figures.style import LINES, MARKERS, arm_colors, arm_rounds, spread_out
 
+pytestmark = pytest.mark.slow  # whole pages, figures and bootstraps
+
 MANY = RATES | {f"loss_{number:02d}": 0.1 + 0.02 * number for number in range(9)} | {"loss_00_shuffled": 0.33}
 
 

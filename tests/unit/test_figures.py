@@ -31,6 +31,8 @@ from legible.figures.page import break_name, mark_errors, resized
 from legible.figures.style import arm_colors, house_style, save_figure
 from legible.metrics.text import cer
 
+pytestmark = pytest.mark.slow  # whole pages, figures and bootstraps
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(FIGURES)
 

@@ -29,6 +29,8 @@ from legible.report.experiment import Experiment, corrected, read_experiment
 from legible.report.verdict import Verdict, explain, explain_control, headline, judge, rule
 from legible.report.words import p_text
 
+pytestmark = pytest.mark.slow  # whole pages, figures and bootstraps
+
 ROOT = Path(__file__).resolve().parents[2]
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 ATTACK = "<script>alert(1)</script>"

@@ -25,6 +25,8 @@ from legible.report.experiment import Experiment, corrected, read_experiment
 from legible.report.results_page import RESULT_COLUMNS, build, overall
 from legible.report.words import p_text
 
+pytestmark = pytest.mark.slow  # whole pages, figures and bootstraps
+
 ROOT = Path(__file__).resolve().parents[2]
 SPELLING = RATES | {"ctc": 0.05, "ctc_shuffled": 0.31}
 ARMS = trained_arms(SPELLING)
