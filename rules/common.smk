@@ -88,10 +88,11 @@ wildcard_constraints:
 
 
 # The jobs run this checkout's programs and library with this interpreter, unless conda brings its own. glibc would give
-# large tensors back to the system after every operation and fault them in again: keep them (4 % on nano, less noise).
+# large tensors back to the system after every operation and fault them in again: keep them (4 % on nano, less noise),
+# in huge pages (3 % more).
 # A prefix replaces Snakemake's own, without which `| tee` hides that a script failed.
 prefix = f"set -euo pipefail; export LEGIBLE={quote(str(CHECKOUT))}; export PYTHONPATH=$LEGIBLE; "
-prefix += "export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296; "
+prefix += "export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 THP_MEM_ALLOC_ENABLE=1; "
 if "CONDA" not in {method.name for method in workflow.deployment_settings.deployment_method}:
     prefix += f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
 shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
