@@ -89,8 +89,9 @@ def input_folder(wildcards, input):
 
 
 def nano_needs(wildcards):
-    """The denoiser learns on the latents of the finished autoencoder."""
-    return [f"{NANO}/vae.json"] if wildcards.nano_part == "denoiser" else []
+    """A denoiser learns on the latents of the finished autoencoder, the UNet on the caption CLIP's text tower too."""
+    needs = {"denoiser": ["vae"], "unet": ["vae", "caption_clip"]}
+    return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
 
 
 def prompt_file(wildcards):

@@ -1,4 +1,4 @@
-"""Nano's denoiser and text encoder, trained together on the pool's latents; any family that has a `nano` module."""
+"""Nano's denoiser, with its text encoder or on top of it, trained on the pool's latents; any family."""
 
 import copy
 from collections.abc import Callable
@@ -9,7 +9,6 @@ from types import ModuleType
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from legible.config import SigmaSampling
 from legible.models.family import Family
@@ -26,15 +25,14 @@ def builder(family: str) -> ModuleType:
     return import_module(f"legible.models.{family}.nano")
 
 
-def parts_of(model: Family) -> nn.ModuleList:
-    """The denoiser and the text encoders."""
-    return nn.ModuleList([model.module(part) for part in ("denoiser", *model.spec.text_encoders)])
+def names_of(model: Family, text: bool = True) -> list[str]:
+    """The folders of the denoiser and, with `text`, of the text encoders."""
+    return [model.spec.folder(part) for part in ("denoiser", *(model.spec.text_encoders if text else ()))]
 
 
-def with_parts(model: Family, parts: nn.ModuleList) -> Family:
-    """The model with other networks in these places."""
-    names = [model.spec.folder(part) for part in ("denoiser", *model.spec.text_encoders)]
-    return replace(model, **dict(zip(names, parts, strict=True)))
+def parts_of(model: Family, text: bool = True) -> nn.ModuleList:
+    """The denoiser and, with `text`, the text encoders."""
+    return nn.ModuleList([getattr(model, name) for name in names_of(model, text)])
 
 
 def learning_rate(recipe: DenoiserRecipe, step: int) -> float:
@@ -45,30 +43,26 @@ def learning_rate(recipe: DenoiserRecipe, step: int) -> float:
 
 def train_denoiser(
     recipe: DenoiserRecipe,
-    family: str,
-    sizes: object,
+    model: Family,
     pool: Pool,
-    vae: nn.Module,
     latents: torch.Tensor,
-    tokenizer: PreTrainedTokenizerFast,
     seed: int,
     key: str,
     work: Path,
     measure_cer: Callable[[Family], float],
     cer_every: int = 600,
     compiled: bool = False,
+    name: str = "denoiser",
 ) -> Family:
-    """Train both on `latents` [N, C, h, w] (scaled); return the model with averaged weights. Resumes from `work`.
+    """Train an untrained model on `latents` [N, C, h, w] (scaled); return it with averaged weights.
 
     Args:
-        sizes: of the family's own `nano` module.
         measure_cer: reads sampled held-out signs and returns their CER; it only draws the learning curve.
+        name: of the checkpoint and the curve in `work`, from which it resumes.
     """
-    torch.manual_seed(seed)
-    model = builder(family).build(sizes, vae, tokenizer)
-    networks = parts_of(model)
+    networks = parts_of(model, recipe.text)
     averaged = copy.deepcopy(networks).requires_grad_(False).eval()
-    smooth = with_parts(model, averaged)
+    smooth = replace(model, **dict(zip(names_of(model, recipe.text), averaged, strict=True)))
     if compiled:
         model.compile_blocks()
     optimizer = torch.optim.AdamW(networks.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
@@ -77,9 +71,9 @@ def train_denoiser(
     drawn = SigmaSampling(distribution="logit_normal", mean=recipe.sigma_mean, std=recipe.sigma_std)
     grid = model.level_grid(recipe.sampling_steps)
     parts = {"models": networks, "averaged": averaged, "optimizer": optimizer}
-    log = RunLog(work / "denoiser.jsonl")
-    first = log.rewind(load_parts(work / "denoiser.ckpt", key, parts))
-    for step in progress(range(first, recipe.steps), "denoiser", start=first, total=recipe.steps):
+    log = RunLog(work / f"{name}.jsonl")
+    first = log.rewind(load_parts(work / f"{name}.ckpt", key, parts))
+    for step in progress(range(first, recipe.steps), name, start=first, total=recipe.steps):
         rate = learning_rate(recipe, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -89,7 +83,9 @@ def train_denoiser(
         clean = latents[picked]
         noise = torch.randn(clean.shape, generator=generator)
         levels = model.process.draw(drawn, grid, recipe.batch, generator)
-        conditioning = model.encode_prompts([pool.captions[row] for row in picked.tolist()], gradient=True)
+        kept = (torch.rand(recipe.batch, generator=generator) >= recipe.prompt_dropout).tolist()
+        captions = [pool.captions[row] if keep else "" for row, keep in zip(picked.tolist(), kept, strict=True)]
+        conditioning = model.encode_prompts(captions, gradient=recipe.text)
         prediction = model.predict(model.process.noised(clean, noise, levels), levels, conditioning)
         loss = (prediction - model.process.target(clean, noise, levels)).square().mean()
         loss.backward()
@@ -104,5 +100,5 @@ def train_denoiser(
         if (step + 1) % cer_every == 0:  # before the checkpoint: a kill between the two repeats it, never drops it
             log.write(step=step, cer=measure_cer(smooth))
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
-            save_parts(work / "denoiser.ckpt", key, step + 1, parts)
+            save_parts(work / f"{name}.ckpt", key, step + 1, parts)
     return smooth

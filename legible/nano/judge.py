@@ -30,13 +30,20 @@ def to_images(pixels: torch.Tensor) -> list[Image.Image]:
 
 
 def sample_signs(
-    model: Family, captions: list[str], size: tuple[int, int], steps: int, batch: int = 32
+    model: Family,
+    captions: list[str],
+    size: tuple[int, int],
+    steps: int,
+    batch: int = 32,
+    guidance_scale: float | None = None,
 ) -> list[Image.Image]:
-    """One image of `size` (height, width) a caption, without guidance, from noise that belongs to the caption."""
+    """One image of `size` (height, width) a caption, from noise that belongs to the caption; guidance None: off."""
     shape, images = model.latent_shape(*size), []
+    scale = model.spec.guidance_off if guidance_scale is None else guidance_scale
+    empty = None if guidance_scale is None else model.encode_prompts([""])
     for start in range(0, len(captions), batch):
         part = captions[start : start + batch]
         noise = torch.stack([image_noise(caption, 0, shape) for caption in part])
-        sampled = model.sample(model.encode_prompts(part), noise, steps, model.spec.guidance_off, None)
+        sampled = model.sample(model.encode_prompts(part), noise, steps, scale, empty)
         images += [Image.fromarray(np.ascontiguousarray(picture)) for picture in sampled.numpy()]
     return images

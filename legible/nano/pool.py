@@ -12,6 +12,7 @@ from legible.losses.regions import crop_regions
 from legible.nano.recipe import Recipe
 from legible.render.dataset import render_signs
 from legible.render.fonts import find_fonts, select_fonts
+from legible.render.scene import draw_scenes
 from legible.render.sign import draw_prompt
 
 HELD_OUT = "resources/prompts/held_out.jsonl"
@@ -69,6 +70,14 @@ def build_pool(recipe: Recipe, prompts: tuple, work: Path, workers: int = 2) -> 
             )
     with np.load(path, allow_pickle=False) as stored:
         return Pool(torch.from_numpy(stored["images"]), stored["captions"].tolist(), stored["texts"].tolist())
+
+
+def with_scenes(pool: Pool, recipe: Recipe, split: str, count: int) -> Pool:
+    """The pool and `count` pictures without text of a split ("train" or "test") behind it; their texts are empty."""
+    pictures = draw_scenes(recipe.seed, split, count, recipe.data.height, recipe.data.width)
+    images = torch.from_numpy(np.stack([picture.image for picture in pictures]).transpose(0, 3, 1, 2).copy())
+    captions = [picture.scene.caption for picture in pictures]
+    return Pool(torch.cat([pool.images, images]), [*pool.captions, *captions], [*pool.texts, *[""] * count])
 
 
 def held_out_pool(recipe: Recipe) -> Pool:

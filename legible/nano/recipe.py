@@ -24,8 +24,11 @@ class VaeRecipe:
 
 @dataclass(frozen=True)
 class DenoiserRecipe:
-    """The denoiser and its text encoder, trained together; their sizes are in the family's own `nano` module."""
+    """The denoiser, with its text encoder or on top of it; their sizes are in the family's own `nano` module."""
 
+    family: str = Model().family
+    text: bool = True  # the text encoder is trained too
+    prompt_dropout: float = 0.0  # share of samples with the empty prompt, which guidance needs
     steps: int = 7000
     batch: int = 64
     learning_rate: float = 1.6e-3
@@ -38,6 +41,16 @@ class DenoiserRecipe:
     short_length: int = 4
     ema: float = 0.998
     sampling_steps: int = 8
+    guidance_scale: float | None = None  # None: off
+
+
+@dataclass(frozen=True)
+class CaptionClipRecipe:
+    """CLIP on whole pictures and captions, with altered captions as extra negatives."""
+
+    steps: int = 1200
+    batch: int = 128
+    learning_rate: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -69,18 +82,30 @@ class RecognizerRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything; `pool` signs are rendered once and shared by all five models."""
+    """Everything; `pool` signs are rendered once and shared by all models, `scenes` pictures without text by some."""
 
     seed: int = 20261121
     pool: int = 60000
+    scenes: int = 30000
     fonts: Fonts = field(default_factory=lambda: Fonts(train=TRAIN_FONTS, held_out=HELD_OUT_FONTS))
     data: Data = field(
         default_factory=lambda: Data(seed=7, kinds=Kinds(word=0.25, rare=0.15, nonword=0.45, digits=0.15))
     )
     vae: VaeRecipe = VaeRecipe()
-    family: str = Model().family
     denoiser: DenoiserRecipe = DenoiserRecipe()
     clip: ClipRecipe = ClipRecipe()
+    caption_clip: CaptionClipRecipe = CaptionClipRecipe()
+    unet: DenoiserRecipe = DenoiserRecipe(
+        family="stable_diffusion",
+        text=False,
+        prompt_dropout=0.1,
+        learning_rate=1e-3,
+        restarts=(),
+        sigma_mean=0.5,
+        sigma_std=1.2,
+        sampling_steps=10,
+        guidance_scale=2.0,
+    )
     recognizers: dict[str, RecognizerRecipe] = field(
         default_factory=lambda: {
             "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=800),
@@ -101,7 +126,10 @@ def tiny() -> Recipe:
     return Recipe(
         pool=64,
         vae=VaeRecipe(channels=(8, 8, 8), steps=6, batch=8),
+        scenes=32,
         denoiser=DenoiserRecipe(steps=6, batch=8, restarts=()),
+        caption_clip=CaptionClipRecipe(steps=4, batch=8),
+        unet=replace(Recipe().unet, steps=6, batch=8),
         clip=ClipRecipe(width=32, vision_layers=1, text_layers=1, embed_dim=16, steps=4, batch=8),
         recognizers={
             "recognizer_crnn": RecognizerRecipe(1, {"channels": 8, "hidden_size": 8}, steps=4, batch=8),

@@ -1,5 +1,6 @@
 """Nano's AutoencoderKL: rendered signs → latents of a quarter of the side length, and back."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -79,3 +80,16 @@ def encode_pool(vae: AutoencoderKL, pool: Pool, count: int | None = None, batch:
             for start in progress(starts, "encode pool", unit="batch")
         ]
     )
+
+
+def without_shift(vae: AutoencoderKL) -> AutoencoderKL:
+    """The same autoencoder with its latents' mean folded into the convolutions beside them.
+
+    StableDiffusionPipeline knows no `shift_factor`: z − shift is then what `encode` gives, and `decode` takes.
+    """
+    folded, shift = copy.deepcopy(vae), vae.config.shift_factor
+    with torch.no_grad():
+        folded.quant_conv.bias[: vae.config.latent_channels] -= shift
+        folded.post_quant_conv.bias += shift * folded.post_quant_conv.weight.sum((1, 2, 3))
+    folded.register_to_config(shift_factor=None)
+    return folded

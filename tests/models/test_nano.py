@@ -23,7 +23,8 @@ from legible.models.clip import open_clip_model
 from legible.models.family import ROLES, open_model
 from legible.models.zimage.model import templated
 from legible.models.zimage.nano import CAPTION_TOKENS
-from legible.nano import clip, denoiser, judge, recognizer, vae
+from legible.nano import caption_clip, clip, denoiser, judge, recognizer, vae
+from legible.nano.parts import PARTS, caption_tokenizer
 from legible.nano.pool import Pool, build_pool, held_out_pool, ink_boxes, retrieval_pool
 from legible.nano.recipe import Recipe, tiny
 from legible.nano.tokenizer import build_tokenizer
@@ -33,7 +34,7 @@ from legible.train.checkpoint import load_checkpoint
 from legible.train.log import RunLog
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("vae", "denoiser", "clip", "recognizer_crnn", "recognizer_conv")
+PLACES = {"vae": "zimage", "denoiser": "zimage", "unet": "stable_diffusion"}  # other parts have a folder of their own
 SHIPPED = ROOT / "resources" / "nano"
 TEXT = st.text(clip.ALPHABET, min_size=1, max_size=8)
 
@@ -56,7 +57,7 @@ def tiny_part(part: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """All five parts, trained in miniature by the real script."""
+    """All parts, trained in miniature by the real script."""
     folder = tmp_path_factory.mktemp("nano")
     for part in PARTS:
         tiny_part(part, folder)
@@ -76,7 +77,7 @@ def test_every_part_leaves_its_provenance_and_curve(built):
         assert provenance["recipe"]["pool"] == 64
         assert len(provenance["code"]) == 16
         assert {"versions", "machine"} <= provenance.keys()
-        folder = "zimage" if part in ("vae", "denoiser") else part
+        folder = PLACES.get(part, part)
         assert json.loads((built / "models" / folder / f"provenance_{part}.json").read_text()) == provenance
         rows = [json.loads(line) for line in (built / "work" / f"{part}.jsonl").read_text().splitlines()]
         recipe = tiny()
@@ -92,6 +93,9 @@ def test_the_measurements_are_what_they_say(built):
     assert measured["vae"]["round_trip_cer"] > 0.5  # six steps are not enough
     assert measured["denoiser"]["held_out_cer"] > 0.5
     assert measured["denoiser"]["signs"] == prompts
+    assert measured["unet"]["held_out_cer"] > 0.5
+    assert measured["caption_clip"]["candidates"] == 256 + 128
+    assert 0 <= measured["caption_clip"]["top1_signs"] < 0.2
     assert measured["clip"]["candidates"] == 256
     assert 0 <= measured["clip"]["top1_among_strings"] < 0.2
     assert measured["recognizer_crnn"]["cer"] > 0.5
@@ -151,14 +155,21 @@ def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
     if part == "clip":
         clip.train_clip(replace(recipe.clip, steps=STEPS, batch=4), pool, held_out, 0, "key", work, work / "model")
         return open_clip.create_model(f"local-dir:{work / 'model'}").state_dict()
-    if part == "denoiser":
+    if part in ("denoiser", "unet"):
         latents = torch.randn((len(pool.texts), 12, 8, 16), generator=torch.Generator().manual_seed(1))
-        changed, build = replace(recipe.denoiser, steps=STEPS, batch=2), denoiser.builder(recipe.family)
-        model = denoiser.train_denoiser(
-            changed, recipe.family, build.TINY, pool, vae.build_vae(recipe.vae), latents,
-            build_tokenizer(vocabulary()), 0, "key", work, lambda _: 1.0,
-        )  # fmt: skip
+        changed = replace(getattr(recipe, part), steps=STEPS, batch=2)
+        build = denoiser.builder(changed.family)
+        tokenizer = build_tokenizer(vocabulary()) if part == "denoiser" else caption_tokenizer(build.CAPTION_TOKENS)
+        torch.manual_seed(0)
+        model = build.build(build.TINY, vae.build_vae(recipe.vae), tokenizer)
+        model = denoiser.train_denoiser(changed, model, pool, latents, 0, "key", work, lambda _: 1.0, name=part)
         return denoiser.parts_of(model).state_dict()
+    if part == "caption_clip":
+        build = denoiser.builder(recipe.unet.family)
+        tokenizer = caption_tokenizer(build.CAPTION_TOKENS)
+        torch.manual_seed(0)
+        model, changed = build.build_clip(build.TINY, tokenizer), replace(recipe.caption_clip, steps=STEPS, batch=4)
+        return caption_clip.train_caption_clip(changed, model, tokenizer, pool, 0, "key", work).state_dict()
     (work / part).mkdir(exist_ok=True)
     shutil.copy(SHIPPED / part / f"{part}.py", work / part)
     changed = replace(recipe.recognizers[part], steps=STEPS, batch=2)
@@ -377,7 +388,7 @@ def test_the_shipped_models_are_small_and_say_where_they_come_from():
     shipped("clip/open_clip_model.safetensors")
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) <= 40 * 2**20
     for part in PARTS:
-        folder = "zimage" if part in ("vae", "denoiser") else part
+        folder = PLACES.get(part, part)
         provenance = json.loads((SHIPPED / folder / f"provenance_{part}.json").read_text())
         assert provenance["measured"]
         assert provenance["recipe"]["seed"] == Recipe().seed

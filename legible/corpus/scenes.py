@@ -1,0 +1,73 @@
+"""Captions of pictures without text: grounds, patterns and simple named shapes. Other sentences than those of signs."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from legible.corpus.templates import PALETTE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Kind = Literal["shapes", "dots", "stripes", "checks", "blend", "plain"]
+
+COUNTS = ("one", "two", "three", "four")
+SHAPES = {name: f"{name}s" for name in ("circle", "square", "triangle", "diamond", "ring")} | {"cross": "crosses"}
+STRIPED, BLENDED = (
+    ("upright", "level"),
+    ("across", "down"),
+)  # directions: the pattern changes to the right, or downwards
+TEMPLATES: dict[Kind, str] = {
+    "shapes": "{count} {color} {shape} on {background}",
+    "dots": "{color} dots on {background}",
+    "stripes": "{direction} {color} and {background} stripes",
+    "checks": "{color} and {background} checks",
+    "blend": "{color} turning into {background} {direction}",
+    "plain": "a plain {background} ground",
+}
+# Shapes are what an attribute check can count: half of all.
+SHARES: dict[Kind, float] = {"shapes": 0.5, "dots": 0.1, "stripes": 0.12, "checks": 0.1, "blend": 0.12, "plain": 0.06}
+COLORS = tuple(PALETTE)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture without text shows; `count`, `shape` and `direction` only where its kind has them."""
+
+    kind: Kind
+    color: str
+    background: str
+    count: int = 0
+    shape: str = ""
+    direction: str = ""
+
+    @property
+    def caption(self) -> str:
+        """Its sentence."""
+        shape = SHAPES[self.shape] if self.count > 1 else self.shape
+        count = COUNTS[self.count - 1] if self.count else ""
+        return TEMPLATES[self.kind].format(
+            count=count, shape=shape, color=self.color, background=self.background, direction=self.direction
+        )
+
+
+def draw_scene(rng: "np.random.Generator") -> Scene:
+    """A scene drawn from `rng`; its two colours differ."""
+    kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+    color, background = rng.choice(len(COLORS), 2, replace=False)
+    colors = {"color": COLORS[color], "background": COLORS[background]}
+    if kind == "shapes":
+        return Scene(kind, **colors, count=int(rng.integers(1, 5)), shape=str(rng.choice(list(SHAPES))))
+    if kind in ("stripes", "blend"):
+        return Scene(kind, **colors, direction=(STRIPED if kind == "stripes" else BLENDED)[rng.integers(2)])
+    return Scene(kind, **colors)
+
+
+def scene_words() -> list[str]:
+    """Every word of these captions, sorted."""
+    words = {*COUNTS, *STRIPED, *BLENDED, *SHAPES, *SHAPES.values()}
+    for template in TEMPLATES.values():
+        words.update(re.sub(r"{\w+}", " ", template).split())
+    for name in COLORS:
+        words.update(name.split())
+    return sorted(words)

@@ -1,0 +1,106 @@
+"""The parts of nano: each trained, saved below one folder, and measured."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+from legible.corpus.prompts import load_prompts
+from legible.corpus.scenes import scene_words
+from legible.corpus.templates import vocabulary
+from legible.io import write_text
+from legible.models.family import Family
+from legible.nano import caption_clip, clip, denoiser, judge, recognizer, vae
+from legible.nano.pool import HELD_OUT, Pool, build_pool, held_out_pool, retrieval_pool, with_scenes
+from legible.nano.recipe import DenoiserRecipe, Recipe
+from legible.nano.tokenizer import build_tokenizer
+
+PARTS = ("vae", "denoiser", "caption_clip", "unet", "clip", *Recipe().recognizers)
+
+
+def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool, small: bool) -> dict:
+    """Train `part` into its folder below `output` and return what was measured."""
+    held_out = held_out_pool(recipe)
+    pool = build_pool(recipe, load_prompts(HELD_OUT, None), work)
+    if part == "vae":
+        return train_vae(recipe, pool, held_out, key, work, output)
+    if part == "clip":
+        return clip.train_clip(recipe.clip, pool, retrieval_pool(recipe), recipe.seed, key, work, output / "clip")
+    if part in recipe.recognizers:
+        network = recipe.recognizers[part]
+        source = Path(f"resources/nano/{part}/{part}.py")  # the architecture is source code, not a result
+        write_text(output / part / source.name, source.read_text(encoding="utf-8"))
+        return recognizer.train_recognizer(part, network, pool, held_out, key, work, output / part)
+    if part == "caption_clip":
+        return train_caption_clip(recipe, pool, key, work, output, small)
+    return train_denoiser(part, recipe, pool, held_out, key, work, output, compiled, small)
+
+
+def train_vae(recipe: Recipe, pool: Pool, held_out: Pool, key: str, work: Path, output: Path) -> dict:
+    """The autoencoder, which every family's nano shares."""
+    model = vae.train_vae(recipe.vae, pool, recipe.seed, key, work)
+    with torch.no_grad():
+        pixels = held_out.pixels(torch.arange(len(held_out.images)))
+        decoded = model.decode(model.encode(pixels).latent_dist.mode()).sample
+    model.save_pretrained(output / recipe.denoiser.family / "vae")
+    return {
+        "render_cer": judge.read_cer(judge.to_images(pixels), held_out.texts, work),
+        "round_trip_cer": judge.read_cer(judge.to_images(decoded), held_out.texts, work),
+        "psnr_db": float(10 * torch.log10(4 / (decoded.clamp(-1, 1) - pixels).square().mean())),
+    }
+
+
+def caption_tokenizer(length: int) -> PreTrainedTokenizerFast:
+    """Of captions of signs and of pictures without text, padded to `length` tokens."""
+    tokenizer = build_tokenizer([*vocabulary(), *scene_words()], end_token=True)
+    tokenizer.model_max_length = length
+    return tokenizer
+
+
+def train_caption_clip(recipe: Recipe, pool: Pool, key: str, work: Path, output: Path, small: bool) -> dict:
+    """CLIP on captions."""
+    build = denoiser.builder(recipe.unet.family)  # the text encoder of this family is the CLIP's text tower
+    pool, tokenizer = with_scenes(pool, recipe, "train", recipe.scenes), caption_tokenizer(build.CAPTION_TOKENS)
+    torch.manual_seed(recipe.seed)
+    model = build.build_clip(build.TINY if small else build.SIZES, tokenizer)
+    model = caption_clip.train_caption_clip(recipe.caption_clip, model, tokenizer, pool, recipe.seed, key, work)
+    model.save_pretrained(output / "caption_clip")
+    tokenizer.save_pretrained(output / "caption_clip")
+    held_out = with_scenes(retrieval_pool(recipe), recipe, "test", 128)
+    return caption_clip.measure(model, tokenizer, held_out)
+
+
+def train_denoiser(
+    part: str, recipe: Recipe, pool: Pool, held_out: Pool, key: str, work: Path, output: Path,
+    compiled: bool, small: bool,
+) -> dict:  # fmt: skip
+    """The denoiser and its text encoder or the denoiser alone, on the caption CLIP's text tower."""
+    settings: DenoiserRecipe = getattr(recipe, part)
+    autoencoder = AutoencoderKL.from_pretrained(output / recipe.denoiser.family / "vae").eval()
+    build = denoiser.builder(settings.family)
+    torch.manual_seed(recipe.seed)
+    if part == "unet":
+        autoencoder = vae.without_shift(autoencoder)
+        pool = with_scenes(pool, recipe, "train", recipe.scenes)
+        model = build.build(build.TINY if small else build.SIZES, autoencoder, caption_tokenizer(build.CAPTION_TOKENS))
+        tower = CLIPTextModel.from_pretrained(output / "caption_clip").eval().requires_grad_(False)
+        model = replace(model, text_encoder=tower)
+    else:
+        model = build.build(build.TINY if small else build.SIZES, autoencoder, build_tokenizer(vocabulary()))
+    shift = autoencoder.config.shift_factor or 0.0
+    latents = (vae.encode_pool(autoencoder, pool) - shift) * autoencoder.config.scaling_factor
+
+    def cer(model: Family, count: int = 64) -> float:
+        images = judge.sample_signs(
+            model, held_out.captions[:count], (recipe.data.height, recipe.data.width), settings.sampling_steps,
+            guidance_scale=settings.guidance_scale,
+        )  # fmt: skip
+        return judge.read_cer(images, held_out.texts[:count], work)
+
+    model = denoiser.train_denoiser(
+        settings, model, pool, latents, recipe.seed, key, work, cer, compiled=compiled, name=part
+    )
+    build.save(model, output / settings.family)
+    return {"held_out_cer": cer(model, len(held_out.texts)), "signs": len(held_out.texts)}
