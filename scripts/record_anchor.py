@@ -9,6 +9,7 @@ from legible.config import sections
 from legible.corpus.prompts import load_prompts
 from legible.errors import UserError, run_cli
 from legible.models.family import embed_prompts, open_model
+from legible.models.sampler import trajectory
 from legible.progress import progress
 from legible.seeds import anchor_noise
 from legible.train.anchor import Trajectories, save_trajectories
@@ -36,9 +37,8 @@ def main() -> None:
     for start in progress(range(0, len(jobs), generation.batch_size), "base trajectories", unit="batch"):
         part = jobs[start : start + generation.batch_size]
         noise = torch.stack([anchor_noise(prompts[place].id, seed, shape) for place, seed in part])
-        points, answers, levels = model.trajectory(
-            conditioning.pick(place for place, _ in part), noise, generation.steps
-        )
+        seen = conditioning.pick(place for place, _ in part)
+        points, answers, levels = trajectory(model, seen, noise, generation.steps)
         latents.append(points.cpu())
         predictions.append(answers.cpu())
     save_trajectories(

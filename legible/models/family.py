@@ -17,6 +17,7 @@ from legible.config import Model, SigmaSampling
 from legible.models.conditioning import Conditioning
 from legible.models.hub import pinned
 from legible.models.opening import check_pipeline
+from legible.models.sampler import Sampler
 from legible.models.spec import Spec, spec_of
 
 ROLES = ("denoiser", "autoencoder", "text", "scheduler")  # text: the text encoders and their tokenizers
@@ -93,13 +94,8 @@ class Family(Protocol):
             empty: conditioning of the empty prompt; needed only where guidance is on.
         """
 
-    def trajectory(self, conditioning: Conditioning, noise: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the sampler meets on its way from noise [B, C, h, w], without guidance.
-
-        Returns:
-            latents [S, B, C, h, w] at which the network is called, its predictions there, and the levels [S]; see
-            `level_grid`.
-        """
+    def sampler(self, steps: int) -> Sampler:
+        """The sampler's single steps, with gradients; see `level_grid`."""
 
     def module(self, part: str) -> nn.Module:
         """A part that can be trained: `denoiser`, or a text encoder by its folder's name."""

@@ -76,3 +76,23 @@ class Flow:
     def predicted_clean(self, noisy: Tensor, prediction: Tensor, levels: Tensor) -> Tensor:
         """x̂0 [B, C, h, w]."""
         return predicted_clean(noisy, prediction, levels)
+
+
+@dataclass(frozen=True)
+class EulerSteps:
+    """Euler's method along the velocity, from σ to the next one, and from the last to 0."""
+
+    levels: Tensor  # [S], falling
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """The noise itself: x_1 = ε."""
+        return noise.float()
+
+    def seen(self, latents: Tensor, place: int) -> Tensor:
+        """The latents as they are."""
+        return latents
+
+    def step(self, latents: Tensor, prediction: Tensor, place: int) -> Tensor:
+        """x + (σ' − σ)·v."""
+        after = self.levels[place + 1] if place + 1 < len(self.levels) else self.levels.new_zeros(())
+        return latents + (after - self.levels[place]) * prediction

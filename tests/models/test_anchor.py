@@ -14,6 +14,7 @@ from legible.config import AnchorTerm, Model, validate
 from legible.errors import UserError
 from legible.io import write_jsonl
 from legible.models.family import open_model
+from legible.models.sampler import trajectory
 from legible.seeds import stateless_generator
 from legible.tensors import save_tensors
 from legible.train.adapters import select_parameters
@@ -34,13 +35,13 @@ CLIP = {"loss": "clip_region", "lambda": 30.0, "every": 1}
 def paths_of(model, steps: int = 4) -> Trajectories:
     captions = model.encode_prompts(CAPTIONS)
     noise = torch.randn((3, 12, 8, 16), generator=stateless_generator(0))
-    return Trajectories(*model.trajectory(captions, noise, steps), captions)
+    return Trajectories(*trajectory(model, captions, noise, steps), captions)
 
 
 def test_the_trajectory_is_the_samplers_own(zimage):
     captions = zimage.encode_prompts(CAPTIONS)
     noise = torch.randn((3, 12, 8, 16), generator=stateless_generator(0))
-    points, velocities, grid = zimage.trajectory(captions, noise, 4)
+    points, velocities, grid = trajectory(zimage, captions, noise, 4)
     assert torch.equal(grid, zimage.level_grid(4))
     assert torch.equal(points[0], noise)
     end = points[-1] - grid[-1] * velocities[-1]

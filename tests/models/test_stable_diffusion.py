@@ -12,6 +12,7 @@ from training import model_of
 
 from legible.errors import UserError
 from legible.models.family import ROLES, embed_prompts, empty_model, open_model
+from legible.models.sampler import trajectory
 from legible.models.stable_diffusion.model import COMPONENTS, StableDiffusion
 
 PROMPTS = ['a sign that says "OPEN" in red letters on white', "black"]
@@ -112,7 +113,7 @@ def test_the_trajectory_is_what_the_network_sees_and_says_in_the_pipeline(schedu
     monkeypatch.setattr(pipeline.unet, "forward", recorded)
     pictures(pipeline, PROMPTS, guidance_scale=1.0)
     model = open_model(model_of(scheduled), ROLES)
-    points, predictions, levels = model.trajectory(model.encode_prompts(PROMPTS), noise_of(2), 5)
+    points, predictions, levels = trajectory(model, model.encode_prompts(PROMPTS), noise_of(2), 5)
     assert torch.equal(points, torch.stack([latents for latents, _, _ in calls]))
     assert torch.equal(predictions, torch.stack([output for _, output, _ in calls]))
     assert torch.equal(levels, torch.stack([time for _, _, time in calls]))
@@ -139,7 +140,7 @@ def test_guidance_calls_the_network_on_both_halves_and_only_above_one(opened, mo
 @torch.no_grad()
 def test_guidance_of_w_goes_w_times_from_the_empty_prompt_to_the_caption(opened):
     captions, empty = opened.encode_prompts(PROMPTS[:1]), opened.encode_prompts([""])
-    sampler = opened.sampler(1)
+    sampler = opened.scheduler_at(1)
     time = sampler.timesteps.expand(1)
     said, unsaid = (opened.predict(noise_of(1), time, given) for given in (captions, empty))
     guided = sampler.step(unsaid + 3.0 * (said - unsaid), time[0], noise_of(1)).prev_sample

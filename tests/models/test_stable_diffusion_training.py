@@ -10,6 +10,7 @@ from legible.errors import UserError
 from legible.losses.auxiliary import open_aux_loss
 from legible.losses.view import AuxLoss
 from legible.models.family import ROLES, open_model
+from legible.models.sampler import trajectory
 from legible.models.segmenter import build_segmenter, save_segmenter
 from legible.models.stable_diffusion.model import StableDiffusion
 from legible.train.adapters import select_parameters
@@ -196,7 +197,7 @@ def test_the_recorded_anchor_holds_the_base(folder, data, tmp_path):
     captions = model.encode_prompts(["black", "a red sign"])
     noise = torch.randn((2, *data.latents.shape[1:]), generator=torch.Generator().manual_seed(3))
     file = tmp_path / "anchor.safetensors"
-    points, predictions, levels = model.trajectory(captions, noise, 4)
+    points, predictions, levels = trajectory(model, captions, noise, 4)
     save_trajectories(file, Trajectories(points, predictions, levels, captions))
     training = settings(learning_rate=1.0e-2, anchor={"weight": 30.0, "batch_size": 4})
     reference = open_reference(training, file, data, model.level_grid(4))

@@ -79,6 +79,31 @@ OTHERS = {"tokenizer": AutoTokenizer, "scheduler": KnownScheduler}
 
 
 @dataclass(frozen=True)
+class SchedulerSteps:
+    """A diffusers scheduler, one step at a time; PNDM remembers earlier predictions, Euler counts."""
+
+    scheduler: Scheduler
+    dtype: torch.dtype  # of the latents
+
+    @property
+    def levels(self) -> Tensor:
+        """The timesteps."""
+        return self.scheduler.timesteps
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """Noise of the variance that this scheduler begins with."""
+        return noise.to(self.dtype) * self.scheduler.init_noise_sigma
+
+    def seen(self, latents: Tensor, place: int) -> Tensor:
+        """Of the variance that the UNet knows: an Euler sampler's latents are larger, by √(1 + (σ/α)²)."""
+        return self.scheduler.scale_model_input(latents, self.levels[place])
+
+    def step(self, latents: Tensor, prediction: Tensor, place: int) -> Tensor:
+        """The scheduler's step."""
+        return self.scheduler.step(prediction.to(latents.dtype), self.levels[place], latents, return_dict=False)[0]
+
+
+@dataclass(frozen=True)
 class StableDiffusion:
     """The opened parts; a part that a stage did not ask for is None."""
 
@@ -154,9 +179,9 @@ class StableDiffusion:
 
     def level_grid(self, steps: int) -> Tensor:
         """The timesteps at which the sampler calls the network, falling; PNDM calls it once more than `steps`."""
-        return self.sampler(steps).timesteps
+        return self.scheduler_at(steps).timesteps
 
-    def sampler(self, steps: int) -> Scheduler:
+    def scheduler_at(self, steps: int) -> Scheduler:
         """A scheduler of its own, set to `steps`, with the settings that the pipeline corrects in old configurations.
 
         Raises:
@@ -196,7 +221,7 @@ class StableDiffusion:
             guidance_scale: w in ε_∅ + w·(ε_c − ε_∅); guidance is off up to 1.
             empty: conditioning of the empty prompt; needed only when guidance is on.
         """
-        self.sampler(steps)  # refuses too many steps
+        self.scheduler_at(steps)  # refuses too many steps
         pipeline, captions = self.pipeline(), conditioning.to(self.device).stacked(CAPTION)
         pipeline.set_progress_bar_config(disable=True)
         factor, guided = pipeline.vae_scale_factor, guidance_scale > self.spec.guidance_off
@@ -212,24 +237,9 @@ class StableDiffusion:
         ).images
         return torch.from_numpy((images * 255).round().astype("uint8"))
 
-    @torch.no_grad()
-    def trajectory(self, conditioning: Conditioning, noise: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the sampler meets on its way from noise [B, C, h, w], without guidance.
-
-        Returns:
-            latents [S, B, C, h, w] as the network sees them (an Euler sampler's own are scaled by √(1 + (σ/α)²)), its
-            predictions there, and the timesteps [S].
-        """
-        sampler, conditioning = self.sampler(steps), conditioning.to(self.device)
-        latents = noise.to(self.device, self.unet.dtype) * sampler.init_noise_sigma
-        points, predictions = [], []
-        for level in sampler.timesteps:
-            seen = sampler.scale_model_input(latents, level)
-            prediction = self.predict(seen, level.expand(len(seen)), conditioning)
-            points.append(seen.float())
-            predictions.append(prediction)
-            latents = sampler.step(prediction.to(latents.dtype), level, latents, return_dict=False)[0]
-        return torch.stack(points), torch.stack(predictions), sampler.timesteps
+    def sampler(self, steps: int) -> SchedulerSteps:
+        """The scheduler's own steps."""
+        return SchedulerSteps(self.scheduler_at(steps), self.unet.dtype)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w) of the latents of an image.

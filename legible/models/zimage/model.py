@@ -20,7 +20,7 @@ from legible.config import Model
 from legible.errors import UserError
 from legible.io import write_json
 from legible.models.conditioning import Conditioning
-from legible.models.flow import Flow
+from legible.models.flow import EulerSteps, Flow
 from legible.models.opening import (
     LORA,
     choose_device,
@@ -257,22 +257,9 @@ class ZImage:
         ).images
         return torch.from_numpy((images * 255).round().astype("uint8"))
 
-    @torch.no_grad()
-    def trajectory(self, conditioning: Conditioning, noise: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the sampler meets on its way from noise [B, C, h, w], without guidance.
-
-        Returns:
-            latents [steps, B, C, h, w] at which the network is called, its velocities there, and the σ values [steps].
-        """
-        grid = self.level_grid(steps).to(self.device)
-        conditioning = conditioning.to(self.device)
-        latents, points, velocities = noise.to(self.device, torch.float32), [], []
-        for sigma, after in zip(grid, torch.cat([grid[1:], grid.new_zeros(1)]), strict=True):
-            velocity = self.predict(latents, sigma.expand(len(latents)), conditioning)
-            points.append(latents)
-            velocities.append(velocity)
-            latents = latents + (after - sigma) * velocity
-        return torch.stack(points), torch.stack(velocities), grid
+    def sampler(self, steps: int) -> EulerSteps:
+        """Euler's steps over the σ grid."""
+        return EulerSteps(self.level_grid(steps).to(self.device))
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w) of the latents of an image.
