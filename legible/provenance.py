@@ -14,7 +14,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from legible.config import CRITICS, JUDGES, LOSSES, Model, Training, critics_of
+from legible.config import CRITICS, HEARD, JUDGES, Model, Training, critics_of
 from legible.fingerprint import ROOT, code_fingerprint
 from legible.models.spec import spec_of
 
@@ -70,7 +70,7 @@ def decides_encoding(model: Model) -> dict[str, str | None]:
 
 def decides_training(model: Model, training: Training) -> dict[str, str | None]:
     """`decides` of train_arm: an arm depends on its own losses only, and on what they look with."""
-    return _decides_losses("train_arm", model, training, training.aux.weights)
+    return _decides_losses("train_arm", model, training, training.heard)
 
 
 def decides_gradients(model: Model, training: Training, losses: Iterable[str]) -> dict[str, str | None]:
@@ -86,7 +86,7 @@ def _decides_losses(script: str, model: Model, training: Training, losses: Itera
         "bitsandbytes": training.quantization == "nf4",
     }
     critics = [CRITICS[name] for name in critics_of(losses)]
-    modules = [spec_of(model.family).module, *(LOSSES[loss].module for loss in losses), *(c.module for c in critics)]
+    modules = [spec_of(model.family).module, *(HEARD[loss].module for loss in losses), *(c.module for c in critics)]
     packages = [package for critic in critics for package in critic.packages]
     return decides(script, modules, [*DIFFUSION, *packages, *(name for name, used in needed.items() if used)])
 

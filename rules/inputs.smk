@@ -4,11 +4,10 @@
 def arm_config(wildcards):
     """The arm's own training section and what else decides a run; an arm depends on the models of its own loss only."""
     training = CONFIG.arm(wildcards.arm)
-    critics = critics_of(training.aux.weights)
+    critics = critics_of(training.heard)
     return as_json(
         model=part("model"),
-        clip=part("clip") if "clip" in critics else {},
-        reader=part("reader") if "reader" in critics else {},
+        **{name: part(name) if name in critics else {} for name in ("clip", "reader", "caption_clip")},
         training=training.model_dump(mode="json", by_alias=True),
         generation=part("generation", "steps"),
     )
@@ -24,19 +23,19 @@ def arm_models(wildcards):
     training = CONFIG.arm(wildcards.arm)
     text = model_files("text") if training.text_trained else []
     assistant = [training.assistant_lora] if training.assistant_lora else []
-    return loss_models(training.aux.weights) + text + assistant
+    return loss_models(training.heard) + text + assistant
 
 
 def loss_models(losses):
     """Files of the base's denoiser, and of the autoencoder and the critics that `losses` need."""
-    decoded = ["autoencoder"] if any(LOSSES[loss].decodes for loss in losses) else []
+    decoded = ["autoencoder"] if any(HEARD[name].decodes for name in losses) else []
     files = model_files("denoiser", "scheduler", *decoded)
     return files + [file for critic in critics_of(losses) for file in section_files(getattr(CONFIG, critic))]
 
 
 def arm_segmenter(wildcards):
     """The latent segmenter, for arms whose loss needs one."""
-    return [SEGMENTER] if "segmenter" in critics_of(CONFIG.arm(wildcards.arm).aux.weights) else []
+    return [SEGMENTER] if "segmenter" in critics_of(CONFIG.arm(wildcards.arm).heard) else []
 
 
 def arm_anchor(wildcards):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from legible.config import Aux, sections
+from legible.config import Aux, critics_of, sections
 from legible.errors import run_cli
 from legible.io import write_text
-from legible.losses.auxiliary import open_aux_loss
+from legible.losses.auxiliary import open_aux_loss, open_critics
 from legible.models.family import open_model
 from legible.train.adapters import select_parameters
 from legible.train.data import load_training_data
@@ -36,8 +36,9 @@ def main() -> None:
     for name in arguments.losses:
         settings = training.aux.model_copy(update={"loss": name, "lambda_aux": 1.0})
         settings = Aux.model_validate(settings.model_dump(by_alias=True))
-        critics = (config["clip"], config["reader"], arguments.segmenter)
-        aux = open_aux_loss(settings, *critics, data.texts, arguments.reader_cache, model.device)
+        places = config | {"segmenter": arguments.segmenter}
+        critics = open_critics(critics_of([name]), places, arguments.reader_cache, model.device)
+        aux = open_aux_loss(settings, critics, data.texts)
         heard = training.model_copy(update={"aux": settings})
         rows += measure_gradients(model, parameters, data, heard, name, aux, grid, config["gradients"])
     write_text(arguments.output, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g", lineterminator="\n"))

@@ -6,15 +6,16 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-from legible.config import sections
+from legible.config import critics_of, sections
 from legible.errors import run_cli
 from legible.io import atomic_path, sha256_file, write_json
-from legible.losses.auxiliary import open_aux_loss
+from legible.losses.auxiliary import open_aux_loss, open_critics
 from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
 from legible.models.opening import choose_device
 from legible.names import Run
 from legible.provenance import decides_training, environment, peak_memory_bytes
+from legible.rewards.reward import build_rewards
 from legible.tensors import load_tensors
 from legible.train.adapters import keep_weights
 from legible.train.anchor import open_reference
@@ -26,6 +27,7 @@ from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
 from legible.train.prepare import open_for_training
+from legible.train.reward import tuned_encoder
 from legible.train.session import Place, Task
 
 
@@ -44,7 +46,9 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder that outlives a failed attempt")
     parser.add_argument("--output-dir", type=Path, required=True)
     arguments = parser.parse_args()
-    config = pinned_sections(sections(arguments.config, "model", "clip", "reader", "training", "generation"))
+    config = pinned_sections(
+        sections(arguments.config, "model", "clip", "reader", "caption_clip", "training", "generation")
+    )
     training = config["training"]
     data = load_training_data(arguments.cache)
     files = used_files(config, arguments.segmenter, arguments.anchor)
@@ -59,8 +63,10 @@ def main() -> None:
         if device.type == "cuda":  # on the CPU: `snakemake preflight`
             check_memory(plan(config["model"], training, *size), free_bytes(), training)
         model, parameters, assistant, total = open_for_training(config["model"], training, arguments.seed, group)
-        critics = (config["clip"], config["reader"], arguments.segmenter)
-        aux = open_aux_loss(training.aux, *critics, data.texts, arguments.reader_cache, model.device)
+        places = config | {"segmenter": arguments.segmenter}
+        critics = open_critics(critics_of(training.heard), places, arguments.reader_cache, model.device)
+        aux = open_aux_loss(training.aux, critics, data.texts)
+        rewards = build_rewards(training.reward, critics, tuned_encoder(model, training))
         before = sample_weights(list(parameters.values()))
         grid = model.level_grid(config["generation"].steps)
         if first:
@@ -68,7 +74,7 @@ def main() -> None:
         paths = open_reference(training, arguments.anchor, data, grid)
         with alone_in(folder) if first else nullcontext(), stop_requests() as stopping:
             group.wait()  # until the first one has the folder for itself
-            task = Task(model, parameters, data, training, grid, aux, paths, arguments.seed)
+            task = Task(model, parameters, data, training, grid, aux, paths, arguments.seed, rewards)
             weights = train(task, Place(folder, key, label), stopping, group)
         # Before `weights` are put in place of them (with EMA they are others).
         changed = changed_fraction(before, list(parameters.values()))

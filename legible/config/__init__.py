@@ -8,8 +8,9 @@ from legible.config.experiment import Config, merge
 from legible.config.figures import FIGURES, FigureEntry, Figures, FigureStyle
 from legible.config.files import check_page, in_usual_order, load, raw_sections, sections, source_of, validate
 from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
-from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter, critics_of
+from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
+from legible.config.rewards import HEARD, REWARDS, CaptionClip, Reward, critics_of
 from legible.config.section import Section
 from legible.config.training import Anchor, AnchorTerm, Aux, Lora, SigmaSampling, Training
 from legible.errors import describe
@@ -17,12 +18,15 @@ from legible.errors import describe
 __all__ = [  # every section is imported from here
     "CRITICS",
     "FIGURES",
+    "HEARD",
     "JUDGES",
     "LOSSES",
     "NO_TEXT",
+    "REWARDS",
     "Anchor",
     "AnchorTerm",
     "Aux",
+    "CaptionClip",
     "Clip",
     "Config",
     "Data",
@@ -40,6 +44,7 @@ __all__ = [  # every section is imported from here
     "PromptSet",
     "RapidOcr",
     "Reader",
+    "Reward",
     "Scoring",
     "Section",
     "Segmenter",

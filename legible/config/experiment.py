@@ -9,6 +9,7 @@ from legible.config.figures import Figures
 from legible.config.judges import NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
+from legible.config.rewards import CaptionClip
 from legible.config.section import Name, Natural, Section
 from legible.config.training import Anchor, Training
 from legible.errors import describe
@@ -26,6 +27,7 @@ class Config(Section):
     model: Model = Model()
     clip: Clip = Clip()
     reader: Reader = Reader()
+    caption_clip: CaptionClip = CaptionClip()
     segmenter: Segmenter = Segmenter()
     prompt_sets: dict[Name, PromptSet] = Field(
         {"held_out": PromptSet(path="resources/prompts/held_out.jsonl")},
@@ -91,7 +93,7 @@ class Config(Section):
             raise ValueError("ocr: at least one engine is needed")
         judges = [engine.network if isinstance(engine, EasyOcr) else "" for engine in self.engines().values()]
         for name in self.arms:
-            own_reader = {"ctc", "recognizer_feature"} & set(self.arm(name).aux.weights)
+            own_reader = {"ctc", "recognizer_feature", "reading"} & set(self.arm(name).heard)
             if own_reader and set(judges) == {self.reader.network}:
                 raise ValueError(f"arms.{name}: its own reader ({self.reader.network}) is the only judge; add rapidocr")
         return self

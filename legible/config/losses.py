@@ -3,7 +3,6 @@
 A new loss is one entry in `LOSSES` and its module.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydantic import Field, field_validator
@@ -21,9 +20,9 @@ class Critic:
 
 @dataclass(frozen=True)
 class Loss:
-    """What the workflow knows of a loss without importing it."""
+    """What the workflow knows of a loss (or a reward) without importing it."""
 
-    module: str  # has `build(critics, aux, texts)`; see legible/losses/auxiliary.py
+    module: str  # has `build(critics, aux, texts)`; see legible/losses/auxiliary.py, and rewards/reward.py
     opens: tuple[str, ...] = ()  # critics, by name
     decodes: bool = True  # whether it looks at pixels: then the autoencoder's decoder is opened
 
@@ -32,6 +31,7 @@ CRITICS = {
     "clip": Critic("legible.models.clip", ("open_clip_torch",)),
     "reader": Critic("legible.models.reader", ("easyocr",)),
     "segmenter": Critic("legible.models.segmenter"),
+    "caption_clip": Critic("legible.models.caption_clip", ("transformers",)),
 }
 LOSSES = {
     "clip_region": Loss("legible.losses.clip_region", ("clip",)),
@@ -41,11 +41,6 @@ LOSSES = {
     "glyph_mask": Loss("legible.losses.glyph_mask", decodes=False),
     "char_segmentation": Loss("legible.losses.char_segmentation", ("segmenter",), decodes=False),
 }
-
-
-def critics_of(losses: Iterable[str]) -> list[str]:
-    """The critics that these losses look with, sorted."""
-    return sorted({critic for loss in losses for critic in LOSSES[loss].opens})
 
 
 class Clip(Section):

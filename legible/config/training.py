@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from legible.config.losses import LOSSES
+from legible.config.rewards import Reward
 from legible.config.section import Fraction, Natural, NonNegative, Positive, PositiveFloat, Section
 
 
@@ -179,6 +180,7 @@ class Training(Section):
     )
     sigma: SigmaSampling = SigmaSampling()
     aux: Aux = Aux()
+    reward: Reward = Reward()
     anchor: AnchorTerm = AnchorTerm()
     snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are kept too, for learning curves")
     checkpoint_every: Positive = Field(32, description="optimiser steps from one resumable checkpoint to the next")
@@ -220,6 +222,12 @@ class Training(Section):
         if self.assistant_lora and self.anchor.weight and self.anchor.reference == "recorded":
             # It would pull the merged model back to the distilled one, and undo what the assistant is there for.
             raise ValueError("assistant_lora: the recorded base is without it; set anchor.reference: adapter_off")
+        if self.reward.weights and self.aux.weights:
+            raise ValueError(
+                "reward.weights: an arm has rewards or an auxiliary loss; set aux.lambda: 0"
+            )
+        if self.reward.weights and self.sharded:
+            raise ValueError("parallel: shard cannot sample; with rewards choose replicate")
         return self
 
     @field_validator("snapshots")
@@ -233,6 +241,11 @@ class Training(Section):
         if modules == ():
             raise ValueError("at least 1 prefix is needed; null = all blocks")
         return modules
+
+    @property
+    def heard(self) -> list[str]:
+        """The auxiliary losses and rewards that the training listens to; none for the control."""
+        return [*self.aux.weights, *self.reward.weights]
 
     @property
     def text_trained(self) -> bool:

@@ -7,11 +7,12 @@ it) only; `critics` holds what the loss says it opens, `texts` every target stri
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from legible.config import CRITICS, LOSSES, Aux, Clip, Reader, critics_of
+from legible.config import CRITICS, LOSSES, Aux
 from legible.losses.view import AuxLoss, Critics, View
 
 
@@ -28,44 +29,31 @@ def sample_weights(aux: Aux, sigma: Tensor) -> Tensor:
     return inside * signal_weight(sigma) if aux.sigma_weight == "signal" else inside
 
 
-def open_critics(
-    names: list[str], clip: Clip, reader: Reader, segmenter: Path | None, cache: Path, device: torch.device
-) -> Critics:
-    """The frozen models that losses look with, by name.
+def open_critics(names: list[str], sections: dict[str, Any], cache: Path, device: torch.device) -> Critics:
+    """The frozen models that losses and rewards look with, by name.
 
     Args:
-        segmenter: file of the latent segmenter, which the workflow trains.
+        sections: the configuration's, by the critics' names; `segmenter` is the file that the workflow trains.
         cache: folder for files that have to be written to be opened.
 
     Raises:
         UserError: a model cannot be opened.
     """
-    sections = {"clip": clip, "reader": reader, "segmenter": segmenter}
     return {name: import_module(CRITICS[name].module).open_critic(sections[name], cache, device) for name in names}
 
 
-def open_aux_loss(
-    aux: Aux,
-    clip: Clip,
-    reader: Reader,
-    segmenter: Path | None,
-    texts: tuple[str, ...],
-    cache: Path,
-    device: torch.device,
-) -> AuxLoss | None:
+def open_aux_loss(aux: Aux, critics: Critics, texts: tuple[str, ...]) -> AuxLoss | None:
     """The weighted sum of an arm's losses; None for the control.
 
     Args:
-        segmenter: file of the latent segmenter (char_segmentation).
+        critics: what they look with; see `open_critics`.
         texts: every target string of the training data.
-        cache: folder in which EasyOCR finds the recogniser.
 
     Raises:
-        UserError: a model cannot be opened, or cannot judge one of `texts`.
+        UserError: a critic cannot judge one of `texts`.
     """
     if not aux.weights:
         return None
-    critics = open_critics(critics_of(aux.weights), clip, reader, segmenter, cache, device)
     parts = [
         (weight, import_module(LOSSES[name].module).build(critics, aux, texts)) for name, weight in aux.weights.items()
     ]

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,11 +11,27 @@ from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from legible.config import Clip, Model, critics_of
+from legible.config import CaptionClip, Clip, Model, Training, critics_of
 from legible.errors import UserError
 
-Place = TypeVar("Place", Model, Clip)
-CLIP_FILES = ("open_clip_model.safetensors", "*.json", "*.txt", "*.jinja")  # weights; configuration and tokenizer
+Place = TypeVar("Place", Model, Clip, CaptionClip)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a hub repository must hold to be one: a file that says so, and what is taken besides the weights."""
+
+    marker: str
+    form: str  # as people call the format
+    files: tuple[str, ...] = ()  # weights without pickles, configuration, tokenizer
+
+
+KINDS = {
+    "model": Kind("model_index.json", "diffusers"),
+    "clip": Kind("open_clip_config.json", "open_clip", ("open_clip_model.safetensors", "*.json", "*.txt", "*.jinja")),
+    "caption_clip": Kind("config.json", "transformers", ("model*.safetensors", "*.json", "*.txt", "*.jinja")),
+}
+SECTIONS = {Model: "model", Clip: "clip", CaptionClip: "caption_clip"}
 
 
 def pinned(place: Place) -> Place:
@@ -25,7 +42,7 @@ def pinned(place: Place) -> Place:
     """
     if Path(place.path).is_dir():
         return place
-    section = "model" if isinstance(place, Model) else "clip"
+    section = SECTIONS[type(place)]
     return place.model_copy(update={"revision": commit(place.path, place.revision, section)})
 
 
@@ -34,9 +51,9 @@ def commit(path: str, revision: str | None, section: str = "model") -> str:
     """The commit of a hub id at a revision (a commit, a branch, or None: the main branch).
 
     Args:
-        section: of the configuration, model or clip.
+        section: of the configuration: one of KINDS.
     """
-    marker, form = ("model_index.json", "diffusers") if section == "model" else ("open_clip_config.json", "open_clip")
+    marker, form = KINDS[section].marker, KINDS[section].form
     try:
         validate_repo_id(path)
     except HFValidationError as error:
@@ -61,32 +78,36 @@ def commit(path: str, revision: str | None, section: str = "model") -> str:
     return found
 
 
-def clip_folder(clip: Clip) -> Path:
+def clip_folder(clip: Clip | CaptionClip) -> Path:
     """The folder with the files of a CLIP: the local one, or the hub's at the pinned commit, without pickled weights.
 
     Raises:
         UserError: neither the hub nor the local cache has that commit.
     """
-    clip = pinned(clip)
+    clip, section = pinned(clip), SECTIONS[type(clip)]
     if Path(clip.path).is_dir():
         return Path(clip.path)
     try:
-        return Path(snapshot_download(clip.path, revision=clip.revision, allow_patterns=list(CLIP_FILES)))
+        return Path(snapshot_download(clip.path, revision=clip.revision, allow_patterns=list(KINDS[section].files)))
     except Exception as error:  # offline, unknown, forbidden, a full disk
         raise UserError(
-            f"clip.revision: {clip.path} at {clip.revision} is neither to be had from the hub ({type(error).__name__})"
-            " nor in the cache of this machine (HF_HOME)"
+            f"{section}.revision: {clip.path} at {clip.revision} is neither to be had from the hub"
+            f" ({type(error).__name__}) nor in the cache of this machine (HF_HOME)"
         ) from error
 
 
+def opened_from_hub(training: Training) -> list[str]:
+    """The sections whose models a training opens from a folder or the hub: the model, and CLIPs that it looks with."""
+    return ["model", *(name for name in ("clip", "caption_clip") if name in critics_of(training.heard))]
+
+
 def pinned_sections(config: dict[str, Any]) -> dict[str, Any]:
-    """The sections of a training with its model, and the CLIP where a loss looks with it, at their commits."""
-    heard = "clip" in critics_of(config["training"].aux.weights)
-    return config | {"model": pinned(config["model"])} | ({"clip": pinned(config["clip"])} if heard else {})
+    """The sections of a training with its model, and the CLIPs that it looks with, at their commits."""
+    return config | {name: pinned(config[name]) for name in opened_from_hub(config["training"])}
 
 
 def sources(config: dict[str, Any]) -> dict[str, dict[str, str | None] | None]:
-    """Path and commit (None for a folder) of the model, and of the CLIP (None where no loss looks with it)."""
-    heard = "clip" in critics_of(config["training"].aux.weights)
-    model, clip = ({"path": config[name].path, "revision": config[name].revision} for name in ("model", "clip"))
-    return {"model": model, "clip": clip if heard else None}
+    """Path and commit (None for a folder) of the model, and of the CLIPs (None where they are not looked with)."""
+    opened = opened_from_hub(config["training"])
+    about = {name: {"path": config[name].path, "revision": config[name].revision} for name in opened}
+    return {name: about.get(name) for name in KINDS}

@@ -1,13 +1,11 @@
 """Nano's caption CLIP: which caption belongs to this picture? Its text tower is a text encoder of nano's."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from legible.corpus.scenes import BLENDED, COUNTS, SHAPES, STRIPED
@@ -16,6 +14,7 @@ from legible.nano.clip import degraded, one_edit_away
 from legible.nano.pool import Pool
 from legible.nano.recipe import CaptionClipRecipe
 from legible.progress import progress
+from legible.rewards.features import image_features, text_features
 from legible.seeds import shuffled_batches, stateless_generator
 from legible.train.checkpoint import load_parts, save_parts
 from legible.train.log import RunLog
@@ -46,28 +45,6 @@ def altered(caption: str, rng: np.random.Generator) -> str:
     return caption[: begin + match.start()] + other + caption[begin + match.end() :]
 
 
-def seen(pixels: Tensor, side: int) -> Tensor:
-    """Images [B, 3, H, W] in −1 … 1 as the tower takes them, [B, 3, side, side], by CLIP's mean and deviation."""
-    mean = pixels.new_tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
-    deviation = pixels.new_tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
-    resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
-    return ((resized + 1) / 2 - mean) / deviation
-
-
-def embed_images(model: CLIPModel, pixels: Tensor) -> Tensor:
-    """Unit features [B, D] of images [B, 3, H, W] in −1 … 1."""
-    side = model.config.vision_config.image_size
-    pooled = model.vision_model(pixel_values=seen(pixels, side)).pooler_output
-    return F.normalize(model.visual_projection(pooled), dim=-1)
-
-
-def embed_captions(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> Tensor:
-    """Unit features [B, D] of captions, padded as Stable Diffusion pads them."""
-    ids = tokenizer(list(captions), padding="max_length", return_tensors="pt").input_ids
-    pooled = model.text_model(input_ids=ids).pooler_output
-    return F.normalize(model.text_projection(pooled), dim=-1)
-
-
 def train_caption_clip(
     recipe: CaptionClipRecipe,
     model: CLIPModel,
@@ -92,7 +69,7 @@ def train_caption_clip(
         candidates = captions + [altered(caption, rng) for caption in captions]
         pixels = degraded(pool.pixels(picked), stateless_generator(seed, 4, step))
         scale = model.logit_scale.exp().clamp(max=100.0)
-        logits = scale * embed_images(model, pixels) @ embed_captions(model, tokenizer, candidates).T
+        logits = scale * image_features(model, pixels) @ text_features(model, tokenizer, candidates).T
         same = torch.tensor([[a == b for b in candidates] for a in captions])
         right = torch.arange(len(captions))
         same[right, right] = False
@@ -112,13 +89,13 @@ def train_caption_clip(
 @torch.no_grad()
 def measure(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, held_out: Pool) -> dict:
     """Retrieval on held-out pictures: the right caption among all, and among ten with one thing altered."""
-    images = embed_images(model, held_out.pixels(torch.arange(len(held_out.images))))
-    captions = embed_captions(model, tokenizer, held_out.captions)
+    images = image_features(model, held_out.pixels(torch.arange(len(held_out.images))))
+    captions = text_features(model, tokenizer, held_out.captions)
     top1 = (images @ captions.T).argmax(1) == torch.arange(len(images))
     rng, wins = np.random.default_rng(0), []
     for image, caption in zip(images, held_out.captions, strict=True):
         candidates = [caption, *(altered(caption, rng) for _ in range(9))]
-        wins.append(int((embed_captions(model, tokenizer, candidates) @ image).argmax()) == 0)
+        wins.append(int((text_features(model, tokenizer, candidates) @ image).argmax()) == 0)
     signs = torch.tensor([bool(text) for text in held_out.texts])
     won = torch.tensor(wins)
     return {

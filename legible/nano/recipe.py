@@ -99,6 +99,7 @@ class Recipe:
         family="stable_diffusion",
         text=False,
         prompt_dropout=0.1,
+        steps=5000,
         learning_rate=1e-3,
         restarts=(),
         sigma_mean=0.5,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from legible.config import LOSSES, critics_of
+from legible.config import HEARD, critics_of
 from legible.io import file_hashes, sha256_file, sha256_json
 from legible.models.spec import spec_of
 from legible.provenance import placeless
@@ -18,12 +18,13 @@ def used_files(config: dict[str, Any], segmenter: Path | None, anchor: Path | No
     """
     training, model, spec = config["training"], config["model"], spec_of(config["model"].family)
     roles = ["denoiser", "scheduler"]
-    roles += ["autoencoder"] if any(LOSSES[loss].decodes for loss in training.aux.weights) else []
+    roles += ["autoencoder"] if any(HEARD[name].decodes for name in training.heard) else []
     roles += ["text"] if training.text_trained else []
     reader = config["reader"]
     # EasyOCR's own networks lie together in one folder, a user network in its own.
-    folders = {"clip": config["clip"].path, "reader": reader.models if reader.network == "standard" else reader.network}
-    heard = [critic for critic in critics_of(training.aux.weights) if folders.get(critic)]
+    folders = {name: config[name].path for name in ("clip", "caption_clip") if name in config}
+    folders["reader"] = reader.models if reader.network == "standard" else reader.network
+    heard = [critic for critic in critics_of(training.heard) if folders.get(critic)]
     single = {"segmenter": segmenter, "anchor": anchor, "assistant": assistant_file(training)}
     return {
         "model": file_hashes(Path(model.path), *spec.folders(*roles)),
@@ -42,6 +43,6 @@ def run_key(config: dict[str, Any], seed: int, data_key: str, files: dict[str, A
         code: `legible.provenance.decides_training`.
     """
     plain = {name: config[name].model_dump(mode="json", by_alias=True) for name in ("training", "generation")}
-    critics = [critic for critic in critics_of(config["training"].aux.weights) if critic in config]
+    critics = [critic for critic in critics_of(config["training"].heard) if critic in config]
     plain |= {name: placeless(config[name], bool(files.get(name))) for name in ("model", *critics)}
     return sha256_json([plain, seed, data_key, files, code])

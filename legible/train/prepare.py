@@ -2,7 +2,7 @@
 
 import torch
 
-from legible.config import LOSSES, Model, Training
+from legible.config import HEARD, Model, Training
 from legible.models.family import Family, empty_model, open_model
 from legible.models.opening import DTYPES
 from legible.train.adapters import select_parameters
@@ -12,7 +12,7 @@ from legible.train.group import Group, shard
 
 def roles_of(training: Training) -> tuple[str, ...]:
     """What a training opens: the decoder only for losses that look at pixels, text encoders only to train them."""
-    decodes = any(LOSSES[name].decodes for name in training.aux.weights)
+    decodes = any(HEARD[name].decodes for name in training.heard)
     return (
         "denoiser",
         "scheduler",

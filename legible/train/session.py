@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from legible.errors import Stopped, UserError
 from legible.losses.view import AuxLoss
 from legible.models.family import Family
 from legible.progress import progress
+from legible.rewards.reward import RewardFunction
 from legible.seeds import Stream, sample_order, stateless_generator
 from legible.tensors import save_tensors
 from legible.train.anchor import Reference
@@ -23,6 +24,7 @@ from legible.train.data import TrainingData, other_samples
 from legible.train.group import Group, local, whole_weights
 from legible.train.log import RunLog
 from legible.train.optimizer import build_optimizer, load_optimizer
+from legible.train.reward import reward_pass
 from legible.train.step import Losses, dropped_prompts, micro_step
 
 
@@ -38,6 +40,7 @@ class Task:
     aux: AuxLoss | None = None
     reference: Reference | None = None  # what the velocity anchor compares with, where it is on
     seed: int = 0
+    rewards: dict[str, RewardFunction] = field(default_factory=dict)  # by which it is trained instead; empty = not
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Session:
         lengths = task.data.padded_lengths() if training.bucket else None
         self.order = sample_order(len(task.data.latents), training.batch_size, task.seed, lengths)
         self.passes = group.passes(training)
-        shuffled = training.aux.targets == "shuffled"
+        shuffled = "shuffled" in (training.aux.targets, training.reward.targets)
         self.others = other_samples(len(task.data.latents), task.seed) if shuffled else None
         self.balance = Balance(training.aux, training.steps)
         self.log = RunLog(place.folder / "metrics.jsonl", writes=group.rank == 0)
@@ -110,6 +113,8 @@ class Session:
         picked = self.order(range(before + positions.start, before + positions.stop))
         goals = None if self.others is None else self.others[picked]
         generators = [stateless_generator(task.seed, Stream.NOISE, step, sample) for sample in positions]
+        if task.rewards:
+            return reward_pass(task.model, task.data, picked, goals, training, task.grid, task.rewards, generators)
         dropped = dropped_prompts(training, task.seed, step, positions)
         return micro_step(task.model, task.data, picked, goals, training, task.grid, aux, generators, dropped)
 

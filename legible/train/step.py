@@ -22,11 +22,12 @@ SIGMA_EDGES = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the bins (shares of noise) in
 class Losses:
     """The losses of one micro-step; `aux` is None on steps without the auxiliary loss, or where no sample has it."""
 
-    diffusion: Tensor | float  # mean over samples, with gradient
+    diffusion: Tensor | float  # mean over samples, with gradient; with rewards −Σ γ·R in its place
     aux: Tensor | float | None  # weighted sum over samples / B, with gradient
     sigma: Tensor  # [B], shares of noise 0 … 1
     per_sample: Tensor  # [B], diffusion
     weighted: Tensor  # [B], auxiliary; NaN where it does not count
+    rewards: dict[str, float] | None = None  # mean of each reward over samples, where these train
 
     def detached(self) -> "Losses":
         """The same without gradients."""
@@ -35,7 +36,8 @@ class Losses:
     def read(self) -> "Losses":
         """The same as plain numbers and tensors on the CPU. This waits for the GPU: once a step, not once a pass."""
         aux = None if self.aux is None else self.aux.item()
-        return Losses(self.diffusion.item(), aux, self.sigma.cpu(), self.per_sample.cpu(), self.weighted.cpu())
+        rest = (self.sigma.cpu(), self.per_sample.cpu(), self.weighted.cpu(), self.rewards)
+        return Losses(self.diffusion.item(), aux, *rest)
 
 
 def dropped_prompts(training: Training, seed: int, step: int, positions: range) -> list[bool]:

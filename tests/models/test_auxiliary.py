@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import Killed, equal, killed_at, metrics, on_pixels, region_loss, run, settings, small_data
 
-from legible.config import Aux, Clip, Model, Reader
+from legible.config import Aux, Clip, Model, critics_of
 from legible.errors import UserError
-from legible.losses.auxiliary import open_aux_loss, sample_weights, signal_weight
+from legible.losses.auxiliary import open_aux_loss, open_critics, sample_weights, signal_weight
 from legible.models.family import open_model
 from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
@@ -55,15 +55,19 @@ def test_the_window_is_hard_and_the_weight_soft():
     assert both.tolist() == pytest.approx([0, 0.49 / 0.58, 0.5, 0], abs=1e-6)  # the notes' .84 at σ = .3
 
 
+def critics_for(losses: list[str], **sections):
+    return open_critics(critics_of(losses), sections, Path("unused"), torch.device("cpu"))
+
+
 def test_a_weighted_sum_is_the_sum_of_its_losses(folders, data, zimage):
-    critics = (Clip(path=str(folders.clip)), Reader(), None, data.texts, Path("unused"), torch.device("cpu"))
-    one, other = (open_aux_loss(aux_of(loss=name), *critics) for name in ("clip_region", "glyph_mask"))
-    total = open_aux_loss(aux_of(loss={"clip_region": 0.5, "glyph_mask": 2.0}), *critics)
+    critics = critics_for(["clip_region"], clip=Clip(path=str(folders.clip)))
+    one, other = (open_aux_loss(aux_of(loss=name), critics, data.texts) for name in ("clip_region", "glyph_mask"))
+    total = open_aux_loss(aux_of(loss={"clip_region": 0.5, "glyph_mask": 2.0}), critics, data.texts)
     _, view = view_of(zimage, data, aux_of())
     torch.testing.assert_close(total(view), 0.5 * one(view) + 2.0 * other(view))
-    assert open_aux_loss(Aux(), *critics) is None
+    assert open_aux_loss(Aux(), {}, data.texts) is None
     with pytest.raises(UserError, match="needs a trained segmenter"):
-        open_aux_loss(aux_of(loss="char_segmentation"), *critics)
+        critics_for(["char_segmentation"], segmenter=None)
 
 
 def test_a_placebo_is_taught_another_samples_text_at_its_own_place(data, zimage):
@@ -200,8 +204,7 @@ def test_norms_and_cosine_by_hand():
 
 
 def test_the_glyph_mask_loss_never_decodes(folders, data, zimage):
-    critics = (Clip(), Reader(), None, data.texts, Path("unused"), torch.device("cpu"))
-    loss = open_aux_loss(aux_of(loss="glyph_mask"), *critics)
+    loss = open_aux_loss(aux_of(loss="glyph_mask"), {}, data.texts)
     _, view = view_of(zimage, data, aux_of())
     view.decode = None
     assert loss(view).shape == (12,)

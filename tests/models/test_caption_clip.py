@@ -13,10 +13,11 @@ from legible.corpus.scenes import Scene, draw_scene
 from legible.corpus.templates import TEMPLATES
 from legible.models.family import ROLES, open_model
 from legible.models.stable_diffusion import nano
-from legible.nano.caption_clip import altered, embed_captions, embed_images, seen
+from legible.nano.caption_clip import altered
 from legible.nano.parts import caption_tokenizer
 from legible.nano.recipe import tiny
 from legible.nano.vae import build_vae, without_shift
+from legible.rewards.features import clip_pixels, image_features, text_features
 
 SIGN = TEMPLATES[0].format(quoted='"QWXZ79"', style="bold dark red", background="dark green")
 
@@ -79,7 +80,7 @@ def test_what_clip_sees_is_what_its_own_processor_makes_of_a_picture():
     processor = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False, crop_size=None)
     expected = processor(Image.fromarray(array), return_tensors="pt").pixel_values
     pixels = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1
-    found = seen(pixels, 64)
+    found = clip_pixels(pixels, 64)
     assert (found - expected).abs().max() < 0.03
 
 
@@ -88,9 +89,9 @@ def test_features_are_those_of_transformers_own_clip(clip, tokenizer):
     captions = [SIGN, "two red circles on white", "a plain blue ground"]
     ids = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
-        whole = clip(input_ids=ids, pixel_values=seen(pixels, 32))
-        assert torch.allclose(embed_images(clip, pixels), whole.image_embeds, atol=1e-6)
-        assert torch.allclose(embed_captions(clip, tokenizer, captions), whole.text_embeds, atol=1e-6)
+        whole = clip(input_ids=ids, pixel_values=clip_pixels(pixels, 32))
+        assert torch.allclose(image_features(clip, pixels), whole.image_embeds, atol=1e-6)
+        assert torch.allclose(text_features(clip, tokenizer, captions), whole.text_embeds, atol=1e-6)
         # Pooled where the end token stands: what is padded behind it does not count.
         short = tokenizer(captions[1], return_tensors="pt").input_ids
         pooled = [clip.text_model(input_ids=tokens).pooler_output[-1] for tokens in (short, ids[:2])]

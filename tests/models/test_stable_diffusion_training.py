@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from training import Killed, equal, killed_at, metrics, model_of, run, settings, small_data
 
-from legible.config import LOSSES, Clip, Reader, Training, validate
+from legible.config import LOSSES, Clip, Reader, Training, critics_of, validate
 from legible.errors import UserError
-from legible.losses.auxiliary import open_aux_loss
+from legible.losses.auxiliary import open_aux_loss, open_critics
 from legible.losses.view import AuxLoss
 from legible.models.family import ROLES, open_model
 from legible.models.sampler import trajectory
@@ -106,8 +106,10 @@ def loss_of(folders, data: TrainingData, training: Training, work) -> AuxLoss:
     work.mkdir(parents=True, exist_ok=True)
     segmenter = work / "segmenter.safetensors"
     save_segmenter(segmenter, build_segmenter(4, len(data.alphabet), 8, 0), data.alphabet)
-    critics = (Clip(path=str(folders.clip)), Reader(network=str(folders.recognizer)), segmenter)
-    return open_aux_loss(training.aux, *critics, data.texts, work / "reader", torch.device("cpu"))
+    reader = Reader(network=str(folders.recognizer))
+    sections = {"clip": Clip(path=str(folders.clip)), "reader": reader, "segmenter": segmenter}
+    critics = open_critics(critics_of(training.heard), sections, work / "reader", torch.device("cpu"))
+    return open_aux_loss(training.aux, critics, data.texts)
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,7 @@ def build(sizes: Sizes, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast) 
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=False,
+        steps_offset=1,
     )
     clip = build_clip(sizes, tokenizer)
     encoder = CLIPTextModel(clip.config.text_config)
