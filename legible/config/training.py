@@ -223,9 +223,7 @@ class Training(Section):
             # It would pull the merged model back to the distilled one, and undo what the assistant is there for.
             raise ValueError("assistant_lora: the recorded base is without it; set anchor.reference: adapter_off")
         if self.reward.weights and self.aux.weights:
-            raise ValueError(
-                "reward.weights: an arm has rewards or an auxiliary loss; set aux.lambda: 0"
-            )
+            raise ValueError("reward.weights: an arm has rewards or an auxiliary loss; set aux.lambda: 0")
         if self.reward.weights and self.sharded:
             raise ValueError("parallel: shard cannot sample; with rewards choose replicate")
         return self

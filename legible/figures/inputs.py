@@ -21,7 +21,7 @@ SCORES = (
     *("file", "target", "reading", "cer"),
 )
 METRICS = (
-    *("step", "loss_diffusion", "loss_aux", "grad_norm"),
+    *("step", "loss_total", "loss_diffusion", "loss_aux", "grad_norm"),
     *("lambda", "grad_norm_diffusion", "grad_norm_aux", "grad_cosine"),
 )
 DRIFT = ("arm", "metric", "value", "ci_low", "ci_high", "delta_vs_control", "delta_low", "delta_high")

@@ -27,7 +27,7 @@ from legible.names import CONTROL
 def mean_over_seeds(metrics: Mapping[tuple[str, int], pd.DataFrame], arm: str) -> pd.DataFrame:
     """The numbers of one arm's curves per step, averaged over its training seeds."""
     runs = pd.concat([rows for (name, _), rows in metrics.items() if name == arm])
-    numbers = runs[["step", "loss_diffusion", "loss_aux", "grad_norm"]].astype(float)
+    numbers = runs[["step", "loss_total", "loss_diffusion", "loss_aux", "grad_norm"]].astype(float)
     return numbers.groupby("step").mean().reset_index()
 
 
@@ -50,7 +50,8 @@ def draw(metrics: Mapping[tuple[str, int], pd.DataFrame], arms: Sequence[str], s
     figure = new_figure(style, 4.4 + 0.15 * (len(order) // 4))
     (loss, difference), (auxiliary, gradient) = figure.subplots(2, 2, sharex=True)
     for arm, seed in sorted(metrics, key=lambda run: (order.index(run[0]), run[1])):
-        rows = metrics[arm, seed].set_index("step")
+        rows = metrics[arm, seed].set_index("step").astype({"loss_diffusion": float})
+        by_rewards = rows["loss_diffusion"].isna().all()
         line = {
             "color": colors[arm],
             "linestyle": LINES[(rounds[arm] if many else seeds.index(seed)) % len(LINES)],
@@ -59,12 +60,13 @@ def draw(metrics: Mapping[tuple[str, int], pd.DataFrame], arms: Sequence[str], s
         if not many:
             loss.plot(rows.index, rows["loss_diffusion"], color=colors[arm], alpha=0.18, linewidth=0.6)
             gradient.plot(rows.index, rows["grad_norm"], color=colors[arm], alpha=0.18, linewidth=0.6)
-        loss.plot(rows.index, smooth(rows["loss_diffusion"]), **line)
+        if not by_rewards:
+            loss.plot(rows.index, smooth(rows["loss_diffusion"]), **line)
         gradient.plot(rows.index, smooth(rows["grad_norm"]), **line)
-        if arm != CONTROL and (CONTROL, seed) in metrics:
+        if arm != CONTROL and (CONTROL, seed) in metrics and not by_rewards:
             control = metrics[CONTROL, seed].set_index("step")["loss_diffusion"]
             difference.plot(rows.index, smooth(rows["loss_diffusion"] - control), **line)
-        measured = rows["loss_aux"].dropna().astype(float)
+        measured = rows["loss_total" if by_rewards else "loss_aux"].dropna().astype(float)
         if len(measured):
             if not many:
                 auxiliary.plot(measured.index, measured, ".", color=colors[arm], alpha=0.25, ms=3)
@@ -76,7 +78,7 @@ def draw(metrics: Mapping[tuple[str, int], pd.DataFrame], arms: Sequence[str], s
     panels = (
         (loss, "diffusion loss (velocity MSE)"),
         (difference, "diffusion loss minus the control's, same seed"),
-        (auxiliary, "auxiliary loss (before λ)"),
+        (auxiliary, "auxiliary loss (before λ); of rewards −Σ γ·R"),
         (gradient, "gradient norm (before clipping)"),
     )
     for axes, title in panels:

@@ -107,7 +107,7 @@ def pinned_sections(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def sources(config: dict[str, Any]) -> dict[str, dict[str, str | None] | None]:
-    """Path and commit (None for a folder) of the model, and of the CLIPs (None where they are not looked with)."""
+    """Path and commit (None for a folder) of the model and of the CLIPs that are looked with; `clip` is there always."""
     opened = opened_from_hub(config["training"])
     about = {name: {"path": config[name].path, "revision": config[name].revision} for name in opened}
-    return {name: about.get(name) for name in KINDS}
+    return {"clip": None} | about

@@ -16,6 +16,7 @@ LOSSES = {
 }
 NEVER_NAMED = (
     "aux",
+    "reward",
     "anchor",
     "threads",
     "checkpoint_every",
@@ -24,13 +25,14 @@ NEVER_NAMED = (
 
 
 def describe_arm(training: Mapping, control: Mapping) -> str:
-    """An arm's auxiliary loss, and where its training differs from the control's beside that.
+    """An arm's auxiliary loss or rewards, and where its training differs from the control's beside that.
 
     Args:
         training: the `training` section of the arm's run.json.
         control: the same of the control.
     """
-    parts = [describe_aux(training.get("aux", {}))]
+    rewards = training.get("reward", {})
+    parts = [describe_rewards(rewards) if rewards.get("weights") else describe_aux(training.get("aux", {}))]
     anchor = training.get("anchor", {})
     if anchor.get("weight", 0):
         live = " of training's own, adapters off" if anchor.get("reference") == "adapter_off" else ""
@@ -62,6 +64,22 @@ def describe_aux(aux: Mapping) -> str:
         parts.append("pixels limited softly")
     if aux.get("targets", "own") == "shuffled":
         parts.append("towards another sample's text")
+    return ", ".join(parts)
+
+
+def describe_rewards(reward: Mapping) -> str:
+    """Training by rewards as configured: which, on what pictures, through how many of the sampler's steps."""
+    parts = ["rewards " + " + ".join(f"{weight:g} · {name}" for name, weight in reward["weights"].items())]
+    if reward.get("method") == "direct":
+        parts.append("on one prediction from noisy real pictures")
+    else:
+        parts.append(f"through the last {reward['last']} of {reward['steps']} sampling steps")
+    if reward.get("guidance_scale", 0) > 0:
+        parts.append(f"guidance {reward['guidance_scale']:g}")
+    if "caption" in reward["weights"]:
+        parts.append(f"{reward['clip_text']} text tower")
+    if reward.get("targets") == "shuffled":
+        parts.append("judged by another sample's caption")
     return ", ".join(parts)
 
 

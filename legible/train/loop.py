@@ -53,7 +53,6 @@ def train(
         anchor = backward_anchor(task, step)
         norm = full(torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)).item()
 
-        rewarded = bool(task.rewards)
         diffusion, auxiliary = mean([row.diffusion for row in rows]), mean([row.aux for row in rows])
         total = diffusion + (0.0 if auxiliary is None else weight * auxiliary)
         total += 0.0 if anchor is None else training.anchor.weight * anchor
@@ -67,7 +66,7 @@ def train(
         session.log.write(
             step=step,
             loss_total=total,
-            loss_diffusion=None if rewarded else diffusion,
+            loss_diffusion=None if task.rewards else diffusion,
             rewards={name: mean([row.rewards[name] for row in rows]) for name in task.rewards} or None,
             loss_aux=auxiliary,
             loss_anchor=anchor,

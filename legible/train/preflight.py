@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from legible.config import LOSSES, Data, Model, Training
+from legible.config import HEARD, Data, Model, Training
 from legible.errors import UserError
 from legible.models.family import Family, empty_model
 from legible.models.opening import where_mixed
 from legible.models.quantization import BYTES_PER_VALUE, quantized_bytes
-from legible.models.spec import Spec
+from legible.models.spec import Spec, spec_of
 from legible.train.adapters import select_parameters
 from legible.train.group import Group
 
@@ -80,8 +80,10 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     # The velocity anchor's points have a forward and backward pass of their own.
     batch = len(Group(size=training.processes).passes(training)[0])
     points = max(batch, training.anchor.batch_size if training.anchor.weight else 0)
-    heard = any(LOSSES[loss].decodes for loss in training.aux.weights)
-    chosen = Training(**{name: getattr(training, name) for name in CHOICE})
+    if training.reward.weights:  # of its steps one at a time is computed again, both branches of guidance together
+        points = max(points, batch * (2 if training.reward.guidance_scale > spec_of(model.family).guidance_off else 1))
+    heard = any(HEARD[name].decodes for name in training.heard)
+    chosen = Training(**{name: getattr(training, name) for name in CHOICE}).model_dump_json(by_alias=True)
     found = sizes_of(model, chosen, batch, points, height, width, heard)
     spec, wide, master = found.spec, BYTES[model.dtype], BYTES[training.weights]
     trained, denoiser, decoder = sum(found.trained.values()), found.weights["denoiser"], found.weights[spec.autoencoder]
@@ -144,15 +146,15 @@ def job_memory(model: Model, trainings: dict[str, Training], height: int, width:
 
 
 @cache  # most arms, and all ways to save memory, differ in what needs no second look
-def sizes_of(model: Model, chosen: Training, batch: int, points: int, height: int, width: int, heard: bool) -> Sizes:
+def sizes_of(model: Model, choice: str, batch: int, points: int, height: int, width: int, heard: bool) -> Sizes:
     """Build the model without memory, choose what is trained, and let it go forward.
 
     Args:
-        chosen: the CHOICE of a training, and otherwise defaults.
+        choice: the CHOICE of a training, and otherwise defaults, as JSON (which can be remembered by).
         batch, points: samples of a forward pass of the decoder and of the denoiser.
         heard: whether a loss decodes.
     """
-    opened = empty_model(model)
+    opened, chosen = empty_model(model), Training.model_validate_json(choice)
     spec, encoders = opened.spec, [name for name in chosen.parts if name != "denoiser"]
     networks = {name: opened.module(name).requires_grad_(False) for name in part_names(spec)}
     weights = {name: count(network) for name, network in networks.items()}

@@ -126,6 +126,21 @@ def test_the_anchors_points_count_where_they_are_more_than_a_batch(shallow):
     assert parts(shallow, batch_size=8, anchor={"weight": 1.0, "batch_size": 2})["activations"] == eight
 
 
+def test_a_reward_is_sampled_one_step_at_a_time_with_both_branches_of_guidance(shallow):
+    """… and decoded: of T and K steps one is computed again, so memory depends on neither."""
+    plain = parts(shallow, batch_size=2)
+    assert "decoder" not in plain
+
+    def rewarded(**reward) -> dict[str, float]:
+        return parts(shallow, batch_size=2, reward={"weights": {"reading": 1.0}, "steps": 8, **reward})
+
+    off, guided = rewarded(last=2), rewarded(last=2, guidance_scale=2.0)
+    assert off["activations"] == plain["activations"]
+    assert guided["activations"] == pytest.approx(2 * plain["activations"], rel=0.01)
+    assert off["activations of the decoder"] > 0
+    assert rewarded(last=8) == off
+
+
 def test_nanos_activations_are_what_its_forward_pass_keeps():
     nano = Model(path=str(ROOT / "resources/nano/zimage"), max_sequence_length=32)
     model, batch, generator = open_model(nano, ("denoiser",)), 8, torch.Generator().manual_seed(0)

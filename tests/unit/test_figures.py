@@ -28,6 +28,7 @@ from legible.figures import (
 )
 from legible.figures.choose import changes, columns_of, pick_evenly, pick_extremes
 from legible.figures.page import break_name, mark_errors, resized
+from legible.figures.panels import smooth
 from legible.figures.style import arm_colors, house_style, save_figure
 from legible.metrics.text import cer
 
@@ -251,6 +252,25 @@ def test_settings_of_a_user_do_not_change_a_figure():
     with matplotlib.rc_context({"font.size": 30, "axes.grid": True}), house_style():
         assert (matplotlib.rcParams["font.size"], matplotlib.rcParams["axes.grid"]) == (9, False)
     assert matplotlib.rcParams["font.size"] == before
+
+
+def test_an_arm_with_rewards_has_no_diffusion_loss_and_its_own_loss_is_shown(results):
+    """… and nothing of it is compared with the control's."""
+    rows = inputs.read_metrics(results, ARMS)
+    rewarded = {run: table.copy() for run, table in rows.items()}
+    for (arm, _), table in rewarded.items():
+        if arm == ARMS[1]:
+            table[["loss_diffusion", "loss_aux"]] = None
+    axes = training_curves.draw(rewarded, ARMS, FigureStyle()).axes
+    before = training_curves.draw(rows, ARMS, FigureStyle()).axes
+
+    def lines(panel) -> list:
+        return [np.asarray(line.get_ydata(), float) for line in panel.lines if len(line.get_xdata()) == 80]
+
+    smoothed = smooth(rewarded[ARMS[1], SEEDS[0]]["loss_total"].astype(float), 0.25)
+    assert any(np.allclose(line, smoothed) for line in lines(axes[2]))
+    assert len(lines(axes[1])) == len(lines(before[1])) - len(SEEDS)
+    assert len(lines(axes[3])) == len(lines(before[3]))
 
 
 def test_the_training_figure_compares_each_seed_with_its_own_control(results):

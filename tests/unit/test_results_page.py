@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from make_results import RATES, SEEDS, make_results, trained_arms
 
-from legible.config import Config, load
+from legible.config import Config, Training, load
 from legible.errors import UserError
 from legible.figures import inputs
 from legible.figures.labels import engine_label
@@ -382,6 +382,21 @@ def test_every_prompt_set_has_its_own_answer_and_section(results):
     rows = {row[0]: row for row in tables(page)["Regime"][1:]}
     assert "no curve of this arm" in rows["Main, prompts shifted"][4]
     assert "at step" in rows["Main, prompts held_out"][4]
+
+
+def test_an_arm_with_rewards_says_which_and_how():
+    reward = {"weights": {"reading": 1.0, "caption": 20.0}, "steps": 8, "last": 3, "guidance_scale": 2.0}
+    training = Training.model_validate({"parts": ["text_encoder"], "reward": reward | {"targets": "shuffled"}})
+    control = Training().model_dump(mode="json", by_alias=True)
+    said = describe_arm(training.model_dump(mode="json", by_alias=True), control)
+    assert said == (
+        "rewards 1 · reading + 20 · caption, through the last 3 of 8 sampling steps, guidance 2, tuned text tower,"
+        " judged by another sample's caption; parts = ['text_encoder'] (control: ['denoiser'])"
+    )
+    direct = Training.model_validate({"reward": {"weights": {"reading": 1.0}, "method": "direct"}})
+    assert describe_arm(direct.model_dump(mode="json", by_alias=True), control) == (
+        "rewards 1 · reading, on one prediction from noisy real pictures"
+    )
 
 
 def test_arms_are_described_from_their_configuration():

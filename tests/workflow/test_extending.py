@@ -119,6 +119,13 @@ def test_a_loss_trains_two_steps(after):
     assert all(row["loss_aux"] > 0 and row["grad_norm_aux"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize("after", [["A reward"]], indirect=True)
+def test_a_reward_trains_two_steps(after):
+    rows = read_jsonl(after / "results/contrast/runs/contrast/seed0/metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1]
+    assert all(row["rewards"]["contrast"] == -row["loss_total"] > 0 and row["grad_norm"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize("after", [["A judge"]], indirect=True)
 def test_a_judge_reads_images(after):
     rows = read_jsonl(after / "results/crispness/ocr/template/ceiling_render/held_out.jsonl")
