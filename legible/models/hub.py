@@ -107,7 +107,7 @@ def pinned_sections(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def sources(config: dict[str, Any]) -> dict[str, dict[str, str | None] | None]:
-    """Path and commit (None for a folder) of the model and of the CLIPs that are looked with; `clip` is there always."""
+    """Path and commit (None for a folder) of the model and of the CLIPs that are looked with; `clip` always."""
     opened = opened_from_hub(config["training"])
     about = {name: {"path": config[name].path, "revision": config[name].revision} for name in opened}
     return {"clip": None} | about

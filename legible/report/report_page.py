@@ -142,6 +142,10 @@ def limits(experiment: Experiment) -> list[str]:
             f"With {listed(strong)} the auxiliary gradient is longer than the diffusion loss's (table of costs): what "
             "is shown holds for trainings that mostly follow the auxiliary loss."
         )
+    found.append(
+        "Where losses, weights or arms were chosen on these prompts, as those of the default experiment were, the "
+        "numbers flatter them; only other prompts can confirm them."
+    )
     if any(map(is_placebo, experiment.arms)):
         found.append(PLACEBO)
     if experiment.drift is None:

@@ -6,6 +6,7 @@ noise and levels per seed: they differ in the loss and in nothing else.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,27 +54,16 @@ def train(
         anchor = backward_anchor(task, step)
         norm = full(torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)).item()
 
-        diffusion, auxiliary = mean([row.diffusion for row in rows]), mean([row.aux for row in rows])
-        total = diffusion + (0.0 if auxiliary is None else weight * auxiliary)
-        total += 0.0 if anchor is None else training.anchor.weight * anchor
-        session.check_finite(step, total, norm)
+        found = losses_of(task, rows, weight, anchor)
+        session.check_finite(step, found["loss_total"], norm)
         take_step(session.optimizer, learning_rate, task.seed, step)
         session.optimizer.zero_grad(set_to_none=True)
         session.average_weights()
-        if auxiliary is not None:
-            balance.observe_losses(diffusion, auxiliary)
-        sigma = torch.cat([row.sigma for row in rows])
+        if found["loss_aux"] is not None:
+            balance.observe_losses(found["loss_diffusion"], found["loss_aux"])
         session.log.write(
             step=step,
-            loss_total=total,
-            loss_diffusion=None if task.rewards else diffusion,
-            rewards={name: mean([row.rewards[name] for row in rows]) for name in task.rewards} or None,
-            loss_aux=auxiliary,
-            loss_anchor=anchor,
-            sigma_mean=sigma.mean().item() if len(sigma) else None,
-            sigma_diffusion=by_sigma(sigma, torch.cat([row.per_sample for row in rows])),
-            sigma_aux=by_sigma(sigma, torch.cat([row.weighted for row in rows])),
-            **{"lambda": weight if auxiliary is not None else None},
+            **found,
             grad_norm_diffusion=norms and norms[0],
             grad_norm_aux=norms and norms[1],
             grad_cosine=norms and norms[2],
@@ -83,6 +73,29 @@ def train(
         )
         session.keep(step, stopping)
     return session.weights()
+
+
+def losses_of(task: Task, rows: list[Losses], weight: float, anchor: float | None) -> dict[str, Any]:
+    """A step's losses as its log has them, from all its forward passes; with rewards, −Σ γ·R is no diffusion loss."""
+    diffusion, auxiliary = mean([row.diffusion for row in rows]), mean([row.aux for row in rows])
+    total = diffusion + (0.0 if auxiliary is None else weight * auxiliary)
+    total += 0.0 if anchor is None else task.training.anchor.weight * anchor
+    sigma = torch.cat([row.sigma for row in rows])
+    return {
+        "loss_total": total,
+        "loss_diffusion": None if task.rewards else diffusion,
+        **(
+            {"rewards": {name: mean([row.rewards[name] for row in rows]) for name in task.rewards}}
+            if task.rewards
+            else {}
+        ),
+        "loss_aux": auxiliary,
+        "loss_anchor": anchor,
+        "sigma_mean": sigma.mean().item() if len(sigma) else None,
+        "sigma_diffusion": by_sigma(sigma, torch.cat([row.per_sample for row in rows])),
+        "sigma_aux": by_sigma(sigma, torch.cat([row.weighted for row in rows])),
+        "lambda": weight if auxiliary is not None else None,
+    }
 
 
 def mean(values: list[float | None]) -> float | None:

@@ -360,6 +360,7 @@ def test_limits_follow_the_configuration_and_the_training(results):
     )
     assert "Independent judges: RapidOCR." in text
     assert "placebo" not in text
+    assert "only other prompts can confirm them" in text
     assert "auxiliary gradient is longer" not in text
     raw = {"ocr": {"rapidocr": {"detect": True}, "easyocr": None}, "seeds": [0]}
     strong = {"diffusion_only": float("nan"), "clip_region": 16.0, "x_shuffled": float("nan")}
