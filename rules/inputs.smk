@@ -8,6 +8,7 @@ def arm_config(wildcards):
     return as_json(
         model=part("model"),
         **{name: part(name) if name in critics else {} for name in ("clip", "reader", "caption_clip")},
+        **{name: part(name) for name in critics if name in ("aesthetic", "pickscore", "hps")},
         training=training.model_dump(mode="json", by_alias=True),
         generation=part("generation", "steps"),
     )

@@ -9,7 +9,7 @@ from legible.config.figures import Figures
 from legible.config.judges import NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
-from legible.config.rewards import CaptionClip
+from legible.config.rewards import Aesthetic, CaptionClip, Hps, PickScore, critics_of
 from legible.config.section import Name, Natural, Section
 from legible.config.training import Anchor, Training
 from legible.errors import describe
@@ -28,6 +28,9 @@ class Config(Section):
     clip: Clip = Clip()
     reader: Reader = Reader()
     caption_clip: CaptionClip = CaptionClip()
+    aesthetic: Aesthetic | None = Field(None, description="e.g. {path: models/aesthetic}: what its reward judges with")
+    pickscore: PickScore | None = Field(None, description="e.g. {path: models/pickscore}")
+    hps: Hps | None = Field(None, description="e.g. {path: models/hps}")
     segmenter: Segmenter = Segmenter()
     prompt_sets: dict[Name, PromptSet] = Field(
         {"held_out": PromptSet(path="resources/prompts/held_out.jsonl")},
@@ -103,6 +106,10 @@ class Config(Section):
         training = self.arm(name)
         if name != "diffusion_only" and training.aux.loss != "none" and training.aux.lambda_aux == 0:
             raise ValueError(f"arms.{name}.aux.lambda: 0, so its loss is never heard; set it above 0, or loss: none")
+        if missing := [critic for critic in critics_of(training.heard) if getattr(self, critic, critic) is None]:
+            raise ValueError(
+                f"arms.{name}: its reward judges with {missing[0]}; set {missing[0]}.path to where it lies"
+            )
         if training.aux.weights and training.aux.every > training.steps:
             raise ValueError(
                 f"arms.{name}.aux.every: {training.aux.every}, but there are {training.steps} steps: its loss is never "

@@ -32,6 +32,9 @@ CRITICS = {
     "reader": Critic("legible.models.reader", ("easyocr",)),
     "segmenter": Critic("legible.models.segmenter"),
     "caption_clip": Critic("legible.models.caption_clip", ("transformers",)),
+    "aesthetic": Critic("legible.models.aesthetic", ("transformers",)),
+    "pickscore": Critic("legible.models.caption_clip", ("transformers",)),
+    "hps": Critic("legible.models.hps", ("open_clip_torch",)),
 }
 LOSSES = {
     "clip_region": Loss("legible.losses.clip_region", ("clip",)),

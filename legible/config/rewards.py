@@ -4,7 +4,7 @@ A new reward is one entry in `REWARDS` and its module.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,7 +14,11 @@ from legible.config.section import NonNegative, Positive, PositiveFloat, Section
 REWARDS = {
     "reading": Loss("legible.rewards.reading", ("reader",)),
     "caption": Loss("legible.rewards.caption", ("caption_clip",)),
+    "aesthetic": Loss("legible.rewards.aesthetic", ("aesthetic",)),
+    "pickscore": Loss("legible.rewards.pickscore", ("pickscore",)),
+    "hps": Loss("legible.rewards.hps", ("hps",)),
 }
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 HEARD = LOSSES | REWARDS  # all that an arm can listen to
 
 
@@ -28,6 +32,30 @@ class CaptionClip(Section):
 
     path: str = Field("resources/nano/caption_clip", description="local folder of a CLIPModel, or a hub id")
     revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
+
+
+class Aesthetic(Section):
+    """The aesthetic predictor v2: five linear layers on the features of a CLIP (Apache-2.0; nominally 1 … 10)."""
+
+    path: str = Field(description="local folder of its CLIPModel (CLIP-L/14), with the layers' file in it")
+    head: str = Field("sac+logos+ava1-l14-linearMSE.pth", description="the layers' file: .pth or .safetensors")
+    sha256: Sha256 | None = Field(None, description="of that file; null = not checked (run.json has it in any case)")
+
+
+class PickScore(Section):
+    """PickScore: a CLIP trained on people's choices between pictures."""
+
+    path: str = Field(description="local folder of a CLIPModel and its tokenizer, or a hub id")
+    revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
+
+
+class Hps(Section):
+    """Human Preference Score v2 or v2.1: an open_clip CLIP (Apache-2.0). The two versions' scores do not compare."""
+
+    path: str = Field(description="local folder with the weights' file in it")
+    weights: str = Field("HPS_v2_compressed.pt", description="the weights' file: .pt or .safetensors")
+    model: str = Field("ViT-H-14", description="open_clip's name of the architecture; local = path's own configuration")
+    sha256: Sha256 | None = Field(None, description="of that file; null = not checked (run.json has it in any case)")
 
 
 class Reward(Section):

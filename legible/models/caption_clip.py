@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
-from legible.config import CaptionClip
+from legible.config import CaptionClip, PickScore
 from legible.errors import UserError
 from legible.models.hub import clip_folder
 from legible.models.opening import first_line
@@ -20,7 +20,7 @@ class OpenedCaptionClip:
     tokenizer: PreTrainedTokenizerBase
 
 
-def open_critic(section: CaptionClip, cache: Path, device: torch.device) -> OpenedCaptionClip:
+def open_critic(section: CaptionClip | PickScore, cache: Path, device: torch.device) -> OpenedCaptionClip:
     """Open it from a local folder or a pinned hub revision (safetensors, no remote code); `cache` is not used.
 
     Raises:

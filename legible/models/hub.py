@@ -11,10 +11,10 @@ from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from legible.config import CaptionClip, Clip, Model, Training, critics_of
+from legible.config import CaptionClip, Clip, Model, PickScore, Training, critics_of
 from legible.errors import UserError
 
-Place = TypeVar("Place", Model, Clip, CaptionClip)
+Place = TypeVar("Place", Model, Clip, CaptionClip, PickScore)
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Kind:
     files: tuple[str, ...] = ()  # weights without pickles, configuration, tokenizer
 
 
+TRANSFORMERS = ("model*.safetensors", "*.json", "*.txt", "*.jinja")
 KINDS = {
     "model": Kind("model_index.json", "diffusers"),
     "clip": Kind("open_clip_config.json", "open_clip", ("open_clip_model.safetensors", "*.json", "*.txt", "*.jinja")),
-    "caption_clip": Kind("config.json", "transformers", ("model*.safetensors", "*.json", "*.txt", "*.jinja")),
+    "caption_clip": Kind("config.json", "transformers", TRANSFORMERS),
+    "pickscore": Kind("config.json", "transformers", TRANSFORMERS),
 }
-SECTIONS = {Model: "model", Clip: "clip", CaptionClip: "caption_clip"}
+SECTIONS = {Model: "model", Clip: "clip", CaptionClip: "caption_clip", PickScore: "pickscore"}
 
 
 def pinned(place: Place) -> Place:
@@ -78,7 +80,7 @@ def commit(path: str, revision: str | None, section: str = "model") -> str:
     return found
 
 
-def clip_folder(clip: Clip | CaptionClip) -> Path:
+def clip_folder(clip: Clip | CaptionClip | PickScore) -> Path:
     """The folder with the files of a CLIP: the local one, or the hub's at the pinned commit, without pickled weights.
 
     Raises:
@@ -98,7 +100,7 @@ def clip_folder(clip: Clip | CaptionClip) -> Path:
 
 def opened_from_hub(training: Training) -> list[str]:
     """The sections whose models a training opens from a folder or the hub: the model, and CLIPs that it looks with."""
-    return ["model", *(name for name in ("clip", "caption_clip") if name in critics_of(training.heard))]
+    return ["model", *(name for name in KINDS if name in critics_of(training.heard))]
 
 
 def pinned_sections(config: dict[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,21 @@ MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 
 def clip_pixels(images: Tensor, side: int) -> Tensor:
     """Images [B, 3, H, W] in −1 … 1 as CLIP takes them: [B, 3, side, side], bicubic, by its mean and deviation.
 
-    Antialiased as Pillow does it, on which these networks were trained; not clamped, which would kill gradients.
+    Antialiased as Pillow does it, on which these networks were trained; not clamped, which would kill gradients. What
+    is not square is squeezed, where transformers' own processor would cut its sides off.
     """
+    return normalized(resized(images, (side, side)))
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images [B, 3, H, W] at another size (height, width)."""
+    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def normalized(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in −1 … 1 by CLIP's mean and deviation."""
     mean, deviation = (images.new_tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
-    resized = F.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
-    return ((resized + 1) / 2 - mean) / deviation
+    return ((images + 1) / 2 - mean) / deviation
 
 
 def image_features(model: CLIPModel, images: Tensor) -> Tensor:

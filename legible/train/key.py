@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from legible.config import HEARD, critics_of
+from legible.config import CRITICS, HEARD, critics_of
 from legible.io import file_hashes, sha256_file, sha256_json
 from legible.models.spec import spec_of
 from legible.provenance import placeless
@@ -22,7 +22,7 @@ def used_files(config: dict[str, Any], segmenter: Path | None, anchor: Path | No
     roles += ["text"] if training.text_trained else []
     reader = config["reader"]
     # EasyOCR's own networks lie together in one folder, a user network in its own.
-    folders = {name: config[name].path for name in ("clip", "caption_clip") if name in config}
+    folders = {name: section.path for name, section in config.items() if name in CRITICS and hasattr(section, "path")}
     folders["reader"] = reader.models if reader.network == "standard" else reader.network
     heard = [critic for critic in critics_of(training.heard) if folders.get(critic)]
     single = {"segmenter": segmenter, "anchor": anchor, "assistant": assistant_file(training)}

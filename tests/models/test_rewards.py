@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from legible.config import REWARDS, Reader, Reward
+from legible.config import Reader, Reward
 from legible.errors import UserError
 from legible.models.caption_clip import OpenedCaptionClip
 from legible.models.reader import OpenedReader, open_reader
@@ -21,6 +21,7 @@ from legible.rewards.reward import build_rewards, score
 
 PROMPTS = ['a sign that says "OPEN" in red letters on white', 'a board that reads "47" in bold blue letters on white',
            "two red circles on white"]  # fmt: skip
+OURS = ["reading", "caption"]  # those of others: test_published_rewards.py
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def pictures(count: int = 3, seed: int = 0) -> Tensor:
 
 
 def rewards_of(critics: dict, tuned=None, **settings):
-    return build_rewards(Reward.model_validate({"weights": dict.fromkeys(REWARDS, 1.0), **settings}), critics, tuned)
+    return build_rewards(Reward.model_validate({"weights": dict.fromkeys(OURS, 1.0), **settings}), critics, tuned)
 
 
 def test_a_permuted_batch_permutes_the_scores(critics):
@@ -46,7 +47,7 @@ def test_a_permuted_batch_permutes_the_scores(critics):
         straight = score(rewards, pictures(), PROMPTS)
         permuted = score(rewards, pictures()[order], [PROMPTS[i] for i in order])
         single = score(rewards, pictures()[1:2], PROMPTS[1:2])
-    assert straight.keys() == REWARDS.keys()
+    assert list(straight) == OURS
     for name, values in straight.items():
         assert values.shape == (3,)
         torch.testing.assert_close(permuted[name], values[order])
@@ -54,7 +55,7 @@ def test_a_permuted_batch_permutes_the_scores(critics):
         assert values.std() > 0
 
 
-@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("name", OURS)
 def test_the_gradient_is_that_of_finite_differences(critics, name):
     """In float64, where differences are exact enough."""
     exact = copy.deepcopy(critics)
