@@ -13,6 +13,10 @@ FOLDERS = (
     "fonts.folders.*",
     "model.path",
     "clip.path",
+    "caption_clip.path",
+    "aesthetic.path",
+    "pickscore.path",
+    "hps.path",
     "reader.network",
     "reader.models",
     "ocr.*.network",
@@ -20,7 +24,9 @@ FOLDERS = (
     "ocr.*.data",
     "benchmarks",
 )
-HUB = {"model.path": "diffusers", "clip.path": "open_clip"}  # a hub id will do, too → the format of a folder
+HUB = {"model.path": "diffusers", "clip.path": "open_clip"} | dict.fromkeys(
+    ("caption_clip.path", "pickscore.path"), "transformers"
+)  # a hub id will do, too → the format of a folder
 STANDARD = "standard"  # a network that its package knows by this name
 
 
