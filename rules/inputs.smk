@@ -19,6 +19,17 @@ def arm_code(wildcards):
     return decides_training(CONFIG.model, CONFIG.arm(wildcards.arm))
 
 
+def arm_start(wildcards):
+    """run.json of the run from whose weights an arm goes on."""
+    start = CONFIG.arm(wildcards.arm).start
+    return [str(Path(RESULTS, Run(start, int(wildcards.seed)).folder, "run.json"))] if start else []
+
+
+def start_option(wildcards, input):
+    """`--start FOLDER`, or nothing."""
+    return ["--start", str(Path(input.start).parent / "weights")] if input.start else []
+
+
 def arm_models(wildcards):
     """Files of the base model, the assistant LoRA and, for an auxiliary loss, of what it looks with."""
     training = CONFIG.arm(wildcards.arm)

@@ -99,6 +99,7 @@ rule train_arm:
         models=arm_models,
         segmenter=arm_segmenter,
         anchor=arm_anchor,
+        start=arm_start,
     output:
         weights=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/weights"),
         snapshots=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/snapshots"),
@@ -121,14 +122,14 @@ rule train_arm:
         folder=output_folder,
         segmenter=segmenter_option,
         anchor=anchor_option,
+        start=start_option,
         checkpoints=f"{RESULTS}/checkpoints",
         reader_cache=f"{RESULTS}/cache/ocr/reader",
         code=arm_code,
     shell:
         '{params.launcher:q} "$LEGIBLE"/scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm:q} --seed {wildcards.seed:q}'
-        " --cache {input.cache:q} {params.segmenter:q} {params.anchor:q} --reader-cache {params.reader_cache:q}"
-        " --checkpoints {params.checkpoints:q}"
-        " --output-dir {params.folder:q} 2>&1 | tee {log:q}"
+        " --cache {input.cache:q} {params.segmenter:q} {params.anchor:q} {params.start:q} --reader-cache {params.reader_cache:q}"
+        " --checkpoints {params.checkpoints:q} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule preflight:

@@ -26,7 +26,7 @@ from legible.train.key import run_key, used_files
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
-from legible.train.prepare import open_for_training
+from legible.train.prepare import data_from, open_for_training
 from legible.train.reward import tuned_encoder
 from legible.train.session import Place, Task
 
@@ -42,6 +42,7 @@ def main() -> None:
         "--reader-cache", type=Path, default=Path("results/cache/ocr/reader"), help="folder for the ctc loss's network"
     )
     parser.add_argument("--segmenter", type=Path, help="latent segmenter of the char_segmentation loss")
+    parser.add_argument("--start", type=Path, help="folder of the weights from which it goes on")
     parser.add_argument("--anchor", type=Path, help="trajectories of the base model for the velocity anchor")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder that outlives a failed attempt")
     parser.add_argument("--output-dir", type=Path, required=True)
@@ -50,8 +51,8 @@ def main() -> None:
         sections(arguments.config, "model", "clip", "reader", "caption_clip", "training", "generation")
     )
     training = config["training"]
-    data = load_training_data(arguments.cache)
-    files = used_files(config, arguments.segmenter, arguments.anchor)
+    data, start = load_training_data(arguments.cache), arguments.start
+    files = used_files(config, arguments.segmenter, arguments.anchor, start)
     key = run_key(config, arguments.seed, data.key, files, decides_training(config["model"], training))
     folder = arguments.checkpoints / f"{Run(arguments.arm, arguments.seed)}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
@@ -62,7 +63,8 @@ def main() -> None:
         training = group.agree(settle_checkpointing(config["model"], training, *size, free_bytes()))
         if device.type == "cuda":  # on the CPU: `snakemake preflight`
             check_memory(plan(config["model"], training, *size), free_bytes(), training)
-        model, parameters, assistant, total = open_for_training(config["model"], training, arguments.seed, group)
+        model, parameters, assistant, total = open_for_training(config["model"], training, arguments.seed, group, start)
+        data = data_from(config["model"], training, data, start)
         places = config | {"segmenter": arguments.segmenter}
         critics = open_critics(critics_of(training.heard), places, arguments.reader_cache, model.device)
         aux = open_aux_loss(training.aux, critics, data.texts)
@@ -83,10 +85,11 @@ def main() -> None:
     if group.sharded:  # the other processes hold the rest of it
         model = open_model(config["model"], ("denoiser",))
     (arguments.output_dir / "snapshots").mkdir(parents=True, exist_ok=True)
-    keep_weights(model, assistant.removed_from(weights), training, arguments.output_dir / "weights")
+    keep_weights(model, assistant.removed_from(weights), training, arguments.output_dir / "weights", start)
     for step in training.snapshots:
         snapshot = assistant.removed_from(load_tensors(folder / f"snapshot-{step}.safetensors", "the snapshot")[0])
-        keep_weights(model, snapshot, training, arguments.output_dir / Run(arguments.arm, arguments.seed, step).weights)
+        place = arguments.output_dir / Run(arguments.arm, arguments.seed, step).weights
+        keep_weights(model, snapshot, training, place, start)
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
     last = (folder / "metrics.jsonl").read_text().splitlines()[-1]

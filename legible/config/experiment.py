@@ -106,6 +106,7 @@ class Config(Section):
         training = self.arm(name)
         if name != "diffusion_only" and training.aux.loss != "none" and training.aux.lambda_aux == 0:
             raise ValueError(f"arms.{name}.aux.lambda: 0, so its loss is never heard; set it above 0, or loss: none")
+        self.check_start(name)
         if missing := [critic for critic in critics_of(training.heard) if getattr(self, critic, critic) is None]:
             raise ValueError(
                 f"arms.{name}: its reward judges with {missing[0]}; set {missing[0]}.path to where it lies"
@@ -117,6 +118,18 @@ class Config(Section):
             )
         if "lora" in self.arms[name] and training.method != "lora":
             raise ValueError(f"arms.{name}.lora: method is {training.method}; set method: lora, or leave lora out")
+
+    def check_start(self, name: str) -> None:
+        """An arm may go on from another one that leaves full weights, and not in a circle."""
+        seen = [name]
+        while start := self.arm(seen[-1]).start:
+            if start not in self.arms:
+                raise ValueError(f"arms.{seen[-1]}.start: no arm is called '{start}'; there are {', '.join(self.arms)}")
+            if start in seen:
+                raise ValueError(f"arms.{name}.start: {' → '.join([*seen, start])} is a circle")
+            if self.arm(start).method != "full":
+                raise ValueError(f"arms.{seen[-1]}.start: '{start}' leaves adapters; set method: full there")
+            seen.append(start)
 
     def arm(self, name: str) -> Training:
         """The training section as arm `name` overrides it, validated."""

@@ -165,6 +165,10 @@ class Training(Section):
         description="what is trained: denoiser, text_encoder, or both (text_encoder_2 … too)",
         min_length=1,
     )
+    start: str | None = Field(
+        None,
+        description="another arm, from whose finished weights (same seed) this one goes on; null = the base",
+    )
     modules: tuple[str, ...] | None = Field(
         None, description="prefixes of the denoiser's parameters to train when method is full; null = all its blocks"
     )
@@ -224,6 +228,10 @@ class Training(Section):
             raise ValueError("assistant_lora: the recorded base is without it; set anchor.reference: adapter_off")
         if self.reward.weights and self.aux.weights:
             raise ValueError("reward.weights: an arm has rewards or an auxiliary loss; set aux.lambda: 0")
+        if self.start and (self.method != "full" or self.assistant_lora):
+            raise ValueError("start: adapters need the base beneath them; set method: full, and no assistant_lora")
+        if self.start and self.anchor.weight:
+            raise ValueError("start: the velocity anchor holds to the base, not to another arm; set anchor.weight: 0")
         if self.reward.weights and self.sharded:
             raise ValueError("parallel: shard cannot sample; with rewards choose replicate")
         return self

@@ -137,11 +137,20 @@ def described(settings: LoraConfig) -> dict[str, Any]:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.to_dict().items()}
 
 
-def keep_weights(model: Family, weights: dict[str, Tensor], training: Training, folder: Path) -> None:
-    """`save_weights` into a folder that appears whole or not at all."""
+def keep_weights(
+    model: Family, weights: dict[str, Tensor], training: Training, folder: Path, start: Path | None = None
+) -> None:
+    """`save_weights` into a folder that appears whole or not at all.
+
+    Args:
+        start: the weights from which the training went on; components that it did not train are taken along.
+    """
     partial = folder.with_name(f".{folder.name}-partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_weights(model, weights, training, partial)
+    for component in start.iterdir() if start else ():
+        if not (partial / component.name).exists():
+            shutil.copytree(component, partial / component.name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(folder)

@@ -10,11 +10,14 @@ from legible.provenance import placeless
 from legible.train.assistant import assistant_file
 
 
-def used_files(config: dict[str, Any], segmenter: Path | None, anchor: Path | None) -> dict[str, Any]:
+def used_files(
+    config: dict[str, Any], segmenter: Path | None, anchor: Path | None, start: Path | None = None
+) -> dict[str, Any]:
     """SHA-256 of every file that a training reads besides the cache: of the model, its critics, anchor, assistant.
 
     Args:
         config: the sections model, clip, reader, training.
+        start: folder of the weights from which it goes on.
     """
     training, model, spec = config["training"], config["model"], spec_of(config["model"].family)
     roles = ["denoiser", "scheduler"]
@@ -30,6 +33,7 @@ def used_files(config: dict[str, Any], segmenter: Path | None, anchor: Path | No
         "model": file_hashes(Path(model.path), *spec.folders(*roles)),
         **{critic: file_hashes(Path(folders[critic])) for critic in heard},
         **{name: sha256_file(path) for name, path in single.items() if path is not None},
+        **({"start": file_hashes(start, *sorted(path.name for path in start.iterdir()))} if start else {}),
     }
 
 

@@ -1,12 +1,17 @@
 """The model of a run, opened and made ready to be trained: what is trained, what is frozen, and where it lies."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 
 from legible.config import HEARD, Model, Training
-from legible.models.family import Family, empty_model, open_model
+from legible.models.family import Family, embed_prompts, empty_model, open_model
 from legible.models.opening import DTYPES
+from legible.models.spec import spec_of
 from legible.train.adapters import select_parameters
 from legible.train.assistant import Assistant, merge_assistant
+from legible.train.data import TrainingData
 from legible.train.group import Group, shard
 
 
@@ -21,15 +26,27 @@ def roles_of(training: Training) -> tuple[str, ...]:
     )
 
 
+def data_from(model: Model, training: Training, data: TrainingData, start: Path | None) -> TrainingData:
+    """The data as training starts: of a start with a tuned text encoder that is not trained on, what *it* says."""
+    tuned = start and any((start / folder).is_dir() for folder in spec_of(model.family).text_encoders)
+    if not tuned or training.text_trained:
+        return data
+    said = embed_prompts(model, [*data.captions, ""], training.threads, start)
+    return replace(data, conditioning=said.pick(range(len(data.captions))), empty=said.pick([len(data.captions)]))
+
+
 def open_for_training(
-    model: Model, training: Training, seed: int, group: Group
+    model: Model, training: Training, seed: int, group: Group, start: Path | None = None
 ) -> tuple[Family, dict[str, torch.nn.Parameter], Assistant, int]:
     """The opened model, its trained parameters by name, what was merged, and the number of the base's parameters.
+
+    Args:
+        start: folder of the weights from which it goes on; None = the base's.
 
     Raises:
         UserError: the model cannot be opened, or what is to be trained matches nothing.
     """
-    opened = open_model(model, roles_of(training), training.threads, quantization=training.quantization)
+    opened = open_model(model, roles_of(training), training.threads, start, training.quantization)
     parameters = select_parameters(opened, training, seed)
     assistant = merge_assistant(opened, training)
     opened.use_attention(training.attention, training.ragged)

@@ -4,19 +4,21 @@ import json
 
 import pytest
 import torch
-from training import Killed, equal, killed_at, metrics, model_of, settings, small_data
+from training import Killed, equal, killed_at, metrics, model_of, same_conditioning, settings, small_data
 from transformers import CLIPTextModel
 
-from legible.config import Reader, Training
+from legible.config import Config, Reader, Training
 from legible.errors import UserError
 from legible.models.family import ROLES, Family, open_model
 from legible.models.reader import open_reader
 from legible.rewards.reward import build_rewards
 from legible.seeds import stateless_generator
 from legible.train import session
-from legible.train.adapters import save_weights, select_parameters
+from legible.train.adapters import keep_weights, save_weights, select_parameters
 from legible.train.data import TrainingData
+from legible.train.group import ALONE
 from legible.train.loop import train
+from legible.train.prepare import data_from, open_for_training
 from legible.train.reward import reward_pass, tuned_encoder
 from legible.train.session import Place, Task
 
@@ -176,3 +178,54 @@ def test_a_text_that_the_reader_does_not_know_is_named(stable_diffusion, reader)
     with pytest.raises(UserError, match="does not know the character"):
         losses_of(task_of(stable_diffusion, strange, rewarded(2.0), reader))
     json.dumps(rewarded(2.0).model_dump(mode="json", by_alias=True))
+
+
+def test_the_denoiser_goes_on_from_a_tuned_encoder_and_leaves_it_alone(family, reader, tmp_path):
+    """TextCraftor's second stage: T_φ frozen, its words instead of the cache's, both parts in what is saved."""
+    folder, data, guidance = family
+    first = rewarded(guidance)
+    task = task_of(folder, data, first, reader)
+    keep_weights(task.model, run(task, tmp_path / "one"), first, tmp_path / "first")
+    start, second = tmp_path / "first", rewarded(guidance, ["denoiser"])
+    model, parameters, _, _ = open_for_training(model_of(folder), second, 0, ALONE, start)
+    own = data_from(model_of(folder), second, data, start)
+    captions = [*data.captions, ""]
+    tuned = open_model(model_of(folder), ("text",), weights=start).encode_prompts(captions)
+    assert not same_conditioning(own.conditioning, data.conditioning)
+    assert same_conditioning(own.conditioning, tuned.pick(range(len(data.captions))))
+    assert same_conditioning(own.empty, tuned.pick([len(data.captions)]))
+    rewards = build_rewards(second.reward, {"reader": reader}, tuned_encoder(model, second))
+    assert tuned_encoder(model, second) is None
+    weights = run(Task(model, parameters, own, second, model.level_grid(8), None, None, 0, rewards), tmp_path / "two")
+    keep_weights(model, weights, second, tmp_path / "second", start)
+    assert {path.name for path in (tmp_path / "second").iterdir()} == set(model.spec.folders("denoiser")) | {
+        "text_encoder"
+    }
+    for file in (start / "text_encoder").iterdir():
+        assert file.read_bytes() == (tmp_path / "second" / "text_encoder" / file.name).read_bytes()
+    opened = open_model(model_of(folder), ROLES, weights=tmp_path / "second")
+    assert equal(dict(opened.module("denoiser").named_parameters()), dict(model.module("denoiser").named_parameters()))
+
+
+def test_a_trained_encoder_that_goes_on_keeps_the_caches_words_for_the_first_steps(family, reader, tmp_path):
+    folder, data, guidance = family
+    training = rewarded(guidance)
+    task = task_of(folder, data, training, reader)
+    keep_weights(task.model, run(task, tmp_path / "one"), training, tmp_path / "first")
+    assert data_from(model_of(folder), training, data, tmp_path / "first") is data
+    assert data_from(model_of(folder), rewarded(guidance, ["denoiser"]), data, None) is data
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ({"b": {"start": "nobody"}}, r"arms\.b\.start: no arm is called 'nobody'; there are diffusion_only, b"),
+        ({"b": {"start": "c"}, "c": {"start": "b"}}, r"arms\.b\.start: b → c → b is a circle"),
+        ({"b": {"start": "c"}, "c": {"method": "lora"}}, r"arms\.b\.start: 'c' leaves adapters"),
+        ({"b": {"start": "diffusion_only", "method": "lora"}}, "start: adapters need the base beneath them"),
+        ({"b": {"start": "diffusion_only", "anchor": {"weight": 1.0}}}, "start: the velocity anchor holds to the base"),
+    ],
+)
+def test_a_start_that_cannot_be_gone_on_from_is_refused(arms, message):
+    with pytest.raises(ValueError, match=message):
+        Config.model_validate({"arms": {"diffusion_only": {}} | arms})
