@@ -7,8 +7,8 @@ def arm_config(wildcards):
     critics = critics_of(training.heard)
     return as_json(
         model=part("model"),
-        **{name: part(name) if name in critics else {} for name in ("clip", "reader", "caption_clip")},
-        **{name: part(name) for name in critics if name in ("aesthetic", "pickscore", "hps")},
+        **{name: part(name) if name in critics else {} for name in ("clip", "reader")},
+        **{name: part(name) for name in critics if name not in ("clip", "reader", "segmenter")},
         training=training.model_dump(mode="json", by_alias=True),
         generation=part("generation", "steps"),
     )
@@ -27,7 +27,7 @@ def arm_start(wildcards):
 
 def start_option(wildcards, input):
     """`--start FOLDER`, or nothing."""
-    return ["--start", str(Path(input.start).parent / "weights")] if input.start else []
+    return ["--start", str(Path(str(input.start)).parent / "weights")] if input.start else []
 
 
 def arm_models(wildcards):

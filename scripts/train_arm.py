@@ -47,9 +47,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder that outlives a failed attempt")
     parser.add_argument("--output-dir", type=Path, required=True)
     arguments = parser.parse_args()
-    config = pinned_sections(
-        sections(arguments.config, "model", "clip", "reader", "caption_clip", "training", "generation")
-    )
+    config = pinned_sections(sections(arguments.config, "model", "clip", "reader", "training", "generation"))
     training = config["training"]
     data, start = load_training_data(arguments.cache), arguments.start
     files = used_files(config, arguments.segmenter, arguments.anchor, start)

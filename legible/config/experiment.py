@@ -27,7 +27,9 @@ class Config(Section):
     model: Model = Model()
     clip: Clip = Clip()
     reader: Reader = Reader()
-    caption_clip: CaptionClip = CaptionClip()
+    caption_clip: CaptionClip | None = Field(
+        None, description="e.g. {path: resources/nano/caption_clip}: what the reward `caption` judges with"
+    )
     aesthetic: Aesthetic | None = Field(None, description="e.g. {path: models/aesthetic}: what its reward judges with")
     pickscore: PickScore | None = Field(None, description="e.g. {path: models/pickscore}")
     hps: Hps | None = Field(None, description="e.g. {path: models/hps}")

@@ -30,7 +30,7 @@ def critics_of(names: Iterable[str]) -> list[str]:
 class CaptionClip(Section):
     """The CLIP of whole pictures and captions, in transformers' format: of the `caption` reward."""
 
-    path: str = Field("resources/nano/caption_clip", description="local folder of a CLIPModel, or a hub id")
+    path: str = Field(description="local folder of a CLIPModel and its tokenizer, or a hub id")
     revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
 
 

@@ -149,7 +149,7 @@ def keep_weights(
     shutil.rmtree(partial, ignore_errors=True)
     save_weights(model, weights, training, partial)
     for component in start.iterdir() if start else ():
-        if not (partial / component.name).exists():
+        if component.is_dir() and not (partial / component.name).exists():  # Snakemake leaves a file of its own beside
             shutil.copytree(component, partial / component.name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)

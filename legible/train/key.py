@@ -33,7 +33,11 @@ def used_files(
         "model": file_hashes(Path(model.path), *spec.folders(*roles)),
         **{critic: file_hashes(Path(folders[critic])) for critic in heard},
         **{name: sha256_file(path) for name, path in single.items() if path is not None},
-        **({"start": file_hashes(start, *sorted(path.name for path in start.iterdir()))} if start else {}),
+        **(
+            {"start": file_hashes(start, *sorted(path.name for path in start.iterdir() if path.is_dir()))}
+            if start
+            else {}
+        ),
     }
 
 

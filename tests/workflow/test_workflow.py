@@ -196,3 +196,34 @@ def test_a_number_that_snakemake_turned_into_text_is_explained(project):
     said = project.snakemake("--dry-run", "--config", 'training={"steps": 3}', check=False)
     assert "training.steps: '3' is a string, a number is needed" in said
     assert "give it in a file (--configfile) instead of --config" in said
+
+
+def test_arms_are_trained_by_rewards_and_go_on_from_one_another(project):
+    reward = {"weights": {"reading": 1.0}, "steps": 2, "last": 1}
+    arms = {
+        "clip_region": None,
+        "reading": {"parts": ["text_encoder"], "reward": reward},
+        "both": {"start": "reading", "parts": ["denoiser"], "reward": reward},
+    }
+    overlay = project.folder / "rewards.yaml"
+    overlay.write_text(yaml.safe_dump({"experiment": "rewards", "arms": arms}))
+    targets = ["report", "figures", "--configfile", "rewards.yaml"]
+    project.snakemake(*targets)
+    results = project.folder / "results" / "rewards"
+    first, second = (results / "runs" / arm / "seed0" / "weights" for arm in ("reading", "both"))
+    assert {path.name for path in first.iterdir()} == {"text_encoder"}
+    assert {path.name for path in second.iterdir()} == {"text_encoder", "transformer"}
+    encoders = [load_file(folder / "text_encoder" / "model.safetensors") for folder in (first, second)]
+    assert all(torch.equal(value, encoders[1][name]) for name, value in encoders[0].items())
+    pictures = [results / "images" / f"{arm}-seed0" / "short" for arm in ("reading", "both")]
+    same = [path.read_bytes() == (pictures[1] / path.name).read_bytes() for path in pictures[0].glob("*.png")]
+    assert len(same) == 3
+    assert not all(same)
+    assert "through the last 1 of 2 sampling steps" in (results / "report.html").read_text()
+    assert "Nothing to be done" in project.snakemake(*targets)
+    overlay.write_text(
+        overlay.read_text().replace("weights: {reading: 1.0}", "").replace("reading: 1.0", "reading: 2.0")
+    )
+    again = project.would_run(*targets)
+    assert {("train_arm", f"arm={arm}, seed=0") for arm in ("reading", "both")} <= again
+    assert ("train_arm", "arm=diffusion_only, seed=0") not in again
