@@ -94,7 +94,8 @@ def pictures(pipeline: StableDiffusionPipeline, prompts: list[str], **settings) 
 def test_images_are_those_of_the_pipeline(scheduled, guidance):
     expected = pictures(official(scheduled), PROMPTS, guidance_scale=guidance)
     model = open_model(model_of(scheduled), ROLES)
-    empty = model.encode_prompts([""]) if guidance > 1 else None
+    # The pipeline encodes as many empty prompts as prompts; on some processors the last bit depends on a batch's size.
+    empty = model.encode_prompts([""] * 2).pick([0]) if guidance > 1 else None
     found = model.sample(model.encode_prompts(PROMPTS), noise_of(2), 5, guidance, empty)
     assert torch.equal(found, expected)
     assert found.float().std() > 10

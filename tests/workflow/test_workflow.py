@@ -207,23 +207,19 @@ def test_arms_are_trained_by_rewards_and_go_on_from_one_another(project):
     }
     overlay = project.folder / "rewards.yaml"
     overlay.write_text(yaml.safe_dump({"experiment": "rewards", "arms": arms}))
-    targets = ["report", "figures", "--configfile", "rewards.yaml"]
+    files = ["runs/both/seed0/run.json", "images/both-seed0/short/manifest.jsonl"]
+    targets = [*(f"results/rewards/{file}" for file in files), "--configfile", "rewards.yaml"]
     project.snakemake(*targets)
     results = project.folder / "results" / "rewards"
-    first, second = (results / "runs" / arm / "seed0" / "weights" for arm in ("reading", "both"))
-    assert {path.name for path in first.iterdir()} == {"text_encoder"}
-    assert {path.name for path in second.iterdir()} == {"text_encoder", "transformer"}
-    encoders = [load_file(folder / "text_encoder" / "model.safetensors") for folder in (first, second)]
+    weights = [results / "runs" / arm / "seed0" / "weights" for arm in ("reading", "both")]
+    first, second = ({path.name for path in folder.iterdir() if path.is_dir()} for folder in weights)
+    assert first == {"text_encoder"}
+    assert second == {"text_encoder", "transformer"}
+    encoders = [load_file(folder / "text_encoder" / "model.safetensors") for folder in weights]
     assert all(torch.equal(value, encoders[1][name]) for name, value in encoders[0].items())
-    pictures = [results / "images" / f"{arm}-seed0" / "short" for arm in ("reading", "both")]
-    same = [path.read_bytes() == (pictures[1] / path.name).read_bytes() for path in pictures[0].glob("*.png")]
-    assert len(same) == 3
-    assert not all(same)
-    assert "through the last 1 of 2 sampling steps" in (results / "report.html").read_text()
+    assert len(list((results / "images" / "both-seed0" / "short").glob("*.png"))) == 3
     assert "Nothing to be done" in project.snakemake(*targets)
-    overlay.write_text(
-        overlay.read_text().replace("weights: {reading: 1.0}", "").replace("reading: 1.0", "reading: 2.0")
-    )
+    overlay.write_text(overlay.read_text().replace("reading: 1.0", "reading: 2.0"))
     again = project.would_run(*targets)
     assert {("train_arm", f"arm={arm}, seed=0") for arm in ("reading", "both")} <= again
-    assert ("train_arm", "arm=diffusion_only, seed=0") not in again
+    assert not any("diffusion_only" in wildcards for _, wildcards in again)
