@@ -80,7 +80,8 @@ def test_full_weights_load_into_diffusers_class(folders, data, tmp_path):
     model = open_model(Model(path=str(folders.zimage)), ROLES)
     base = our_images(model)
     finetuned = open_model(Model(path=str(folders.zimage)), ROLES, weights=tmp_path / "weights")
-    assert torch.equal(official_images(pipeline), our_images(finetuned))
+    # A level of 255: on some processors the last bit depends on how captions are batched.
+    assert (official_images(pipeline).int() - our_images(finetuned).int()).abs().max() <= 1
     assert (our_images(finetuned).int() - base.int()).abs().max() > 5
 
 
