@@ -73,6 +73,30 @@ def joined(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning({name: [row for part in parts for row in part.tensors[name]] for name in parts[0].tensors})
 
 
+def mixed(parts: Sequence[Conditioning], shares: Sequence[float]) -> Conditioning:
+    """Σ share · part, row by row: between what two text encoders say of the same prompts, or of several at once.
+
+    Args:
+        parts: of the same prompts, with as many rows each.
+        shares: one each, 1 in sum; outside 0 … 1 they go beyond an encoder.
+
+    Raises:
+        ValueError: the shares do not add up to 1, or the parts do not fit to one another.
+    """
+    if len(parts) != len(shares) or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"one share for each of {len(parts)} encoders is needed, 1 in sum; got {list(shares)}")
+    heard = [(part, share) for part, share in zip(parts, shares, strict=True) if share]
+    found = {}
+    for name in parts[0].tensors:
+        rows = zip(*(part.tensors[name] for part in parts), strict=True)
+        if any(len({value.shape for value in row}) > 1 for row in rows):
+            raise ValueError(f"{name}: these encoders do not give as many rows of as many numbers")
+        own = [(part.tensors[name], share) for part, share in heard]
+        # An encoder alone is taken as it is: 1 · x + 0 · y would be NaN where y is not finite.
+        found[name] = own[0][0] if len(own) == 1 else [sum(s * v[i] for v, s in own) for i in range(len(parts[0]))]
+    return Conditioning(found)
+
+
 def unpacked(stored: dict[str, Tensor], prefix: str) -> Conditioning:
     """What `packed` made.
 

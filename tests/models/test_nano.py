@@ -10,15 +10,17 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 from transformers import AutoTokenizer
 
-from legible.config import Clip, EasyOcr, Fonts, Model
+from legible.config import CaptionClip, Clip, EasyOcr, Fonts, Model
 from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.templates import PALETTE, TEMPLATES, vocabulary
 from legible.losses.regions import crop_regions
+from legible.models.caption_clip import open_critic
 from legible.models.clip import open_clip_model
 from legible.models.family import ROLES, open_model
 from legible.models.zimage.model import templated
@@ -30,6 +32,8 @@ from legible.nano.recipe import Recipe, tiny
 from legible.nano.tokenizer import build_tokenizer
 from legible.ocr import open_engine
 from legible.render.fonts import find_fonts
+from legible.render.scene import draw_scenes
+from legible.rewards.features import image_features, text_features
 from legible.train.checkpoint import load_checkpoint
 from legible.train.log import RunLog
 
@@ -327,6 +331,35 @@ def test_the_shipped_pipeline_opens_and_draws():
         corners = torch.stack([image[0, 0], image[0, -1], image[-1, 0], image[-1, -1]]).float().mean(0)
         nearest = min(PALETTE, key=lambda name: (corners - torch.tensor(PALETTE[name])).abs().sum().item())
         assert (torch.tensor(PALETTE[nearest]) - torch.tensor(PALETTE[prompt.background])).abs().max() < 80
+
+
+def test_the_shipped_stable_diffusion_opens_with_plain_diffusers_and_draws_grounds_and_shapes():
+    folder = shipped("stable_diffusion/model_index.json")
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = [p for p in draw_scenes(99, "test", 80, 32, 64) if p.scene.kind in ("shapes", "plain")][:16]
+    drawn = pipeline(
+        [p.scene.caption for p in pictures], height=32, width=64, num_inference_steps=10, guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(0), output_type="np",
+    ).images  # fmt: skip
+    right = 0
+    for image, picture in zip(drawn, pictures, strict=True):
+        corner = np.median(image[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0) * 255
+        right += np.abs(corner - np.array(PALETTE[picture.scene.background])).max() < 60
+    assert right >= 13
+
+
+@torch.no_grad()
+def test_the_shipped_caption_clip_knows_colours_counts_and_shapes():
+    folder = shipped("caption_clip/config.json")
+    opened = open_critic(CaptionClip(path=str(folder)), Path("unused"), torch.device("cpu"))
+    pictures = draw_scenes(98, "test", 32, 32, 64)
+    pixels = torch.from_numpy(np.stack([p.image for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    captions, rng = [p.scene.caption for p in pictures], np.random.default_rng(0)
+    seen = image_features(opened.model, pixels)
+    said = text_features(opened.model, opened.tokenizer, captions)
+    wrong = text_features(opened.model, opened.tokenizer, [caption_clip.altered(caption, rng) for caption in captions])
+    assert ((seen * said).sum(1) > (seen * wrong).sum(1)).float().mean() > 0.9
 
 
 def test_the_shipped_clip_tells_strings_apart(pool):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import same_conditioning
 
-from legible.models.conditioning import Conditioning, joined, unpacked
+from legible.models.conditioning import Conditioning, joined, mixed, unpacked
 from legible.tensors import load_tensors, save_tensors
 
 # Embeddings of two encoders, a pooled vector, token ids: other widths, types and numbers of axes.
@@ -131,3 +131,26 @@ def test_every_name_needs_as_many_prompts(counts):
         return
     with pytest.raises(ValueError, match="as many prompts under every name are needed, got"):
         Conditioning(tensors)
+
+
+def test_mixing_ends_at_its_end_points_and_goes_straight_between():
+    one, two = (Conditioning({"a": [torch.full((3, 2), value), torch.full((5, 2), value)]}) for value in (1.0, 3.0))
+    for shares, expected in (((1, 0), one), ((0, 1), two)):
+        assert all(map(torch.equal, mixed([one, two], shares).tensors["a"], expected.tensors["a"]))
+    half = mixed([one, two], (0.5, 0.5)).tensors["a"]
+    assert [value.shape for value in half] == [(3, 2), (5, 2)]
+    assert all((value == 2).all() for value in half)
+    assert (mixed([one, two], (1.5, -0.5)).tensors["a"][0] == 0).all()  # beyond
+    assert (mixed([one, two, one], (0.25, 0.5, 0.25)).tensors["a"][0] == 2).all()
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.6), (1.0,), (0.2, 0.3, 0.5)])
+def test_shares_that_are_no_mixture_are_refused(shares):
+    one = Conditioning({"a": [torch.ones(3, 2)]})
+    with pytest.raises(ValueError, match="1 in sum"):
+        mixed([one, one], shares)
+
+
+def test_encoders_that_say_different_amounts_are_not_mixed():
+    with pytest.raises(ValueError, match="as many rows"):
+        mixed([Conditioning({"a": [torch.ones(3, 2)]}), Conditioning({"a": [torch.ones(4, 2)]})], (0.5, 0.5))
