@@ -66,7 +66,7 @@ ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
 SPEC = spec_of(CONFIG.model.family)
 ENVIRONMENT = "../envs/legible.yaml"
 NANO = "results/nano_models"
-NANO_PARTS = ["caption_clip", "clip", "denoiser", "recognizer_conv", "recognizer_crnn", "unet", "vae"]
+NANO_PARTS = ["caption_clip", "clip", "denoiser", "recognizer_conv", "recognizer_crnn", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]

@@ -100,9 +100,8 @@ def input_folder(wildcards, input):
 
 
 def nano_needs(wildcards):
-    """A denoiser learns on the latents of the finished autoencoder, the UNet on the caption CLIP's text tower too."""
-    needs = {"denoiser": ["vae"], "unet": ["vae", "caption_clip"]}
-    return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
+    """The denoiser learns on the latents of the finished autoencoder."""
+    return [f"{NANO}/vae.json"] if wildcards.nano_part == "denoiser" else []
 
 
 def prompt_file(wildcards):
