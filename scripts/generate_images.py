@@ -11,10 +11,17 @@ from legible.corpus.prompts import Prompt, load_prompts
 from legible.drawn import drawn_before, identity, shared_by_all
 from legible.errors import UserError, run_cli
 from legible.io import atomic_path, sha256_file, write_json, write_jsonl
+from legible.models.conditioning import Conditioning
 from legible.models.family import embed_prompts, open_model
+from legible.models.rollout import Words, sample_switched
 from legible.models.spec import spec_of
 from legible.progress import progress
 from legible.seeds import image_noise
+
+
+def said(conditioning: Conditioning, places: list[int], count: int) -> Words:
+    """What the prompts at these places of `count` say, and the empty one behind them, where there is one."""
+    return Words(conditioning.pick(places), conditioning.pick([count]) if len(conditioning) > count else None)
 
 
 def draw(
@@ -22,10 +29,12 @@ def draw(
 ) -> list[dict]:
     """Open the model once, sample in batches and write PNGs; the manifest's rows."""
     generation, data = config["generation"], config["data"]
-    # First the text encoder, alone; then what samples: they are never in memory together.
-    negative = [""] if generation.guidance_scale > spec_of(config["model"].family).guidance_off else []
-    conditioning = embed_prompts(config["model"], [p.prompt for p in prompts] + negative, threads, weights)
-    empty = conditioning.pick([len(prompts)]) if negative else None
+    # First the text encoders, alone; then what samples: they are never in memory together.
+    guided = generation.guidance_scale > spec_of(config["model"].family).guidance_off
+    texts = [p.prompt for p in prompts] + ([""] if guided else [])
+    conditioning = embed_prompts(config["model"], texts, threads, weights)
+    original = embed_prompts(config["model"], texts, threads) if weights and generation.tuned_steps else conditioning
+    switched = generation.tuned_steps if not original.equals(conditioning) else None  # nothing was tuned, or none is
     model = open_model(config["model"], ("denoiser", "autoencoder", "scheduler"), threads, weights=weights)
     shape = model.latent_shape(data.height, data.width)
     jobs = [(place, seed) for place in range(len(prompts)) for seed in generation.seeds]
@@ -34,8 +43,12 @@ def draw(
     for start in progress(range(0, len(jobs), generation.batch_size), f"sample {name}", unit="batch"):
         part = jobs[start : start + generation.batch_size]
         noise = torch.stack([image_noise(prompts[place].id, seed, shape) for place, seed in part])
-        seen = conditioning.pick(place for place, _ in part)
-        images = model.sample(seen, noise, generation.steps, generation.guidance_scale, empty)
+        before, words = (said(words, [place for place, _ in part], len(prompts)) for words in (original, conditioning))
+        if switched:
+            path = (generation.steps, switched, before, words, generation.guidance_scale)
+            images = sample_switched(model, noise, *path)
+        else:
+            images = model.sample(words.prompts, noise, generation.steps, generation.guidance_scale, words.empty)
         for (place, seed), pixels in zip(part, images, strict=True):
             prompt = prompts[place]
             file = f"{prompt.id}_s{seed}.png"

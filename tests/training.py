@@ -116,10 +116,7 @@ def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
 
 def same_conditioning(left: Conditioning, right: Conditioning) -> bool:
     """Whether two conditionings have the same names, and under each the same rows bit for bit."""
-    return left.tensors.keys() == right.tensors.keys() and all(
-        len(rows) == len(right.tensors[name]) and all(map(torch.equal, rows, right.tensors[name]))
-        for name, rows in left.tensors.items()
-    )
+    return left.equals(right)
 
 
 class Killed(BaseException):

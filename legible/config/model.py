@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from legible.config.section import Natural, NonNegative, Positive, Section
 
@@ -25,5 +25,15 @@ class Generation(Section):
 
     steps: Positive = Field(8, description="forward passes of the transformer")
     guidance_scale: NonNegative = Field(0.0, description="0 = one forward pass a step (Turbo models need 0)")
+    tuned_steps: Positive | None = Field(
+        None,
+        description="a tuned text encoder speaks in the last so many steps, before them the base's; null = all",
+    )
     seeds: tuple[Natural, ...] = Field((0, 1), description="image seeds per prompt", min_length=1)
     batch_size: Positive = Field(32, description="images per forward pass")
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Generation":
+        if self.tuned_steps and self.tuned_steps > self.steps:
+            raise ValueError(f"tuned_steps: {self.tuned_steps} is more than steps ({self.steps})")
+        return self

@@ -34,6 +34,13 @@ class Conditioning:
         places = list(prompts)
         return Conditioning({name: [rows[place] for place in places] for name, rows in self.tensors.items()})
 
+    def equals(self, other: "Conditioning") -> bool:
+        """Whether both say the same, bit for bit."""
+        if self.counts() != other.counts():
+            return False
+        pairs = (zip(rows, other.tensors[name], strict=True) for name, rows in self.tensors.items())
+        return all(torch.equal(one, two) for rows in pairs for one, two in rows)
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Conditioning":
         """On a device; numbers with a fraction also as `dtype`."""
 

@@ -8,9 +8,9 @@ from legible.config import Training
 from legible.losses.regions import soft_limit
 from legible.models.conditioning import Conditioning
 from legible.models.family import Family
+from legible.models.rollout import Words, roll_out
 from legible.rewards.reward import RewardFunction, score
 from legible.train.data import TrainingData
-from legible.train.rollout import Words, roll_out
 from legible.train.step import Losses, condition, forward_pass
 
 

@@ -6,10 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from legible.config import Generation
 from legible.io import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,9 +45,10 @@ def generate(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "draw", lambda *given: drawn.append(given[2]) or draw(*given))
     write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
 
-    def run(weights: list[Path], store: bool = True, steps: int = 1) -> list[str]:
+    def run(weights: list[Path], store: bool = True, steps: int = 1, **more) -> list[str]:
         names = [f"arm-seed{n}" for n in range(len(weights))]
-        config = {"model": {"path": str(folders.zimage)}, "generation": {"steps": steps, "seeds": [0]}, "data": {}}
+        generation = {"steps": steps, "seeds": [0], **more}
+        config = {"model": {"path": str(folders.zimage)}, "generation": generation, "data": {}}
         options = ["--config", json.dumps(config), "--prompts", tmp_path / "prompts.jsonl", "--weights", *weights]
         options += ["--model-name", *names, "--output-dir", *(tmp_path / name / "short" for name in names)]
         options += ["--store", tmp_path / "store"] if store else []
@@ -80,3 +84,32 @@ def test_what_is_drawn_already_is_not_drawn_again(generate, weights, tmp_path):
     assert manifest.read_bytes() == before
     assert generate(weights, steps=2) == ["arm-seed0", "arm-seed1"]  # another setting
     assert generate(weights[::-1], steps=2) == ["arm-seed0", "arm-seed1"]  # other weights
+
+
+def pictures(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)).astype(int) for path in sorted((folder / "short").glob("*.png"))])
+
+
+def test_a_tuned_encoder_may_speak_in_the_last_steps_only(generate, folders, weights, tmp_path):
+    encoder = tmp_path / "tuned" / "text_encoder"
+    shutil.copytree(folders.zimage / "text_encoder", encoder)
+    (file,) = encoder.glob("*.safetensors")
+    save_file({name: 1.5 * tensor for name, tensor in load_file(file).items()}, file)
+    drawn = {}
+    for steps in (None, 3, 2, 1):
+        more = {"tuned_steps": steps} if steps else {}
+        generate([encoder.parent], store=False, steps=3, **more)
+        drawn[steps] = pictures(tmp_path / "arm-seed0")
+    assert np.abs(drawn[3] - drawn[None]).max() <= 1
+    assert np.abs(drawn[2] - drawn[3]).max() > 1
+    assert np.abs(drawn[1] - drawn[2]).max() > 1
+    # A model whose encoder is the base's draws the same, bit for bit, however many steps that is.
+    generate(weights[:1], store=False, steps=3)
+    plain = pictures(tmp_path / "arm-seed0")
+    generate(weights[:1], store=False, steps=3, tuned_steps=1)
+    assert np.array_equal(pictures(tmp_path / "arm-seed0"), plain)
+
+
+def test_more_tuned_steps_than_steps_are_refused():
+    with pytest.raises(ValueError, match=r"tuned_steps: 9 is more than steps \(8\)"):
+        Generation(tuned_steps=9)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from training import model_of
 
+from legible.models import rollout
 from legible.models.family import ROLES, Family, open_model
-from legible.train import rollout
-from legible.train.rollout import Words, guided_prediction, roll_out
+from legible.models.rollout import Words, guided_prediction, roll_out
 
 PROMPTS = ['a sign that says "OPEN" in red letters on white', "black"]
 FAMILIES = {"stable_diffusion": 3.0, "zimage": 1.5}  # guidance with which they are sampled here

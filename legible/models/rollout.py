@@ -79,3 +79,16 @@ def roll_out(
             prediction = call(shown, levels[place])
         latents = sampler.step(latents, prediction, place)
     return latents
+
+
+@torch.no_grad()
+def sample_switched(
+    model: Family, noise: Tensor, steps: int, last: int, before: Words, words: Words, guidance_scale: float
+) -> Tensor:
+    """Images uint8 [B, H, W, 3], with other words in the last steps ("test k" of TextCraftor's Table 4).
+
+    The same as `Family.sample` where both say the same, up to one level of 255: that one runs diffusers' pipeline.
+    """
+    latents = roll_out(model, noise, steps, last, before, words, guidance_scale)
+    pixels = (model.decode(latents) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    return (pixels * 255).round().byte().cpu()
