@@ -42,11 +42,8 @@ class Aesthetic(Section):
     sha256: Sha256 | None = Field(None, description="of that file; null = not checked (run.json has it in any case)")
 
 
-class PickScore(Section):
+class PickScore(CaptionClip):
     """PickScore: a CLIP trained on people's choices between pictures."""
-
-    path: str = Field(description="local folder of a CLIPModel and its tokenizer, or a hub id")
-    revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
 
 
 class Hps(Section):

@@ -13,10 +13,8 @@ Kind = Literal["shapes", "dots", "stripes", "checks", "blend", "plain"]
 
 COUNTS = ("one", "two", "three", "four")
 SHAPES = {name: f"{name}s" for name in ("circle", "square", "triangle", "diamond", "ring")} | {"cross": "crosses"}
-STRIPED, BLENDED = (
-    ("upright", "level"),
-    ("across", "down"),
-)  # directions: the pattern changes to the right, or downwards
+# Directions: the pattern changes to the right, or downwards.
+STRIPED, BLENDED = ("upright", "level"), ("across", "down")
 TEMPLATES: dict[Kind, str] = {
     "shapes": "{count} {color} {shape} on {background}",
     "dots": "{color} dots on {background}",

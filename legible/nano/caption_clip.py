@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from legible.corpus.scenes import BLENDED, COUNTS, SHAPES, STRIPED
 from legible.corpus.templates import PALETTE, quoted_strings
-from legible.nano.clip import degraded, one_edit_away
+from legible.nano.clip import contrastive_loss, degraded, one_edit_away
 from legible.nano.pool import Pool
 from legible.nano.recipe import CaptionClipRecipe
 from legible.progress import progress
@@ -70,11 +69,7 @@ def train_caption_clip(
         pixels = degraded(pool.pixels(picked), stateless_generator(seed, 4, step))
         scale = model.logit_scale.exp().clamp(max=100.0)
         logits = scale * image_features(model, pixels) @ text_features(model, tokenizer, candidates).T
-        same = torch.tensor([[a == b for b in candidates] for a in captions])
-        right = torch.arange(len(captions))
-        same[right, right] = False
-        logits = logits.masked_fill(same, -1e4)  # a caption that occurs twice is no negative
-        loss = 0.5 * (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, : len(captions)].T, right))
+        loss = contrastive_loss(logits, captions, candidates)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

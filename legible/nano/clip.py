@@ -79,6 +79,15 @@ def degraded(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (pixels + 0.7 * amount * (blurred - pixels) + noise).clamp(-1, 1)
 
 
+def contrastive_loss(logits: torch.Tensor, texts: list[str], candidates: list[str]) -> torch.Tensor:
+    """CLIP's loss both ways, from logits [B, C]: picture i is of texts[i]; the first B candidates are the texts."""
+    same = torch.tensor([[a == b for b in candidates] for a in texts])
+    right = torch.arange(len(texts))
+    same[right, right] = False
+    logits = logits.masked_fill(same, -1e4)  # a string that occurs twice is no negative
+    return 0.5 * (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, : len(texts)].T, right))
+
+
 def train_clip(recipe: ClipRecipe, pool: Pool, held_out: Pool, seed: int, key: str, work: Path, folder: Path) -> dict:
     """Train, save to `folder` and return the held-out retrieval accuracies; resumes from `work`."""
     torch.manual_seed(seed)
@@ -103,11 +112,7 @@ def train_clip(recipe: ClipRecipe, pool: Pool, held_out: Pool, seed: int, key: s
         images = model.encode_image(degraded(regions, generator), normalize=True)
         strings = model.encode_text(tokenizer(texts + distractors), normalize=True)
         logits = model.logit_scale.exp().clamp(max=100.0) * images @ strings.T
-        same = torch.tensor([[a == b for b in texts + distractors] for a in texts])
-        right = torch.arange(len(texts))
-        same[right, right] = False
-        logits = logits.masked_fill(same, -1e4)  # a string that occurs twice is no negative
-        loss = 0.5 * (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, : len(texts)].T, right))
+        loss = contrastive_loss(logits, texts, texts + distractors)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -6,12 +6,11 @@ from torch.utils.checkpoint import checkpoint
 
 from legible.config import Training
 from legible.losses.regions import soft_limit
-from legible.models.conditioning import Conditioning
 from legible.models.family import Family
 from legible.models.rollout import Words, roll_out
 from legible.rewards.reward import RewardFunction, score
 from legible.train.data import TrainingData
-from legible.train.step import Losses, condition, forward_pass
+from legible.train.step import Losses, condition
 
 
 def tuned_encoder(model: Family, training: Training) -> nn.Module | None:
@@ -20,9 +19,7 @@ def tuned_encoder(model: Family, training: Training) -> nn.Module | None:
     return model.module(trained[0]) if trained else None
 
 
-def words_of(
-    model: Family, data: TrainingData, picked: Tensor, training: Training, gradient: bool, dropped: list[bool]
-) -> Words:
+def words_of(model: Family, data: TrainingData, picked: Tensor, training: Training, gradient: bool) -> Words:
     """What the captions of the samples `picked` [B] and the empty prompt say; see `Words`.
 
     Args:
@@ -30,7 +27,7 @@ def words_of(
     """
     guided = training.reward.guidance_scale > model.spec.guidance_off
     if gradient and training.text_trained:
-        prompts = condition(model, data, picked, training, dropped)
+        prompts = condition(model, data, picked, training, [False] * len(picked))
         empty = model.encode_prompts([""], gradient=True) if guided else None
         return Words(prompts, empty)
     return Words(data.conditioning.pick(picked.tolist()), data.empty if guided else None)
@@ -48,15 +45,17 @@ def reward_pass(
     Args:
         goals: [B], the samples whose captions the rewards judge by (the placebo's); None = their own.
     """
-    settings, shape, kept = training.reward, data.latents.shape[1:], [False] * len(picked)
+    settings, shape = training.reward, data.latents.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     if settings.method == "direct":
         levels = torch.cat([model.process.draw(training.sigma, grid, 1, generator) for generator in generators])
-        conditioning = words_of(model, data, picked, training, True, kept).prompts
-        clean = predicted_clean(model, data, picked, training, noise, levels, conditioning)
+        levels, process = levels.to(model.device), model.process
+        noisy = process.noised(data.latents[picked].to(model.device), noise.to(model.device), levels)
+        said = words_of(model, data, picked, training, True).prompts
+        clean = process.predicted_clean(noisy, model.predict(noisy, levels, said), levels)
     else:
-        before = words_of(model, data, picked, training, False, kept)
-        words = words_of(model, data, picked, training, True, kept)
+        before = words_of(model, data, picked, training, False)
+        words = words_of(model, data, picked, training, True)
         clean = roll_out(model, noise, settings.steps, settings.last, before, words, settings.guidance_scale)
     images = soft_limit(checkpoint(model.decode, clean, use_reentrant=False))
     prompts = [data.captions[row] for row in (picked if goals is None else goals).tolist()]
@@ -65,12 +64,3 @@ def reward_pass(
     means = {name: values.detach().float().mean().item() for name, values in scores.items()}
     nothing = torch.zeros(0)
     return Losses(loss.mean(), None, nothing, nothing, nothing, means)
-
-
-def predicted_clean(
-    model: Family, data: TrainingData, picked: Tensor, training: Training, noise: Tensor, levels: Tensor,
-    conditioning: Conditioning,
-) -> Tensor:  # fmt: skip
-    """x̂0 [B, C, h, w] of noisy real pictures."""
-    _, view = forward_pass(model, data, picked, None, training.aux, noise, levels, conditioning)
-    return view(torch.arange(len(picked))).predicted
