@@ -73,8 +73,8 @@ def int8_linear(layer: nn.Linear, device: torch.device) -> nn.Linear:
 def nf4_linear(layer: nn.Linear, device: torch.device) -> nn.Linear:
     """The layer with bitsandbytes' nf4 weights; it computes in the type that the weights had.
 
-    It is left in training mode, which has no other meaning for it: in evaluation mode, some CPUs would pack its weights
-    for inference at the first look and could not go backward afterwards.
+    CPUs with AVX512-BF16 would pack its weights for inference at the first look in evaluation mode, and could not go
+    backward afterwards (bitsandbytes: nn/modules.py, Linear4bit.forward): it is told that this is none of them.
     """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
@@ -88,6 +88,7 @@ def nf4_linear(layer: nn.Linear, device: torch.device) -> nn.Linear:
         **settings,
     )
     moved.weight, moved.bias = Params4bit(layer.weight.data, requires_grad=False, module=moved, **settings), layer.bias
+    moved.support_avx512bf16_for_cpu = False
     return moved.to(device)  # this quantises
 
 
