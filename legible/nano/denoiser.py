@@ -60,13 +60,14 @@ def train_denoiser(
         measure_cer: reads sampled held-out signs and returns their CER; it only draws the learning curve.
         name: of the checkpoint and the curve in `work`, from which it resumes.
     """
-    networks = parts_of(model, recipe.text)
+    # Convolutions over a pool's small latents take a quarter less time with channels last.
+    networks = parts_of(model, recipe.text).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(networks).requires_grad_(False).eval()
     smooth = replace(model, **dict(zip(names_of(model, recipe.text), averaged, strict=True)))
     if compiled:
         model.compile_blocks()
     optimizer = torch.optim.AdamW(networks.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-    short = torch.tensor([i for i, text in enumerate(pool.texts) if len(text) <= recipe.short_length])
+    short = torch.tensor([i for i, text in enumerate(pool.texts) if 0 < len(text) <= recipe.short_length])
     everything = torch.arange(len(pool.texts))
     drawn = SigmaSampling(distribution="logit_normal", mean=recipe.sigma_mean, std=recipe.sigma_std)
     grid = model.level_grid(recipe.sampling_steps)
@@ -101,4 +102,5 @@ def train_denoiser(
             log.write(step=step, cer=measure_cer(smooth))
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
             save_parts(work / f"{name}.ckpt", key, step + 1, parts)
+    averaged.to(memory_format=torch.contiguous_format)  # as files are
     return smooth

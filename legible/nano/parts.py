@@ -85,8 +85,6 @@ def train_denoiser(
         autoencoder = vae.without_shift(autoencoder)
         pool = with_scenes(pool, recipe, "train", recipe.scenes)
         model = build.build(build.TINY if small else build.SIZES, autoencoder, caption_tokenizer(build.CAPTION_TOKENS))
-        tower = CLIPTextModel.from_pretrained(output / "caption_clip").eval().requires_grad_(False)
-        model = replace(model, text_encoder=tower)
     else:
         model = build.build(build.TINY if small else build.SIZES, autoencoder, build_tokenizer(vocabulary()))
     shift = autoencoder.config.shift_factor or 0.0

@@ -97,12 +97,12 @@ class Recipe:
     caption_clip: CaptionClipRecipe = CaptionClipRecipe()
     unet: DenoiserRecipe = DenoiserRecipe(
         family="stable_diffusion",
-        text=False,
         prompt_dropout=0.1,
-        steps=4000,
-        learning_rate=1e-3,
-        decay=600,
+        steps=6000,
+        learning_rate=1.2e-3,
+        decay=700,
         restarts=(),
+        short_until=1000,
         sigma_mean=0.5,
         sigma_std=1.2,
         sampling_steps=10,

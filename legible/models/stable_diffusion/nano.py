@@ -16,7 +16,8 @@ CAPTION_TOKENS = 32
 class Sizes:
     """Of the UNet, and of the two towers of the caption CLIP."""
 
-    channels: tuple[int, ...] = (96, 128)
+    channels: tuple[int, ...] = (48, 144, 160)
+    attention: tuple[bool, ...] = (False, True, True)
     heads: int = 4
     text_dim: int = 128
     text_layers: int = 3
@@ -29,7 +30,8 @@ class Sizes:
 
 SIZES = Sizes()
 TINY = Sizes(
-    channels=(16, 16), heads=2, text_dim=16, text_layers=1, image_size=32, vision_dim=16, vision_layers=1, projection=16
+    channels=(16, 16), attention=(False, True), heads=2, text_dim=16, text_layers=1, image_size=32, vision_dim=16,
+    vision_layers=1, projection=16,
 )  # for tests
 
 
@@ -65,15 +67,18 @@ def build_clip(sizes: Sizes, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
 
 
 def build_unet(sizes: Sizes, channels: int) -> UNet2DConditionModel:
-    """An untrained UNet with cross-attention at every level: a letter is two latent cells wide."""
-    levels = len(sizes.channels)
+    """An untrained UNet.
+
+    It reads captions from the level on where a cell is as wide as half a letter. Its queries know where they stand by
+    the zeros around the picture only, and in the lowest level, of 2 × 4 cells, every cell sees them.
+    """
     return UNet2DConditionModel(
         in_channels=channels,
         out_channels=channels,
         sample_size=(8, 16),
         block_out_channels=sizes.channels,
-        down_block_types=("CrossAttnDownBlock2D",) * levels,
-        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        down_block_types=tuple("CrossAttnDownBlock2D" if reads else "DownBlock2D" for reads in sizes.attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if reads else "UpBlock2D" for reads in reversed(sizes.attention)),
         layers_per_block=1,
         norm_num_groups=8,
         cross_attention_dim=sizes.text_dim,
