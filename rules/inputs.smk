@@ -110,10 +110,11 @@ def prompt_file(wildcards):
 
 
 def sampling_config(wildcards):
-    """What decides an image besides prompt and model; a prompt set may have its own number of steps."""
-    prompts = CONFIG.prompt_sets.get(wildcards.prompt_set)
-    own = {"steps": prompts.steps} if prompts and prompts.steps else {}
-    return as_json(model=part("model"), generation=part("generation") | own, data=part("data", "height", "width"))
+    """What decides an image besides prompt and model; a prompt set may sample in its own way."""
+    own = wildcards.prompt_set in CONFIG.prompt_sets
+    generation = CONFIG.generation_of(wildcards.prompt_set) if own else CONFIG.generation
+    generation = generation.model_dump(mode="json")
+    return as_json(model=part("model"), generation=generation, data=part("data", "height", "width"))
 
 
 def prompt_options(wildcards):

@@ -36,6 +36,7 @@ def draw(
     original = embed_prompts(config["model"], texts, threads) if weights and generation.tuned_steps else conditioning
     switched = generation.tuned_steps if not original.equals(conditioning) else None  # nothing was tuned, or none is
     model = open_model(config["model"], ("denoiser", "autoencoder", "scheduler"), threads, weights=weights)
+    model = model.with_scheduler(generation.scheduler) if generation.scheduler else model
     shape = model.latent_shape(data.height, data.width)
     jobs = [(place, seed) for place in range(len(prompts)) for seed in generation.seeds]
     rows = []

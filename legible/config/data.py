@@ -2,6 +2,7 @@
 
 from pydantic import Field, model_validator
 
+from legible.config.model import Scheduler
 from legible.config.section import Natural, NonNegative, Positive, PositiveFloat, Section
 
 
@@ -63,4 +64,7 @@ class PromptSet(Section):
 
     path: str
     limit: Positive | None = Field(None, description="use only the first so many prompts")
-    steps: Positive | None = Field(None, description="forward passes; null = those of `generation`")
+    steps: Positive | None = Field(None, description="forward passes; null = those of `generation`, as in what follows")
+    guidance_scale: NonNegative | None = None
+    tuned_steps: Positive | None = None
+    scheduler: Scheduler | None = None

@@ -13,6 +13,7 @@ from legible.config.rewards import Aesthetic, CaptionClip, Hps, PickScore, criti
 from legible.config.section import Name, Natural, Section
 from legible.config.training import Anchor, Training
 from legible.errors import describe
+from legible.models.spec import spec_of
 
 
 class Config(Section):
@@ -92,6 +93,11 @@ class Config(Section):
         for key, seeds in (("seeds", self.seeds), ("generation.seeds", self.generation.seeds)):
             if len(set(seeds)) < len(seeds):
                 raise ValueError(f"{key}: every seed may be given once only, got {list(seeds)}")
+        for name, section in [("generation", self.generation)] + [
+            (f"prompt_sets.{name}", self.generation_of(name)) for name in self.prompt_sets
+        ]:
+            if section.scheduler and section.scheduler not in spec_of(self.model.family).schedulers:
+                raise ValueError(f"{name}.scheduler: {self.model.family} has its own scheduler only; choose null")
         if NO_TEXT in self.prompt_sets:
             raise ValueError(f"prompt_sets.{NO_TEXT}: this name is taken by the prompts of `drift`; choose another one")
         if not self.engines():
@@ -140,6 +146,14 @@ class Config(Section):
             return Training.model_validate(merged)
         except ValidationError as error:
             raise ValueError(f"arms.{name}.{describe(error)}") from error
+
+    def generation_of(self, prompt_set: str) -> Generation:
+        """The generation section with what a prompt set has of its own."""
+        own = self.prompt_sets[prompt_set].model_dump(mode="json", exclude={"path", "limit"}, exclude_none=True)
+        try:
+            return Generation.model_validate(self.generation.model_dump(mode="json") | own)
+        except ValidationError as error:
+            raise ValueError(f"prompt_sets.{prompt_set}.{describe(error)}") from error
 
     def regime(self, name: str) -> "Config":
         """This configuration as regime `name` overrides it: an experiment of its own, without regimes."""

@@ -20,6 +20,9 @@ class Model(Section):
     max_sequence_length: Positive = Field(64, description="longest caption, in tokens")
 
 
+Scheduler = Literal["ddim", "dpm", "euler", "pndm"]
+
+
 class Generation(Section):
     """Sampling. Baseline and fine-tuned images use identical prompts, noise and settings."""
 
@@ -28,6 +31,10 @@ class Generation(Section):
     tuned_steps: Positive | None = Field(
         None,
         description="a tuned text encoder speaks in the last so many steps, before them the base's; null = all",
+    )
+    scheduler: Scheduler | None = Field(
+        None,
+        description="another scheduler than the model's own (stable_diffusion only); null = its own",
     )
     seeds: tuple[Natural, ...] = Field((0, 1), description="image seeds per prompt", min_length=1)
     batch_size: Positive = Field(32, description="images per forward pass")

@@ -97,6 +97,9 @@ class Family(Protocol):
     def sampler(self, steps: int) -> Sampler:
         """The sampler's single steps, with gradients; see `level_grid`."""
 
+    def with_scheduler(self, name: str) -> "Family":
+        """The same model, sampled by another scheduler; only where `spec.schedulers` names some."""
+
     def module(self, part: str) -> nn.Module:
         """A part that can be trained: `denoiser`, or a text encoder by its folder's name."""
 

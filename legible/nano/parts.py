@@ -1,11 +1,10 @@
 """The parts of nano: each trained, saved below one folder, and measured."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from transformers import CLIPTextModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from legible.corpus.prompts import load_prompts
 from legible.corpus.scenes import scene_words

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
 from safetensors.torch import load_file, save_file
 from training import model_of
 
 from legible.errors import UserError
 from legible.models.family import ROLES, embed_prompts, empty_model, open_model
 from legible.models.sampler import trajectory
+from legible.models.stable_diffusion import SPEC
 from legible.models.stable_diffusion.model import COMPONENTS, StableDiffusion
 
 PROMPTS = ['a sign that says "OPEN" in red letters on white', "black"]
@@ -22,6 +29,7 @@ SCHEDULERS = {
     "ddim, v": (DDIMScheduler, {"prediction_type": "v_prediction"}),
     "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
     "pndm with Runge-Kutta, v": (PNDMScheduler, {"skip_prk_steps": False, "prediction_type": "v_prediction"}),
+    "dpm": (DPMSolverMultistepScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
     "euler between timesteps, v": (
         EulerDiscreteScheduler,
@@ -99,6 +107,18 @@ def test_images_are_those_of_the_pipeline(scheduled, guidance):
     found = model.sample(model.encode_prompts(PROMPTS), noise_of(2), 5, guidance, empty)
     assert torch.equal(found, expected)
     assert found.float().std() > 10
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SPEC.schedulers)
+def test_with_another_scheduler_images_are_those_of_the_pipeline_with_it(folder, opened, name):
+    pipeline = official(folder)
+    kind = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
+    pipeline.scheduler = kind.get(name, PNDMScheduler).from_config(pipeline.scheduler.config)
+    expected = pictures(pipeline, PROMPTS, guidance_scale=1.0)
+    found = opened.with_scheduler(name).sample(opened.encode_prompts(PROMPTS), noise_of(2), 5, 1.0)
+    assert torch.equal(found, expected)
+    assert (name == "ddim") == torch.equal(found, opened.sample(opened.encode_prompts(PROMPTS), noise_of(2), 5, 1.0))
 
 
 @torch.no_grad()

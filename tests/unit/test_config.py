@@ -136,6 +136,14 @@ CONTROL = {"diffusion_only": {}}
         ({"generation": {"seeds": [1, 1]}}, r"generation\.seeds: every seed may be given once only"),
         ({"generation": {"guidance_scale": -1}}, r"guidance_scale"),
         ({"prompt_sets": {}}, r"prompt_sets: .*at least 1"),
+        (
+            {"prompt_sets": {"late": {"path": "p.jsonl", "tuned_steps": 9}}},
+            r"prompt_sets\.late\.tuned_steps: 9 is more than steps \(8\)",
+        ),
+        (
+            {"prompt_sets": {"other": {"path": "p.jsonl", "scheduler": "pndm"}}},
+            r"prompt_sets\.other\.scheduler: zimage has its own scheduler only; choose null",
+        ),
         ({"ocr": {"rapidocr": None, "easyocr": None}}, "ocr: at least one engine is needed"),
         ({"figures": {"cer_by_arm": {"colors": ["red", "#000000", "#ffffff"]}}}, r"colors\.0: .*pattern"),
         ({"model": {"dtype": "float16"}}, r"model\.dtype: .*'float32' or 'bfloat16'"),
@@ -301,3 +309,13 @@ def test_a_results_page_overwrites_no_other_file(monkeypatch):
         config.check_page(validate({"results_page": page}, "x"))
     with pytest.raises(UserError, match=r"results_page: README\.md is another file"):
         config.check_page(validate({"results_page": "README.md"}, "x"))
+
+
+def test_a_prompt_set_may_sample_in_its_own_way():
+    own = {"path": "p.jsonl", "limit": 4, "steps": 5, "tuned_steps": 2, "guidance_scale": 1.5, "scheduler": "euler"}
+    sets = {"usual": {"path": "p.jsonl"}, "own": own}
+    config = validate({"prompt_sets": sets, "model": {"family": "stable_diffusion"}}, "c.yaml")
+    assert config.generation_of("usual") == config.generation
+    assert config.generation_of("own") == config.generation.model_copy(
+        update={"steps": 5, "tuned_steps": 2, "guidance_scale": 1.5, "scheduler": "euler"}
+    )

@@ -4,7 +4,7 @@ Source: huggingface/diffusers pipelines/stable_diffusion/pipeline_stable_diffusi
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +13,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
@@ -41,8 +42,14 @@ from legible.models.quantization import linear_layers, quantize
 from legible.models.spec import Spec
 from legible.models.stable_diffusion import SPEC
 
-Scheduler = DDIMScheduler | EulerDiscreteScheduler | PNDMScheduler
-SCHEDULERS = {kind.__name__: kind for kind in (DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler)}
+Scheduler = DDIMScheduler | DPMSolverMultistepScheduler | EulerDiscreteScheduler | PNDMScheduler
+NAMED = {  # as configurations name them
+    "ddim": DDIMScheduler,
+    "dpm": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "pndm": PNDMScheduler,
+}
+SCHEDULERS = {kind.__name__: kind for kind in NAMED.values()}
 COMPONENTS = SPEC.folders("denoiser", "autoencoder", "text", "scheduler")
 CAPTION = "captions"  # the one name in its conditioning: [tokens, D] of a prompt, always as many as CLIP reads
 PIPELINE_GRID = 8  # StableDiffusionPipeline takes multiples of it, whatever the autoencoder
@@ -192,6 +199,10 @@ class StableDiffusion:
         scheduler = type(self.scheduler).from_config(self.pipeline().scheduler.config)
         scheduler.set_timesteps(steps)
         return scheduler
+
+    def with_scheduler(self, name: str) -> "StableDiffusion":
+        """The same model with another scheduler of the same noise (one of `spec.schedulers`)."""
+        return replace(self, scheduler=NAMED[name].from_config(self.scheduler.config))
 
     def pipeline(self) -> StableDiffusionPipeline:
         """The parts as diffusers' own pipeline."""

@@ -30,8 +30,15 @@ class Sizes:
 
 SIZES = Sizes()
 TINY = Sizes(
-    channels=(16, 16), attention=(False, True), heads=2, text_dim=16, text_layers=1, image_size=32, vision_dim=16,
-    vision_layers=1, projection=16,
+    channels=(16, 16),
+    attention=(False, True),
+    heads=2,
+    text_dim=16,
+    text_layers=1,
+    image_size=32,
+    vision_dim=16,
+    vision_layers=1,
+    projection=16,
 )  # for tests
 
 
