@@ -13,6 +13,7 @@ include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/generate.smk"
 include: "rules/score.smk"
+include: "rules/rewards.smk"
 include: "rules/figures.smk"
 include: "rules/nano.smk"
 

@@ -97,6 +97,17 @@ def decides_sampling(model: Model, adapters: bool) -> dict[str, str | None]:
     return decides("generate_images", [spec_of(model.family).module], packages)
 
 
+def decides_rewards(rewards: Iterable[str]) -> dict[str, str | None]:
+    """`decides` of score_rewards."""
+    names = list(rewards)
+    critics = [CRITICS[name] for name in critics_of(names)]
+    modules = [*(HEARD[name].module for name in names), *(critic.module for critic in critics)]
+    packages = [package for critic in critics for package in critic.packages]
+    return decides(
+        "score_rewards", modules, [*packages, "numpy", "pandas", "pillow", "pyarrow", "scikit-image", "torch"]
+    )
+
+
 def decides_reading(engine: str) -> dict[str, str | None]:
     """`decides` of read_images with one judge."""
     return decides("read_images", [JUDGES[engine].module], [*JUDGES[engine].packages, "numpy", "pillow"])

@@ -27,6 +27,7 @@ from legible.provenance import (
     decides_encoding,
     decides_gradients,
     decides_reading,
+    decides_rewards,
     decides_sampling,
     decides_training,
     has_gpu,

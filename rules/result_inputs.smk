@@ -91,6 +91,11 @@ def drift_evidence(wildcards):
     return tables + image_readings([BASE], DRIFT) if CONFIG.drift else []
 
 
+def reward_evidence(wildcards):
+    """Rewards of the pictures, and what voids a gain."""
+    return [f"{RESULTS}/scores/{name}.csv" for name in ("rewards", "guards")] if CONFIG.reward_scores else []
+
+
 def result_files(wildcards):
     """What the results page is written from: reports (they need all else) of this experiment and of its regimes."""
     return [f"results/{config.experiment}/report.html" for config in [CONFIG, *REGIMES.values()]]

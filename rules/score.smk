@@ -146,4 +146,5 @@ rule score:
     input:
         rules.score_readings.output,
         rules.score_drift.output if CONFIG.drift else [],
+        f"{RESULTS}/scores/guards.csv" if CONFIG.reward_scores else [],
         rules.score_curve.output if SNAPSHOTS else [],

@@ -9,7 +9,7 @@ from legible.config.figures import Figures
 from legible.config.judges import NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
-from legible.config.rewards import Aesthetic, CaptionClip, Hps, PickScore, critics_of
+from legible.config.rewards import REWARDS, Aesthetic, CaptionClip, Hps, PickScore, critics_of
 from legible.config.section import Name, Natural, Section
 from legible.config.training import Anchor, Training
 from legible.errors import describe
@@ -56,6 +56,9 @@ class Config(Section):
     seeds: tuple[Natural, ...] = Field((0, 1), description="training seeds per arm", min_length=1)
     anchor: Anchor = Anchor()
     drift: Drift | None = Field(None, description="measure image drift on prompts without text; null = not")
+    reward_scores: tuple[str, ...] = Field(
+        (), description="rewards by which all drawn pictures are scored, with the guards that void a gain; [] = not"
+    )
     gradients: Natural = Field(0, description="samples on which each loss's gradient is measured per σ; 0 = not at all")
     regimes: dict[Name, dict[str, Any]] = Field(
         {}, description="variants of this whole configuration, run beside it as experiments {experiment}_{regime}"
@@ -93,6 +96,11 @@ class Config(Section):
         for key, seeds in (("seeds", self.seeds), ("generation.seeds", self.generation.seeds)):
             if len(set(seeds)) < len(seeds):
                 raise ValueError(f"{key}: every seed may be given once only, got {list(seeds)}")
+        for name in self.reward_scores:
+            if name not in REWARDS:
+                raise ValueError(f"reward_scores: '{name}' is no reward; allowed are {', '.join(REWARDS)}")
+            if missing := [critic for critic in critics_of([name]) if getattr(self, critic) is None]:
+                raise ValueError(f"reward_scores: {name} judges with {missing[0]}; set {missing[0]}.path")
         for name, section in [("generation", self.generation)] + [
             (f"prompt_sets.{name}", self.generation_of(name)) for name in self.prompt_sets
         ]:

@@ -26,6 +26,11 @@ METRICS = (
 )
 DRIFT = ("arm", "metric", "value", "ci_low", "ci_high", "delta_vs_control", "delta_low", "delta_high")
 DRIFT_PROMPTS = ("arm", "training_seed", "prompt_set", "prompt_id", "rmse", "dssim", "clip_distance", "kid")
+REWARDS = (
+    *("prompt_set", "arm", "control", "metric", "value", "ci_low", "ci_high"),
+    *("delta_vs_control", "delta_low", "delta_high", "win_rate", "win_low", "win_high"),
+)
+GUARDS = ("arm", "prompt_set", "guard", "value", "limit", "broken")
 CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
 GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")
 
@@ -74,6 +79,16 @@ def read_seeds(results: Path) -> pd.DataFrame:
 def read_drift(results: Path) -> pd.DataFrame:
     """scores/drift.csv: how far the pictures of text-free prompts moved away from the base model's."""
     return read_csv(results / "scores" / "drift.csv", DRIFT)
+
+
+def read_rewards(results: Path) -> pd.DataFrame:
+    """scores/rewards.csv: rewards of the pictures, whether or not an arm was trained by them."""
+    return read_csv(results / "scores" / "rewards.csv", REWARDS)
+
+
+def read_guards(results: Path) -> pd.DataFrame:
+    """scores/guards.csv: what voids a gain."""
+    return read_csv(results / "scores" / "guards.csv", GUARDS)
 
 
 def read_curve(results: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Every arm against a control of its own: the same training without the auxiliary loss; and against the base model."""
+"""Every arm against a control of its own: the same training without its loss or reward; and against the base model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ from legible.metrics.summary import (
 )
 from legible.names import BASE, CONTROL, run_of
 
-# Keys of `training` that change no result, or (aux) are what is compared.
-MAY_DIFFER = {"aux", "threads", "checkpoint_every", "snapshots"}
+# Keys of `training` that change no result, or (aux, reward) are what is compared.
+MAY_DIFFER = {"aux", "reward", "threads", "checkpoint_every", "snapshots"}
 DELTAS = ("delta_vs_control", "delta_low", "delta_high")
 AGAINST_BASE = {name: f"base_{name}" for name in ("relative_delta", "relative_low", "relative_high")}
 
@@ -38,9 +38,10 @@ class Control:
 
 
 def is_heard(training: Mapping) -> bool:
-    """Whether an arm hears an auxiliary loss, by the `training` section of its run.json."""
+    """Whether an arm hears an auxiliary loss or rewards, by the `training` section of its run.json."""
     aux = training.get("aux", {})
-    return aux.get("loss", "none") != "none" and float(aux.get("lambda", 0.0)) > 0
+    heard = aux.get("loss", "none") != "none" and float(aux.get("lambda", 0.0)) > 0
+    return heard or bool(training.get("reward", {}).get("weights"))
 
 
 def own_control(arm: str, trainings: Mapping[str, Mapping]) -> Control:

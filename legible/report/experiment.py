@@ -12,7 +12,9 @@ from legible.figures.inputs import (
     check_columns,
     read_curve,
     read_drift,
+    read_guards,
     read_metrics,
+    read_rewards,
     read_rows,
     read_runs,
     read_scores,
@@ -22,9 +24,11 @@ from legible.figures.inputs import (
 )
 from legible.figures.labels import auxiliary_arms, with_control_first
 from legible.metrics.compare import Control, claims, drift_with_own_controls, own_control, with_own_controls
+from legible.metrics.guards import broken_guards
 from legible.metrics.statistics import holm
 from legible.metrics.training import clipped_share, gradient_ratio
 from legible.names import BASE
+from legible.report.verdict import Verdict, guarded, judge
 
 TESTED = ("relative_delta", "relative_low", "relative_high", "p_value", "p_holm")
 
@@ -40,6 +44,7 @@ class Experiment:
         arms: the control, then the others.
         controls: arm beside the control → what it is compared with.
         summary, seeds, drift: the tables of legible.metrics.compare; `drift` None where it was not measured.
+        rewards, guards: rows of rewards.csv and guards.csv, None where no rewards were scored.
         curve: rows of curve.csv, None where there is none.
         scores: rows of scores.parquet.
         runs: (arm, training seed) → run.json.
@@ -57,6 +62,8 @@ class Experiment:
     summary: pd.DataFrame
     seeds: pd.DataFrame
     drift: pd.DataFrame | None
+    rewards: pd.DataFrame | None
+    guards: pd.DataFrame | None
     curve: pd.DataFrame | None
     scores: pd.DataFrame
     runs: dict[tuple[str, int], dict]
@@ -95,6 +102,8 @@ def read_experiment(results: Path, config: Config, title: str = "") -> Experimen
         summary=summary,
         seeds=seeds,
         drift=drift,
+        rewards=read_rewards(results) if (results / "scores" / "rewards.csv").is_file() else None,
+        guards=read_guards(results) if (results / "scores" / "guards.csv").is_file() else None,
         curve=read_curve(results) if (results / "scores" / "curve.csv").is_file() else None,
         scores=scores,
         runs=runs,
@@ -127,6 +136,13 @@ def corrected(experiments: Sequence[Experiment]) -> list[Experiment]:
             summary.loc[index, "p_holm"] = next(adjusted)
         found.append(replace(experiment, summary=summary))
     return found
+
+
+def verdict_of(experiment: Experiment, arm: str, prompt_set: str) -> Verdict:
+    """What is said of an arm on a prompt set, guards heeded."""
+    confidence = experiment.config.scoring.confidence
+    found = judge(experiment.summary, experiment.seeds, arm, prompt_set, confidence)
+    return guarded(found, broken_guards(experiment.guards, arm, prompt_set))
 
 
 def strength_text(experiment: Experiment, arm: str) -> str:

@@ -21,8 +21,9 @@ from legible.figures.labels import (
 )
 from legible.names import BASE, CEILINGS, CONTROL, SCALE
 from legible.report.describe import describe_drift, describe_judges
-from legible.report.experiment import Experiment, clipped_text, corrected, strength_text
-from legible.report.verdict import MIN_SEEDS, PLACEBO, explain, explain_ceilings, explain_control, headline, judge, rule
+from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
+from legible.report.rewards import reward_tables
+from legible.report.verdict import MIN_SEEDS, PLACEBO, explain, explain_ceilings, explain_control, headline, rule
 from legible.report.words import counted, interval, listed, p_text, with_delta
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources" / "report"
@@ -213,7 +214,7 @@ def tested_rows(summary: pd.DataFrame, prompt_set: str) -> list[dict]:
 def answer(experiment: Experiment, prompt_set: str) -> dict:
     """What the page says about one prompt set."""
     summary, seeds, confidence = experiment.summary, experiment.seeds, experiment.config.scoring.confidence
-    verdicts = [judge(summary, seeds, arm, prompt_set, confidence) for arm in auxiliary_arms(experiment.arms)]
+    verdicts = [verdict_of(experiment, arm, prompt_set) for arm in auxiliary_arms(experiment.arms)]
     size = summary[(summary["prompt_set"] == prompt_set) & (summary["arm"] == CONTROL)].iloc[0]
     sentences = [explain(verdict, confidence) for verdict in verdicts]
     sentences += [explain_control(summary, seeds, prompt_set, confidence), explain_ceilings(summary, prompt_set)]
@@ -228,6 +229,7 @@ def answer(experiment: Experiment, prompt_set: str) -> dict:
         "seeds": int(size["n_training_seeds"]),
         "rows": summary_rows(summary, experiment.arms, prompt_set),
         "tests": tested_rows(summary, prompt_set),
+        "rewards": reward_tables(experiment.rewards, experiment.guards, prompt_set),
         "guard": [] if drift is None else guard_rows(summary, drift, experiment.arms, prompt_set),
     }
 

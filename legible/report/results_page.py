@@ -12,9 +12,10 @@ from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_
 from legible.names import BASE, CEILINGS, CONTROL
 from legible.report.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions
 from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges
-from legible.report.experiment import Experiment, clipped_text, corrected, strength_text
+from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
 from legible.report.report_page import drawn_figures
-from legible.report.verdict import explain, explain_ceilings, explain_control, headline, judge, rule
+from legible.report.rewards import GUARDS_NOTE, REWARDS_NOTE, guard_states, reward_rows
+from legible.report.verdict import explain, explain_ceilings, explain_control, headline, rule
 from legible.report.words import interval, listed, p_text, percent
 
 NOTICE = "<!-- Written by scripts/write_results.py from the numbers: change those, not this file. -->"
@@ -217,7 +218,7 @@ def arm_lines(experiment: Experiment, prompt_set: str) -> list[str]:
     """One line per arm: its verdict with the numbers."""
     error, confidence = mean_error(experiment.summary, prompt_set), experiment.config.scoring.confidence
     arms = sorted(auxiliary_arms(experiment.arms), key=lambda name: (error[name], name))
-    verdicts = [judge(experiment.summary, experiment.seeds, arm, prompt_set, confidence) for arm in arms]
+    verdicts = [verdict_of(experiment, arm, prompt_set) for arm in arms]
     return ["- " + explain(verdict, confidence) for verdict in verdicts]
 
 
@@ -226,7 +227,7 @@ def section(experiment: Experiment, prompt_set: str, name: str) -> list[str]:
     summary, seeds, arms = experiment.summary, experiment.seeds, auxiliary_arms(experiment.arms)
     confidence = experiment.config.scoring.confidence
     size = pick(summary, prompt_set, "cer_micro").loc[CONTROL].iloc[0]
-    verdicts = [judge(summary, seeds, arm, prompt_set, confidence) for arm in arms]
+    verdicts = [verdict_of(experiment, arm, prompt_set) for arm in arms]
     counts = (
         f"{int(size['n_prompts'])} prompts, {int(size['n_images'])} pictures per trained arm, training seeds: "
         f"{int(size['n_training_seeds'])}; ↓ lower is better, brackets are {confidence:.0%} bootstrap intervals. "
@@ -238,6 +239,7 @@ def section(experiment: Experiment, prompt_set: str, name: str) -> list[str]:
     parts = [f"## {name}", headline(verdicts), counts]
     parts += [table(RESULT_COLUMNS, result_rows(experiment, prompt_set))]
     parts += ["\n".join([*arm_lines(experiment, prompt_set), *(f"- {line}" for line in more if line)])]
+    parts += rewards_and_guards(experiment, prompt_set)
     found = aim_of(experiment, prompt_set)
     if found:
         best = closest(found, mean_error(summary, prompt_set))
@@ -245,6 +247,15 @@ def section(experiment: Experiment, prompt_set: str, name: str) -> list[str]:
         header = ["Stratum", "Prompts", "Judge", f"control (`{control}`)", f"`{best}`", "minus control", "relative"]
         parts += [f"### Where it helps: `{best}`", table(header, strata_rows(experiment, prompt_set, best))]
     return parts
+
+
+def rewards_and_guards(experiment: Experiment, prompt_set: str) -> list[str]:
+    """Rewards of the pictures and what voids a gain, where rewards were scored."""
+    if experiment.rewards is None or experiment.guards is None:
+        return []
+    columns, rows = reward_rows(experiment.rewards, prompt_set)
+    header, guards = guard_states(experiment.guards, prompt_set)
+    return [f"### Rewards and guards\n\n{REWARDS_NOTE}", table(columns, rows), GUARDS_NOTE, table(header, guards)]
 
 
 def legend(experiment: Experiment) -> str:

@@ -1,7 +1,7 @@
 """Does the text get better? The answer in sentences, computed from the numbers and no bolder than they are."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -132,6 +132,13 @@ def judge(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str,
     elif varying := names(j for j in judgements if j.varies):
         reason = f"the interval of {varying} over training seeds does not exclude zero"
     return Verdict(arm, prompt_set, row["control"], "not shown" if reason else side, reason, tuple(judgements))
+
+
+def guarded(verdict: Verdict, broken: Sequence[str]) -> Verdict:
+    """The verdict, with a gain taken back that `broken` guards (in words) void."""
+    if not broken or verdict.outcome not in ("better", "hint better"):
+        return verdict
+    return replace(verdict, outcome="not shown", reason=f"the gain is void: {listed(broken)}")
 
 
 def names(judgements: Iterable[Judgement]) -> str:

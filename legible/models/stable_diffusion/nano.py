@@ -16,7 +16,7 @@ CAPTION_TOKENS = 32
 class Sizes:
     """Of the UNet, and of the two towers of the caption CLIP."""
 
-    channels: tuple[int, ...] = (48, 144, 160)
+    channels: tuple[int, ...] = (48, 112, 128)
     attention: tuple[bool, ...] = (False, True, True)
     heads: int = 4
     text_dim: int = 128
