@@ -30,6 +30,7 @@ VARIANTS = {
     "replicated": {"parallel": "replicate", "aux": CLIP | {"measure_every": 2}},
     "lora": LORA | {"accumulation": 2, "batch_size": 2, "aux": CLIP | {"balance": "gradient_norm", "measure_every": 1}},
     "sharded": {"parallel": "shard", "aux": CLIP | {"measure_every": 0}, "ema": 0.9, "snapshots": [4]},
+    "rewarded": {"parallel": "replicate", "reward": {"weights": {"reading": 1.0}, "steps": 3, "last": 2}},
     "accumulated": {"accumulation": 2, "batch_size": 2, "weight_decay": 0.1, "gradient_checkpointing": ["denoiser"]},
 }
 
@@ -44,7 +45,8 @@ def cache(folders, tmp_path_factory) -> Path:
 def start(folders, cache: Path, folder: Path, processes: int, **override) -> subprocess.Popen:
     """The script as the workflow starts it, with one or several processes."""
     training = settings(processes=processes, **override).model_dump(mode="json", by_alias=True)
-    paths = {"model": {"path": str(folders.zimage)}, "clip": {"path": str(folders.clip)}, "reader": {}}
+    paths = {"model": {"path": str(folders.zimage)}, "clip": {"path": str(folders.clip)}}
+    paths |= {"reader": {"network": str(folders.recognizer)}}
     config = json.dumps(paths | {"generation": {"steps": 8}, "training": training})
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.Popen(
@@ -63,6 +65,11 @@ def finished(process: subprocess.Popen) -> str:
     return out + err
 
 
+def listed(value) -> list:
+    """What a row of the log holds under a name, as a list."""
+    return value if isinstance(value, list) else [*value.values()] if isinstance(value, dict) else [value]
+
+
 def weights(folder: Path, name: str = "weights") -> dict[str, torch.Tensor]:
     (file,) = (folder / "run" / Path(name)).rglob("*.safetensors")
     return load_file(file)
@@ -76,7 +83,7 @@ def test_two_processes_equal_one_with_twice_the_batch(folders, cache, tmp_path, 
     for one, two in zip(metrics(tmp_path / "1" / "run"), metrics(tmp_path / "2" / "run"), strict=True):
         assert one.keys() == two.keys()
         for name in one:
-            left, right = ([row[name]] if not isinstance(row[name], list) else row[name] for row in (one, two))
+            left, right = (listed(row[name]) for row in (one, two))
             assert [x is None for x in left] == [x is None for x in right]
             assert [x or 0 for x in left] == pytest.approx([x or 0 for x in right], rel=2e-3, abs=1e-6), name
     names = ["weights"] + [f"snapshots/step{step}" for step in VARIANTS[variant].get("snapshots", [])]

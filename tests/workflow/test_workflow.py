@@ -206,8 +206,9 @@ def test_arms_are_trained_by_rewards_and_go_on_from_one_another(project):
         "both": {"start": "reading", "parts": ["denoiser"], "reward": reward},
     }
     overlay = project.folder / "rewards.yaml"
-    overlay.write_text(yaml.safe_dump({"experiment": "rewards", "arms": arms}))
-    files = ["runs/both/seed0/run.json", "images/both-seed0/short/manifest.jsonl"]
+    scored = {"reward_scores": ["reading"], "experiment": "rewards", "arms": arms}
+    overlay.write_text(yaml.safe_dump(scored))
+    files = ["runs/both/seed0/run.json", "images/both-seed0/short/manifest.jsonl", "scores/guards.csv"]
     targets = [*(f"results/rewards/{file}" for file in files), "--configfile", "rewards.yaml"]
     project.snakemake(*targets)
     results = project.folder / "results" / "rewards"
@@ -218,6 +219,12 @@ def test_arms_are_trained_by_rewards_and_go_on_from_one_another(project):
     encoders = [load_file(folder / "text_encoder" / "model.safetensors") for folder in weights]
     assert all(torch.equal(value, encoders[1][name]) for name, value in encoders[0].items())
     assert len(list((results / "images" / "both-seed0" / "short").glob("*.png"))) == 3
+    rewards, guards = (pd.read_csv(results / "scores" / f"{name}.csv") for name in ("rewards", "guards"))
+    measured = {"reading", "likelihood", "colour_entropy", "edge_density", "distance_to_others"}
+    assert measured <= set(rewards["metric"])
+    assert {"base", *arms} - {"clip_region"} <= set(rewards["arm"])
+    assert rewards["value"].notna().all()
+    assert set(guards[guards["guard"] == "held_out_rewards"]["arm"]) == {"reading", "both"}
     assert "Nothing to be done" in project.snakemake(*targets)
     overlay.write_text(overlay.read_text().replace("reading: 1.0", "reading: 2.0"))
     again = project.would_run(*targets)
