@@ -1,4 +1,4 @@
-"""Train one part of the nano models; resumable. `unet` needs `vae` and `caption_clip`, `denoiser` needs `vae`."""
+"""Train one part of the nano models; resumable. Denoisers need `vae`, twins of rewards `caption_clip`."""
 
 import argparse
 import time
@@ -29,15 +29,20 @@ def main() -> None:
     recipe = tiny() if arguments.tiny else Recipe()
     plain = recipe.as_dict()
     relevant = {name: plain[name] for name in ("seed", "pool", "fonts", "data")}
-    relevant |= {"scenes": plain["scenes"]} if arguments.part in ("caption_clip", "unet") else {}
-    relevant |= {"part": plain.get(arguments.part, plain["recognizers"].get(arguments.part))}
+    relevant |= {"scenes": plain["scenes"]} if arguments.part in ("caption_clip", "unet", *plain["preferences"]) else {}
+    relevant |= {"part": (plain | plain["recognizers"] | plain["preferences"])[arguments.part]}
     began, code = time.monotonic(), code_fingerprint(__file__)
     key = sha256_json(relevant)
     measured = train_part(
         arguments.part, recipe, key, arguments.work, arguments.output, arguments.compile, arguments.tiny
     )
-    families = {"vae": recipe.denoiser.family, "denoiser": recipe.denoiser.family, "unet": recipe.unet.family}
-    folder = families.get(arguments.part, arguments.part)
+    folders = {
+        "aesthetic": "caption_clip",
+        "vae": recipe.denoiser.family,
+        "denoiser": recipe.denoiser.family,
+        "unet": recipe.unet.family,
+    }
+    folder = folders.get(arguments.part, arguments.part)
     provenance = {
         "command": f"snakemake --cores all nano   # scripts/train_nano.py {arguments.part}",
         "recipe": relevant,

@@ -4,23 +4,25 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerFast
 
-from legible.corpus.prompts import load_prompts
+from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.scenes import scene_words
 from legible.corpus.templates import vocabulary
 from legible.io import write_text
 from legible.models.family import Family
-from legible.nano import caption_clip, clip, denoiser, judge, recognizer, vae
+from legible.nano import caption_clip, clip, denoiser, judge, preference, recognizer, vae
 from legible.nano.pool import HELD_OUT, Pool, build_pool, held_out_pool, retrieval_pool, with_scenes
 from legible.nano.recipe import DenoiserRecipe, Recipe
 from legible.nano.tokenizer import build_tokenizer
 
-PARTS = ("vae", "denoiser", "caption_clip", "unet", "clip", *Recipe().recognizers)
+PARTS = ("vae", "denoiser", "caption_clip", *Recipe().preferences, "unet", "clip", *Recipe().recognizers)
 
 
 def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool, small: bool) -> dict:
     """Train `part` into its folder below `output` and return what was measured."""
+    if part in recipe.preferences:
+        return train_preference(part, recipe, key, work, output)
     held_out = held_out_pool(recipe)
     pool = build_pool(recipe, load_prompts(HELD_OUT, None), work)
     if part == "vae":
@@ -69,6 +71,32 @@ def train_caption_clip(recipe: Recipe, pool: Pool, key: str, work: Path, output:
     tokenizer.save_pretrained(output / "caption_clip")
     held_out = with_scenes(retrieval_pool(recipe), recipe, "test", 128)
     return caption_clip.measure(model, tokenizer, held_out)
+
+
+def train_preference(part: str, recipe: Recipe, key: str, work: Path, output: Path) -> dict:
+    """A twin of a published reward on top of the caption CLIP, or grown out of it, in the published format."""
+    settings = recipe.preferences[part]
+    excluded = Excluded.of([load_prompts(HELD_OUT, None)])
+    pairs = preference.build_pairs(recipe, settings, "train", settings.pairs, excluded)
+    held_out = preference.build_pairs(recipe, settings, "test", min(settings.pairs, 1024), Excluded.of([]))
+    model = CLIPModel.from_pretrained(output / "caption_clip").eval()
+    tokenizer = AutoTokenizer.from_pretrained(output / "caption_clip")
+    torch.manual_seed(settings.seed)
+    if part == "aesthetic":
+        model.requires_grad_(False)
+        head = preference.aesthetic_head(model.config.projection_dim)
+        score = preference.aesthetic_of(model, head)
+        preference.train_preference(settings, head, score, pairs, key, work, part)
+        preference.save_aesthetic(head, output / "caption_clip" / "aesthetic.safetensors")
+        return preference.measure(score, held_out)
+    score = (preference.hps_of if part == "hps" else preference.pickscore_of)(model, tokenizer)
+    preference.train_preference(settings, model, score, pairs, key, work, part)
+    if part == "hps":
+        preference.save_open_clip(model, tokenizer, output / part)
+    else:
+        model.save_pretrained(output / part)
+        tokenizer.save_pretrained(output / part)
+    return preference.measure(score, held_out)
 
 
 def train_denoiser(

@@ -54,6 +54,18 @@ class CaptionClipRecipe:
 
 
 @dataclass(frozen=True)
+class PreferenceRecipe:
+    """A twin of a published reward, on pairs of pictures of which one is worse by construction."""
+
+    seed: int
+    spoiled: float  # share of the worse pictures that are blurred, faded or speckled; the others do not fit the caption
+    steps: int
+    batch: int = 64
+    learning_rate: float = 3e-4
+    pairs: int = 12000
+
+
+@dataclass(frozen=True)
 class ClipRecipe:
     """open_clip CLIP on rendered regions and their strings, with one-edit distractors as extra negatives."""
 
@@ -95,6 +107,13 @@ class Recipe:
     denoiser: DenoiserRecipe = DenoiserRecipe()
     clip: ClipRecipe = ClipRecipe()
     caption_clip: CaptionClipRecipe = CaptionClipRecipe()
+    preferences: dict[str, PreferenceRecipe] = field(
+        default_factory=lambda: {
+            "aesthetic": PreferenceRecipe(seed=11, spoiled=1.0, steps=300, learning_rate=1e-3),
+            "pickscore": PreferenceRecipe(seed=12, spoiled=0.2, steps=400),
+            "hps": PreferenceRecipe(seed=13, spoiled=0.5, steps=400),
+        }
+    )
     unet: DenoiserRecipe = DenoiserRecipe(
         family="stable_diffusion",
         prompt_dropout=0.1,
@@ -133,6 +152,9 @@ def tiny() -> Recipe:
         denoiser=DenoiserRecipe(steps=6, batch=8, restarts=()),
         caption_clip=CaptionClipRecipe(steps=4, batch=8),
         unet=replace(Recipe().unet, steps=6, batch=8),
+        preferences={
+            name: replace(recipe, steps=4, batch=8, pairs=48) for name, recipe in Recipe().preferences.items()
+        },
         clip=ClipRecipe(width=32, vision_layers=1, text_layers=1, embed_dim=16, steps=4, batch=8),
         recognizers={
             "recognizer_crnn": RecognizerRecipe(1, {"channels": 8, "hidden_size": 8}, steps=4, batch=8),

@@ -15,7 +15,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_is_a_valid_experiment_and_says_how_it_is_run(path):
     command = re.search(r"--configfile((?: configs/\w+\.yaml)+)", path.read_text(encoding="utf-8"))
-    assert command and path.name in command[1]
+    assert command
+    assert path.name in command[1]
     merged = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     for overlay in command[1].split():  # some are laid over another one
         merged = merge(merged, yaml.safe_load((ROOT / overlay).read_text(encoding="utf-8")))
