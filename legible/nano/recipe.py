@@ -117,8 +117,7 @@ class Recipe:
     unet: DenoiserRecipe = DenoiserRecipe(
         family="stable_diffusion",
         prompt_dropout=0.1,
-        steps=8500,
-        batch=40,
+        steps=9000,
         learning_rate=1.2e-3,
         decay=1000,
         restarts=(),

@@ -16,8 +16,8 @@ CAPTION_TOKENS = 32
 class Sizes:
     """Of the UNet, and of the two towers of the caption CLIP."""
 
-    channels: tuple[int, ...] = (48, 112, 128)
-    attention: tuple[bool, ...] = (False, True, True)
+    channels: tuple[int, ...] = (96, 128, 160)
+    attention: tuple[bool, ...] = (True, True, True)
     heads: int = 4
     text_dim: int = 128
     text_layers: int = 3
@@ -76,8 +76,8 @@ def build_clip(sizes: Sizes, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
 def build_unet(sizes: Sizes, channels: int) -> UNet2DConditionModel:
     """An untrained UNet.
 
-    It reads captions from the level on where a cell is as wide as half a letter. Its queries know where they stand by
-    the zeros around the picture only, and in the lowest level, of 2 × 4 cells, every cell sees them.
+    Its queries know where they stand by the zeros around the picture only, and in the lowest level, of 2 × 4 cells,
+    every cell sees them.
     """
     return UNet2DConditionModel(
         in_channels=channels,
