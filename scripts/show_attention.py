@@ -1,7 +1,7 @@
 """Where a UNet looks for each letter: cross-attention per token on noisy signs, and how well it meets the letters.
 
-    python scripts/show_attention.py --config nano.json --dataset results/textcraftor_nano_sd/data/test.parquet \
-        --weights base results/textcraftor_nano_sd/runs/reading/seed0/weights --output map.png --table map.csv
+    python scripts/show_attention.py --config nano.json --dataset results/mine/data/test.parquet \
+        --weights base results/mine/runs/reading/seed0/weights --output map.png --table map.csv
 
 The table has for every token of a quoted text the intersection over union of the pixels that it holds most of, as many
 as the glyphs' box has, with that box. Chance is about the share of the picture that a box covers (`share`).

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from project import RESULTS
+from project import RESULTS, ROOT
 
 pytestmark = pytest.mark.workflow
 
@@ -55,3 +55,14 @@ def test_as_a_module_of_another_workflow(project, tmp_path):
     snakemake(tmp_path)
     assert drawn(tmp_path) == drawn(project.folder) != []
     assert snakemake(tmp_path, "--dry-run", "signs_train").count("rule signs_train_arm:") == 2
+
+
+def test_stable_diffusion_with_published_rewards_is_planned_where_their_files_lie(tmp_path):
+    for folder in ("EasyOCR", "models/aesthetic", "models/pickscore", "models/hps"):
+        (tmp_path / folder).mkdir(parents=True)
+    given = ("--snakefile", str(ROOT / "Snakefile"), "--configfile", str(ROOT / "configs" / "textcraftor_sd15.yaml"))
+    planned = snakemake(tmp_path, *given, "--dry-run", "--printshellcmds")
+    assert "--rewards reading caption aesthetic pickscore hps" in planned
+    assert '"scheduler": "pndm"' in planned
+    assert planned.count("rule train_arm:") == 4
+    assert "rule check_guards:" in planned
