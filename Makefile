@@ -67,6 +67,7 @@ benchmarks: environment
 	  --output docs/performance/train_step-slice.json
 	$(MEASURE) benchmarks/sample.py --model slice --cases 1,1+compile --steps 3 --warmup 1 \
 	  --output docs/performance/sample-slice.json
+	$(MEASURE) benchmarks/rollout.py --output docs/performance/rollout/zimage.json
 	$(MEASURE) benchmarks/write_performance.py
 
 # The same of the whole 6B model with random weights, on a GPU with 141 GB.
