@@ -66,6 +66,8 @@ SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
 ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
 SPEC = spec_of(CONFIG.model.family)
 ENVIRONMENT = "../envs/legible.yaml"
+# The EasyOCR judge's network as a reader that no arm listens to, where it is another one.
+UNSEEN = CONFIG.ocr.easyocr if CONFIG.ocr.easyocr and CONFIG.ocr.easyocr.network != CONFIG.reader.network else None
 NANO = "results/nano_models"
 NANO_PARTS = ["caption_clip", "clip", "denoiser", "recognizer_conv", "recognizer_crnn", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.

@@ -91,6 +91,12 @@ def drift_evidence(wildcards):
     return tables + image_readings([BASE], DRIFT) if CONFIG.drift else []
 
 
+def unseen_option(wildcards):
+    """`--unseen`: the EasyOCR judge's network as a reader that no arm listens to, where it is another one."""
+    section = part("reader") | {"network": UNSEEN.network, "models": UNSEEN.models} if UNSEEN else {}
+    return ["--unseen", json.dumps(section, sort_keys=True)] if UNSEEN else []
+
+
 def reward_evidence(wildcards):
     """Rewards of the pictures, and what voids a gain."""
     return [f"{RESULTS}/scores/{name}.csv" for name in ("rewards", "guards")] if CONFIG.reward_scores else []

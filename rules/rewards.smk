@@ -1,13 +1,5 @@
 """Drawn pictures scored by rewards, and the guards that void a gain."""
 
-UNSEEN = CONFIG.ocr.easyocr if CONFIG.ocr.easyocr and CONFIG.ocr.easyocr.network != CONFIG.reader.network else None
-
-
-def unseen_option(wildcards):
-    """`--unseen`: the EasyOCR judge's network as a reader that no arm listens to, where it is another one."""
-    section = part("reader") | {"network": UNSEEN.network, "models": UNSEEN.models} if UNSEEN else {}
-    return ["--unseen", json.dumps(section, sort_keys=True)] if UNSEEN else []
-
 
 rule score_rewards:
     """Every model's pictures scored by rewards, whether or not it was trained by them."""
