@@ -343,7 +343,7 @@ def test_a_missing_component_is_named(folder, tmp_path, missing):
     [
         (
             "scheduler", {"_class_name": "DDPMScheduler"},
-            r"`scheduler` cannot be loaded \(its class is DDPMScheduler; allowed are DDIMScheduler, Euler",
+            r"`scheduler` cannot be loaded \(its class is DDPMScheduler; allowed are DDIMScheduler, DPMSolver",
         ),
         ("scheduler", {"_class_name": None}, "its class is None; allowed are DDIMScheduler"),
         ("scheduler", {"prediction_type": "sample"}, "prediction_type is sample; allowed are epsilon and v_prediction"),
