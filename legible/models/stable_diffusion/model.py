@@ -12,10 +12,6 @@ from typing import ClassVar
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -41,15 +37,8 @@ from legible.models.opening import (
 from legible.models.quantization import linear_layers, quantize
 from legible.models.spec import Spec
 from legible.models.stable_diffusion import SPEC
+from legible.models.stable_diffusion.schedulers import NAMED, KnownScheduler, Scheduler, SchedulerSteps
 
-Scheduler = DDIMScheduler | DPMSolverMultistepScheduler | EulerDiscreteScheduler | PNDMScheduler
-NAMED = {  # as configurations name them
-    "ddim": DDIMScheduler,
-    "dpm": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-    "pndm": PNDMScheduler,
-}
-SCHEDULERS = {kind.__name__: kind for kind in NAMED.values()}
 COMPONENTS = SPEC.folders("denoiser", "autoencoder", "text", "scheduler")
 CAPTION = "captions"  # the one name in its conditioning: [tokens, D] of a prompt, always as many as CLIP reads
 PIPELINE_GRID = 8  # StableDiffusionPipeline takes multiples of it, whatever the autoencoder
@@ -57,57 +46,8 @@ PIPELINE_GRID = 8  # StableDiffusionPipeline takes multiples of it, whatever the
 FURTHER_INPUTS = ("time_cond_proj_dim", "class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
 
 
-class KnownScheduler:
-    """Opens the scheduler of whichever known class its configuration names."""
-
-    @staticmethod
-    def from_pretrained(path: str, **where: str | None) -> Scheduler:
-        """The scheduler.
-
-        Raises:
-            ValueError: it is of another class, or its noise or what it predicts is of another kind.
-        """
-        config = DDIMScheduler.load_config(path, **where)
-        if config.get("_class_name") not in SCHEDULERS:
-            raise ValueError(f"its class is {config.get('_class_name')}; allowed are {', '.join(sorted(SCHEDULERS))}")
-        scheduler = SCHEDULERS[config["_class_name"]].from_config(config)
-        prediction, signal = scheduler.config.prediction_type, scheduler.alphas_cumprod[-1]
-        if prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(f"its prediction_type is {prediction}; allowed are epsilon and v_prediction")
-        if prediction == "epsilon" and signal == 0:
-            raise ValueError("its last timestep is pure noise (rescale_betas_zero_snr), which needs v_prediction")
-        if scheduler.config.get("timestep_type", "discrete") != "discrete":
-            raise ValueError(f"its timestep_type is {scheduler.config.timestep_type}; discrete is needed")
-        return scheduler
-
-
 MODULES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 OTHERS = {"tokenizer": AutoTokenizer, "scheduler": KnownScheduler}
-
-
-@dataclass(frozen=True)
-class SchedulerSteps:
-    """A diffusers scheduler, one step at a time; PNDM remembers earlier predictions, Euler counts."""
-
-    scheduler: Scheduler
-    dtype: torch.dtype  # of the latents
-
-    @property
-    def levels(self) -> Tensor:
-        """The timesteps."""
-        return self.scheduler.timesteps
-
-    def begin(self, noise: Tensor) -> Tensor:
-        """Noise of the variance that this scheduler begins with."""
-        return noise.to(self.dtype) * self.scheduler.init_noise_sigma
-
-    def seen(self, latents: Tensor, place: int) -> Tensor:
-        """Of the variance that the UNet knows: an Euler sampler's latents are larger, by √(1 + (σ/α)²)."""
-        return self.scheduler.scale_model_input(latents, self.levels[place])
-
-    def step(self, latents: Tensor, prediction: Tensor, place: int) -> Tensor:
-        """The scheduler's step."""
-        return self.scheduler.step(prediction.to(latents.dtype), self.levels[place], latents, return_dict=False)[0]
 
 
 @dataclass(frozen=True)
