@@ -12,6 +12,7 @@ from torch import nn
 
 from legible.config import SigmaSampling
 from legible.models.family import Family
+from legible.nano.pointing import letter_places, pointer
 from legible.nano.pool import Pool
 from legible.nano.recipe import DenoiserRecipe
 from legible.progress import progress
@@ -72,6 +73,11 @@ def train_denoiser(
     drawn = SigmaSampling(distribution="logit_normal", mean=recipe.sigma_mean, std=recipe.sigma_std)
     grid = model.level_grid(recipe.sampling_steps)
     parts = {"models": networks, "averaged": averaged, "optimizer": optimizer}
+    pointed = None
+    if recipe.pointing_weight:
+        size, texts = tuple(pool.images.shape[-2:]), pool.texts
+        places = letter_places(model.tokenizer, pool.captions, texts, pool.boxes.shape[1])
+        pointed = pointer(networks[0], recipe.pointing_heads, places, pool.boxes, size)
     log = RunLog(work / f"{name}.jsonl")
     first = log.rewind(load_parts(work / f"{name}.ckpt", key, parts))
     for step in progress(range(first, recipe.steps), name, start=first, total=recipe.steps):
@@ -84,12 +90,14 @@ def train_denoiser(
         clean = latents[picked]
         noise = torch.randn(clean.shape, generator=generator)
         levels = model.process.draw(drawn, grid, recipe.batch, generator)
-        kept = (torch.rand(recipe.batch, generator=generator) >= recipe.prompt_dropout).tolist()
-        captions = [pool.captions[row] if keep else "" for row, keep in zip(picked.tolist(), kept, strict=True)]
+        kept = torch.rand(recipe.batch, generator=generator) >= recipe.prompt_dropout
+        rows = zip(picked.tolist(), kept.tolist(), strict=True)
+        captions = [pool.captions[row] if keep else "" for row, keep in rows]
         conditioning = model.encode_prompts(captions, gradient=recipe.text)
         prediction = model.predict(model.process.noised(clean, noise, levels), levels, conditioning)
         loss = (prediction - model.process.target(clean, noise, levels)).square().mean()
-        loss.backward()
+        pointing = pointed and pointed(picked, kept, clean.shape[-2:])
+        (loss if pointing is None else loss + recipe.pointing_weight * pointing).backward()
         norm = torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -97,7 +105,8 @@ def train_denoiser(
         with torch.no_grad():
             for target, source in zip(averaged.parameters(), networks.parameters(), strict=True):
                 target.lerp_(source, 1 - decay)
-        log.write(step=step, loss=loss.item(), grad_norm=norm.item(), learning_rate=rate)
+        further = {} if pointing is None else {"pointing": pointing.item()}
+        log.write(step=step, loss=loss.item(), grad_norm=norm.item(), learning_rate=rate, **further)
         if (step + 1) % cer_every == 0:  # before the checkpoint: a kill between the two repeats it, never drops it
             log.write(step=step, cer=measure_cer(smooth))
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:

@@ -13,18 +13,23 @@ from legible.nano.recipe import Recipe
 from legible.render.dataset import render_signs
 from legible.render.fonts import find_fonts, select_fonts
 from legible.render.scene import draw_scenes
-from legible.render.sign import draw_prompt
+from legible.render.sign import Box, draw_prompt
 
 HELD_OUT = "resources/prompts/held_out.jsonl"
 
 
 @dataclass(frozen=True)
 class Pool:
-    """`images` uint8 [N, 3, H, W]; captions and texts of length N."""
+    """`images` uint8 [N, 3, H, W]; captions and texts of length N.
+
+    `boxes`, int64 [N, L, 4] in pixels, are of the letters of each text and empty where it has fewer than L; None where
+    nobody asked for them.
+    """
 
     images: torch.Tensor
     captions: list[str]
     texts: list[str]
+    boxes: torch.Tensor | None = None
 
     def pixels(self, indices: torch.Tensor) -> torch.Tensor:
         """Float images [B, 3, H, W] in −1 … 1."""
@@ -56,20 +61,31 @@ def ink_boxes(images: torch.Tensor) -> torch.Tensor:
 def build_pool(recipe: Recipe, prompts: tuple, work: Path, workers: int = 2) -> Pool:
     """Render (or read back) `recipe.pool` training signs; no target of `prompts` occurs in any of them."""
     excluded = Excluded.of([prompts])
-    key = sha256_json([recipe.pool, recipe.data.model_dump(), recipe.fonts.model_dump(), [p.targets for p in prompts]])
+    drawn = [recipe.pool, recipe.data.model_dump(), recipe.fonts.model_dump(), [p.targets for p in prompts], "boxes"]
+    key = sha256_json(drawn)
     path = work / f"pool-{key[:12]}.npz"
     if not path.exists():
         fonts = select_fonts(find_fonts(recipe.fonts), recipe.fonts.train, recipe.fonts.held_out)
-        signs, _ = render_signs(recipe.data, fonts, "train", recipe.pool, excluded, workers=workers, boxes=False)
+        signs, _ = render_signs(recipe.data, fonts, "train", recipe.pool, excluded, workers=workers)
         with atomic_path(path) as temporary:
             np.savez(
                 temporary,
                 images=np.stack([sign.image for sign in signs]).transpose(0, 3, 1, 2),
                 captions=np.array([sign.caption for sign in signs]),
                 texts=np.array([" ".join(sign.lines) for sign in signs]),
+                boxes=padded_boxes([sign.character_boxes for sign in signs]),
             )
     with np.load(path, allow_pickle=False) as stored:
-        return Pool(torch.from_numpy(stored["images"]), stored["captions"].tolist(), stored["texts"].tolist())
+        images, boxes = torch.from_numpy(stored["images"]), torch.from_numpy(stored["boxes"])
+        return Pool(images, stored["captions"].tolist(), stored["texts"].tolist(), boxes)
+
+
+def padded_boxes(boxes: list[tuple[Box, ...]]) -> np.ndarray:
+    """int64 [N, L, 4], with empty boxes behind those of shorter texts."""
+    padded = np.zeros((len(boxes), max(map(len, boxes)), 4), np.int64)
+    for row, letters in enumerate(boxes):
+        padded[row, : len(letters)] = letters
+    return padded
 
 
 def with_scenes(pool: Pool, recipe: Recipe, split: str, count: int) -> Pool:
@@ -77,7 +93,8 @@ def with_scenes(pool: Pool, recipe: Recipe, split: str, count: int) -> Pool:
     pictures = draw_scenes(recipe.seed, split, count, recipe.data.height, recipe.data.width)
     images = torch.from_numpy(np.stack([picture.image for picture in pictures]).transpose(0, 3, 1, 2).copy())
     captions = [picture.scene.caption for picture in pictures]
-    return Pool(torch.cat([pool.images, images]), [*pool.captions, *captions], [*pool.texts, *[""] * count])
+    boxes = None if pool.boxes is None else torch.cat([pool.boxes, pool.boxes.new_zeros(count, *pool.boxes.shape[1:])])
+    return Pool(torch.cat([pool.images, images]), [*pool.captions, *captions], [*pool.texts, *[""] * count], boxes)
 
 
 def held_out_pool(recipe: Recipe) -> Pool:

@@ -42,6 +42,8 @@ class DenoiserRecipe:
     ema: float = 0.998
     sampling_steps: int = 8
     guidance_scale: float | None = None  # None: off
+    pointing_weight: float = 0.0  # of the loss by which the renderer's boxes teach a UNet's cross-attention; 0: without
+    pointing_heads: int = 2  # of each layer, that it teaches; the others stay free
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,15 @@ class Recipe:
     unet: DenoiserRecipe = DenoiserRecipe(
         family="stable_diffusion",
         prompt_dropout=0.1,
-        steps=9000,
+        steps=2800,
         learning_rate=1.2e-3,
-        decay=1000,
         restarts=(),
-        short_until=1500,
+        short_until=0,
         sigma_mean=0.5,
         sigma_std=1.2,
         sampling_steps=10,
         guidance_scale=2.0,
+        pointing_weight=0.1,
     )
     recognizers: dict[str, RecognizerRecipe] = field(
         default_factory=lambda: {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, PreTrainedTokenizerFast
 
 from legible.models.stable_diffusion.model import StableDiffusion
@@ -16,8 +17,8 @@ CAPTION_TOKENS = 32
 class Sizes:
     """Of the UNet, and of the two towers of the caption CLIP."""
 
-    channels: tuple[int, ...] = (96, 128, 160)
-    attention: tuple[bool, ...] = (True, True, True)
+    channels: tuple[int, ...] = (96, 128)
+    attention: tuple[bool, ...] = (True, True)
     heads: int = 4
     text_dim: int = 128
     text_layers: int = 3
@@ -76,8 +77,7 @@ def build_clip(sizes: Sizes, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
 def build_unet(sizes: Sizes, channels: int) -> UNet2DConditionModel:
     """An untrained UNet.
 
-    Its queries know where they stand by the zeros around the picture only, and in the lowest level, of 2 × 4 cells,
-    every cell sees them.
+    Its queries know where they stand by the zeros around the picture only; `legible/nano/pointing.py` helps.
     """
     return UNet2DConditionModel(
         in_channels=channels,
@@ -112,6 +112,8 @@ def build(sizes: Sizes, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast) 
     )
     clip = build_clip(sizes, tokenizer)
     encoder = CLIPTextModel(clip.config.text_config)
+    for embedding in (module for module in encoder.modules() if isinstance(module, nn.Embedding)):
+        nn.init.normal_(embedding.weight, std=0.5)  # CLIP's own .02 drowns a letter in what the layers add
     return StableDiffusion(
         device=torch.device("cpu"),
         max_sequence_length=CAPTION_TOKENS,
