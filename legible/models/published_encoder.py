@@ -26,10 +26,7 @@ def read_published(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
-    try:
-        return read_weights(path, sha256, "encoder")
-    except AttributeError as error:  # a list or one tensor, where a dict is looked into
-        raise UserError(f"{path}: names with tensors (a state dict) are expected in it") from error
+    return read_weights(path, sha256, "encoder")
 
 
 def bare(name: str) -> str:

@@ -19,7 +19,7 @@ def read_weights(path: Path, sha256: str | None, section: str) -> dict[str, Tens
         section: of the configuration, for errors.
 
     Raises:
-        UserError: no such file, another one than the hash says, or damaged.
+        UserError: no such file, another one than the hash says, damaged, or something else than names with tensors.
     """
     if not path.is_file():
         raise UserError(f"{section}.path: {path} is missing; legible downloads no rewards by itself")
@@ -31,4 +31,7 @@ def read_weights(path: Path, sha256: str | None, section: str) -> dict[str, Tens
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: these weights cannot be read ({first_line(error)})") from error
-    return state.get("state_dict", state)
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: names with tensors (a state dict) are expected in it")
+    return state

@@ -17,6 +17,7 @@ from legible.errors import UserError
 from legible.losses.auxiliary import open_critics
 from legible.models.aesthetic import PLACES, SIZES
 from legible.models.stable_diffusion import nano
+from legible.models.weights import read_weights
 from legible.nano.clip import write_clip_folder
 from legible.nano.parts import caption_tokenizer
 from legible.nano.recipe import tiny
@@ -153,6 +154,13 @@ def test_a_pickle_with_code_in_it_is_not_run(folder, tmp_path):
     with pytest.raises(UserError, match="these weights cannot be read"):
         opened(folder, "aesthetic", path=str(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(2)], torch.zeros(2), {"state_dict": 3}])
+def test_a_file_without_names_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "list.pth")
+    with pytest.raises(UserError, match=r"list\.pth: names with tensors \(a state dict\) are expected"):
+        read_weights(tmp_path / "list.pth", None, "hps")
 
 
 def test_weights_of_another_shape_are_refused(folder, tmp_path):
