@@ -69,7 +69,8 @@ ENVIRONMENT = "../envs/legible.yaml"
 # The EasyOCR judge's network as a reader that no arm listens to, where it is another one.
 UNSEEN = CONFIG.ocr.easyocr if CONFIG.ocr.easyocr and CONFIG.ocr.easyocr.network != CONFIG.reader.network else None
 NANO = "results/nano_models"
-NANO_PARTS = ["caption_clip", "clip", "denoiser", "recognizer_conv", "recognizer_crnn", "vae"]
+TWINS = ["aesthetic", "hps", "pickscore"]  # of published rewards, on top of the caption CLIP
+NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "recognizer_conv", "recognizer_crnn", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]

@@ -100,8 +100,9 @@ def input_folder(wildcards, input):
 
 
 def nano_needs(wildcards):
-    """The denoiser learns on the latents of the finished autoencoder."""
-    return [f"{NANO}/vae.json"] if wildcards.nano_part == "denoiser" else []
+    """The denoiser learns on the latents of the finished autoencoder, twins of rewards from the caption CLIP."""
+    needs = {"denoiser": ["vae"], **dict.fromkeys(TWINS, ["caption_clip"])}
+    return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
 
 
 def prompt_file(wildcards):

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -55,8 +54,8 @@ def letter_shares(boxes: Tensor, size: tuple[int, int], cells: tuple[int, int]) 
 def watch(unet: nn.Module, heads: int) -> list[Tensor]:
     """A list that gets the scores [B, heads, cells, tokens] of the first `heads` of each layer on the way up.
 
-    Only these: on the way down a cell has seen its neighbours alone. What a layer answers stays the same, and no
-    gradient goes into the captions' embeddings. Whoever reads the list empties it.
+    Only these: on the way down a cell has seen its neighbours alone. What a layer answers stays the same. Whoever reads
+    the list empties it.
     """
     scores: list[Tensor] = []
     for name, layer in unet.named_modules():
@@ -76,9 +75,7 @@ def hook(layer: nn.Module, heads: int, scores: list[Tensor]) -> None:
         queries[:] = [split(output)]
 
     def score(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        # What the text encoder says of a letter shall not become where it stands, at the cost of which one it is.
-        keys = F.linear(inputs[0].detach(), module.weight, module.bias)
-        scores.append(queries.pop() @ split(keys).transpose(2, 3) * layer.scale)
+        scores.append(queries.pop() @ split(output).transpose(2, 3) * layer.scale)
 
     layer.to_q.register_forward_hook(keep)
     layer.to_k.register_forward_hook(score)

@@ -119,7 +119,7 @@ class Recipe:
     unet: DenoiserRecipe = DenoiserRecipe(
         family="stable_diffusion",
         prompt_dropout=0.1,
-        steps=2800,
+        steps=6000,
         learning_rate=1.2e-3,
         restarts=(),
         short_until=0,

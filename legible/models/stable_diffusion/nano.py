@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, PreTrainedTokenizerFast
 
 from legible.models.stable_diffusion.model import StableDiffusion
@@ -112,8 +111,6 @@ def build(sizes: Sizes, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast) 
     )
     clip = build_clip(sizes, tokenizer)
     encoder = CLIPTextModel(clip.config.text_config)
-    for embedding in (module for module in encoder.modules() if isinstance(module, nn.Embedding)):
-        nn.init.normal_(embedding.weight, std=0.5)  # CLIP's own .02 drowns a letter in what the layers add
     return StableDiffusion(
         device=torch.device("cpu"),
         max_sequence_length=CAPTION_TOKENS,
