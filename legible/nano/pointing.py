@@ -1,8 +1,8 @@
 """Cross-attention taught by labels: a cell of the picture that shows a letter looks at this letter's token.
 
-A UNet's cells know where they stand only by the zeros around the picture, and a small one draws letters long before it
-finds out which ones (docs/NANO.md). The renderer knows: the boxes of the letters say what each cell should look at. No
-reader is asked, so that nothing which teaches or judges later has been seen.
+A UNet's cells know where they stand only by the zeros around the picture. The renderer knows what each of them shows:
+the boxes of the letters say so. No reader is asked, so that nothing which teaches or judges later has been seen. Where
+to look is learnt within a few hundred steps; that letters come sooner by it is not shown (docs/NANO.md).
 """
 
 import math

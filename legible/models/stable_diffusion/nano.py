@@ -76,7 +76,7 @@ def build_clip(sizes: Sizes, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
 def build_unet(sizes: Sizes, channels: int) -> UNet2DConditionModel:
     """An untrained UNet.
 
-    Its queries know where they stand by the zeros around the picture only; `legible/nano/pointing.py` helps.
+    Its queries know where they stand by the zeros around the picture only; `legible/nano/pointing.py` tells them.
     """
     return UNet2DConditionModel(
         in_channels=channels,
