@@ -75,9 +75,8 @@ def train_denoiser(
     parts = {"models": networks, "averaged": averaged, "optimizer": optimizer}
     pointed = None
     if recipe.pointing_weight:
-        size, texts = tuple(pool.images.shape[-2:]), pool.texts
-        places = letter_places(model.tokenizer, pool.captions, texts, pool.boxes.shape[1])
-        pointed = pointer(networks[0], recipe.pointing_heads, places, pool.boxes, size)
+        places = letter_places(model.tokenizer, pool.captions, pool.texts, pool.boxes.shape[1])
+        pointed = pointer(networks[0], recipe.pointing_heads, places, pool.boxes, tuple(pool.images.shape[-2:]))
     log = RunLog(work / f"{name}.jsonl")
     first = log.rewind(load_parts(work / f"{name}.ckpt", key, parts))
     for step in progress(range(first, recipe.steps), name, start=first, total=recipe.steps):

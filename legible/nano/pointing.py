@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from legible.models.stable_diffusion.attention import CROSS
+
 QUOTE = '"'
 
 
@@ -59,7 +61,7 @@ def watch(unet: nn.Module, heads: int) -> list[Tensor]:
     """
     scores: list[Tensor] = []
     for name, layer in unet.named_modules():
-        if name.endswith(".attn2") and not name.startswith("down_blocks"):
+        if name.endswith(CROSS) and not name.startswith("down_blocks"):
             hook(layer, heads, scores)
     return scores
 
