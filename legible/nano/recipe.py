@@ -121,8 +121,10 @@ class Recipe:
         prompt_dropout=0.1,
         steps=6000,
         learning_rate=1.2e-3,
+        decay=1500,
         restarts=(),
-        short_until=0,
+        short_until=4000,
+        short_length=6,  # all signs: pictures without text, a third of the pool, are learnt sooner than letters
         sigma_mean=0.5,
         sigma_std=1.2,
         sampling_steps=10,
