@@ -7,12 +7,13 @@ from pydantic import Field, model_validator
 from legible.config.section import Natural, NonNegative, Positive, Section
 
 
+Family = Literal["zimage", "stable_diffusion", "sdxl", "sd3", "flux", "qwen_image"]
+
+
 class Model(Section):
     """The model to fine-tune."""
 
-    family: Literal["zimage", "stable_diffusion", "sdxl", "sd3", "flux", "qwen_image"] = Field(
-        "zimage", description="architecture; see legible/models/"
-    )
+    family: Family = Field("zimage", description="architecture; see legible/models/")
     path: str = Field("resources/nano/zimage", description="local folder in diffusers' format, or a hub id")
     revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of weights and activations")

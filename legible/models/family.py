@@ -119,6 +119,9 @@ class Family(Protocol):
     def quantized_layers(self) -> list[str]:
         """Names of the denoiser's linear layers that a quantised base has in few bits."""
 
+    def decoder_blocks(self) -> list[nn.Module]:
+        """What of the decoder is computed again, one by one, where memory is saved."""
+
     def save_memory(self, parts: tuple[str, ...]) -> None:
         """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""
 

@@ -145,6 +145,10 @@ class FlowTransformer:
         """Attention and feed-forward layers of the blocks; embedders, norms and modulations keep their precision."""
         return linear_layers(self.transformer, self.spec.blocks, self.few_bits)
 
+    def decoder_blocks(self) -> list[nn.Module]:
+        """The decoder's blocks."""
+        return [self.vae.decoder.mid_block, *self.vae.decoder.up_blocks]
+
     def save_memory(self, parts: tuple[str, ...]) -> None:
         """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""
         if "denoiser" in parts:
@@ -163,7 +167,8 @@ class FlowTransformer:
 
     def compile_blocks(self) -> None:
         """Compile the repeated blocks for training (needs a C++ compiler, on a GPU Triton)."""
-        self.transformer.compile_repeated_blocks()
+        for block in self.blocks():  # diffusers' compile_repeated_blocks knows none of Stable Diffusion 3
+            block.compile()
 
     def save_lora(self, folder: Path, layers: dict[str, dict[str, Tensor]], about: dict[str, dict]) -> None:
         """Adapters as the pipeline takes them; those of a text encoder for which it has no place in a folder beside.

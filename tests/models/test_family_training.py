@@ -169,7 +169,7 @@ def critics(folders, data: TrainingData, training: Training, work: Path) -> AuxL
     """The arm's auxiliary loss with tiny critics."""
     work.mkdir(parents=True, exist_ok=True)
     segmenter = work / "segmenter.safetensors"
-    save_segmenter(segmenter, build_segmenter(4, len(data.alphabet), 8, 0), data.alphabet)
+    save_segmenter(segmenter, build_segmenter(data.latents.shape[1], len(data.alphabet), 8, 0), data.alphabet)
     reader = Reader(network=str(folders.recognizer))
     sections = {"clip": Clip(path=str(folders.clip)), "reader": reader, "segmenter": segmenter}
     opened = open_critics(critics_of(training.heard), sections, work / "reader", torch.device("cpu"))
@@ -350,7 +350,8 @@ def test_lora_weights_give_the_same_images_through_diffusers(name, folder, tmp_p
 
 def test_a_file_of_all_parts_puts_on_whichever_is_there(name, folder, tmp_path):
     parts = ["denoiser", *SPOKEN[name]]
-    whole = tuned(folder, settings(parts=parts, **LORA), tmp_path)
+    tuned(folder, settings(parts=parts, **LORA), tmp_path)
+    whole = open_model(model_of(folder), ROLES, weights=tmp_path)
     for roles in (("text",), ("denoiser", "autoencoder", "scheduler"), ("autoencoder",)):
         opened = open_model(model_of(folder), roles, weights=tmp_path)
         for part in parts:

@@ -14,8 +14,9 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from legible.config import Model
@@ -26,6 +27,8 @@ from legible.models.opening import where_mixed
 from legible.models.packing import PATCH, packed, unpacked
 from legible.models.qwen_image import SPEC
 from legible.models.spec import Spec
+
+TWICE = "computed_twice"  # a mark on the VAE
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,23 @@ class QwenImage(FlowTransformer):
         """Images [B, 3, H, W] of scaled latents; this VAE clamps them to −1 … 1 itself."""
         mean, std = self.latent_scale()
         frames = (latents * std + mean).to(self.vae.dtype)[:, :, None]
-        return self.vae.decode(frames, return_dict=False)[0][:, :, 0].float()
+
+        def decoded(values: Tensor) -> Tensor:
+            return self.vae.decode(values, return_dict=False)[0][:, :, 0].float()
+
+        if torch.is_grad_enabled() and getattr(self.vae, TWICE, False):
+            return checkpoint(decoded, frames, use_reentrant=False)
+        return decoded(frames)
+
+    def decoder_blocks(self) -> list[nn.Module]:
+        """The whole decoder: its blocks hand frames on to one another, which cannot be computed again one by one."""
+        return [self.vae.decoder]
+
+    def save_memory(self, parts: tuple[str, ...]) -> None:
+        """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""
+        super().save_memory(tuple(part for part in parts if part != "decoder"))
+        if "decoder" in parts and self.vae is not None:
+            setattr(self.vae, TWICE, True)
 
     def encode_prompts(self, prompts: list[str], gradient: bool = False, batch: int = 64) -> Conditioning:
         """Caption embeddings, one [S, D] tensor a prompt (S = its own number of tokens, without the template's head).

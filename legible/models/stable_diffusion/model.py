@@ -232,6 +232,10 @@ class StableDiffusion:
         """Attention and feed-forward layers of the transformer blocks; the convolutions keep their precision."""
         return linear_layers(self.unet, self.spec.blocks, (".attn1.", ".attn2.", ".ff."))
 
+    def decoder_blocks(self) -> list[nn.Module]:
+        """The decoder's blocks."""
+        return [self.vae.decoder.mid_block, *self.vae.decoder.up_blocks]
+
     def save_memory(self, parts: tuple[str, ...]) -> None:
         """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""
         if "denoiser" in parts:

@@ -140,6 +140,10 @@ class ZImage:
         """
         return linear_layers(self.transformer, self.spec.blocks, (".attention.", ".feed_forward."))
 
+    def decoder_blocks(self) -> list[nn.Module]:
+        """The decoder's blocks."""
+        return [self.vae.decoder.mid_block, *self.vae.decoder.up_blocks]
+
     def save_memory(self, parts: tuple[str, ...]) -> None:
         """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""
         if "denoiser" in parts:
