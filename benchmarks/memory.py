@@ -1,7 +1,7 @@
 """What training and sampling take on a GPU, model by model, in their true sizes: the pre-flight's sums, nothing else.
 
 No weights are needed and nothing is computed: the models are built of imagined tensors (legible/train/preflight.py).
-Micro-steps of one picture at the size that the model is made for, in bfloat16, with the `ctc` loss on the whole picture,
+Micro-steps of one picture at the size that the model is made for, in bfloat16, with the `ctc` loss on the whole of it,
 denoiser and decoder computed twice; LoRA of rank 16, or all weights with 8-bit moments.
 """
 

@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from legible.config.section import Natural, NonNegative, Positive, Section
 
-
 Family = Literal["zimage", "stable_diffusion", "sdxl", "sd3", "flux", "qwen_image"]
 
 

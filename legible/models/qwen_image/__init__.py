@@ -16,4 +16,5 @@ SPEC = Spec(
     ),
     text_lora_targets=("q_proj", "k_proj", "v_proj", "o_proj"),
     guidance_off=1.0,
+    comfyui="diffusion_model.",
 )  # fmt: skip

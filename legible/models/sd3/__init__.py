@@ -16,4 +16,5 @@ SPEC = Spec(
     ),
     text_lora_targets=("q_proj", "k_proj", "v_proj", "out_proj", "q", "k", "v", "o"),  # CLIP's and T5's
     guidance_off=1.0,
+    comfyui="transformer.",
 )  # fmt: skip

@@ -140,7 +140,8 @@ def own_settings(model: Model) -> dict[str, Any]:
 
 def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str) -> StableDiffusionXL:
     """See `legible.models.family.open_model`."""
-    return open_unet(StableDiffusionXL, model, roles, weights, quantization, **own_settings(model))
+    settings = own_settings(model) if roles else {}  # without parts it only knows names
+    return open_unet(StableDiffusionXL, model, roles, weights, quantization, **settings)
 
 
 def empty_family(model: Model) -> StableDiffusionXL:
