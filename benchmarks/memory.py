@@ -1,8 +1,9 @@
 """What training and sampling take on a GPU, model by model, in their true sizes: the pre-flight's sums, nothing else.
 
 No weights are needed and nothing is computed: the models are built of imagined tensors (legible/train/preflight.py).
-Micro-steps of one picture at the size that the model is made for, in bfloat16, with the `ctc` loss on the whole of it,
-denoiser and decoder computed twice; LoRA of rank 16, or all weights with 8-bit moments.
+A micro-step sees one picture of the size that the model is made for, in bfloat16, with denoiser and decoder computed
+twice: LoRA of rank 16 without an auxiliary loss and with `ctc` on the whole picture, on a base in few bits too; or all
+weights in bfloat16 with 8-bit moments.
 """
 
 import argparse
@@ -22,11 +23,14 @@ from legible.train.preflight import GIB, count, plan
 
 ARCHITECTURES = Path(__file__).parent / "architectures.yaml"
 AUX = {"loss": "ctc", "lambda": 0.2, "every": 8, "measure_every": 0}
-TWICE = {"batch_size": 1, "accumulation": 16, "gradient_checkpointing": ["denoiser", "decoder"], "aux": AUX}
+TWICE = {"batch_size": 1, "accumulation": 16, "gradient_checkpointing": ["denoiser", "decoder"]}
+LORA = {"method": "lora", "lora": {"rank": 16, "alpha": 16.0}}
 METHODS = {
-    "lora": {"method": "lora", "lora": {"rank": 16, "alpha": 16.0}},
-    "lora_nf4": {"method": "lora", "lora": {"rank": 16, "alpha": 16.0}, "quantization": "nf4"},
-    "full": {"weights": "bfloat16", "optimizer": "adamw_8bit"},
+    "lora_without_aux": LORA,
+    "lora": LORA | {"aux": AUX},
+    "lora_int8": LORA | {"quantization": "int8", "aux": AUX},
+    "lora_nf4": LORA | {"quantization": "nf4", "aux": AUX},
+    "full": {"weights": "bfloat16", "optimizer": "adamw_8bit", "aux": AUX},
 }
 
 

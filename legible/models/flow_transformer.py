@@ -19,7 +19,7 @@ from legible.errors import UserError
 from legible.models.conditioning import Conditioning
 from legible.models.flow import EulerSteps, Flow
 from legible.models.opening import LORA, choose_device, empty_module, first_line, frozen, open_other, open_parts
-from legible.models.packing import PATCH
+from legible.models.packing import PATCH, packed
 from legible.models.quantization import linear_layers, quantize
 from legible.models.sampler import Shape
 from legible.models.spec import Spec
@@ -83,12 +83,6 @@ class FlowTransformer:
         """The parts as diffusers' own pipeline."""
         return self.kind(**{name: getattr(self, name) for name in (*self.networks, *self.others)})
 
-    def quiet_pipeline(self) -> DiffusionPipeline:
-        """The same without a progress bar."""
-        pipeline = self.pipeline()
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
     def scheduler_settings(self, steps: int) -> dict[str, Any]:
         """What the pipeline hands to `set_timesteps` beside the shift: its own even levels, 1 … 1/S."""
         return {"sigmas": torch.linspace(1.0, 1 / steps, steps, dtype=torch.float64).numpy()}
@@ -115,6 +109,52 @@ class FlowTransformer:
     def guided(self, without: Tensor, asked: Tensor, guidance_scale: float) -> Tensor:
         """v_∅ + w·(v_c − v_∅)."""
         return without + guidance_scale * (asked - without)
+
+    def asked(self, conditioning: Conditioning, negative: str = "") -> dict[str, Any]:
+        """What prompts are to the pipeline; `negative`: the prefix of what is asked for nothing."""
+        return {
+            f"{negative}prompt_embeds": conditioning.stacked(CAPTION),
+            f"{negative}pooled_prompt_embeds": conditioning.stacked(POOLED)[:, 0],
+        }
+
+    def laid_out(self, latents: Tensor) -> Tensor:
+        """Latents as the pipeline has them."""
+        return packed(latents)
+
+    def guidance(self, guidance_scale: float) -> dict[str, float]:
+        """The pipeline's own words for w in v_∅ + w·(v_c − v_∅)."""
+        return {"true_cfg_scale": guidance_scale}
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conditioning: Conditioning,
+        noise: Tensor,
+        steps: int,
+        guidance_scale: float,
+        empty: Conditioning | None = None,
+    ) -> Tensor:
+        """Images uint8 [B, H, W, 3] by diffusers' own pipeline, from noise [B, C, h, w].
+
+        Args:
+            guidance_scale: w, see `guided`; guidance is off up to 1.
+            empty: conditioning of the empty prompt; needed only when guidance is on.
+        """
+        pipeline, dtype = self.pipeline(), self.transformer.dtype
+        pipeline.set_progress_bar_config(disable=True)
+        words = self.asked(conditioning.to(self.device, dtype))
+        if guidance_scale > self.spec.guidance_off:
+            words |= self.asked(empty.to(self.device, dtype).pick([0] * len(conditioning)), "negative_")
+        images = pipeline(
+            **words,
+            **self.guidance(guidance_scale),
+            latents=self.laid_out(noise.to(self.device, dtype)),
+            height=noise.shape[2] * pipeline.vae_scale_factor,
+            width=noise.shape[3] * pipeline.vae_scale_factor,
+            num_inference_steps=steps,
+            output_type="np",
+        ).images
+        return torch.from_numpy((images * 255).round().astype("uint8"))
 
     def latent_shape(self, height: int, width: int) -> Shape:
         """(C, h, w) of the latents of an image.

@@ -179,12 +179,16 @@ def frozen(part: nn.Module, device: torch.device) -> nn.Module:
     return part.eval().requires_grad_(False).to(device)
 
 
-def where_mixed(network: nn.Module, device: torch.device) -> torch.autocast:
+def where_mixed(network: nn.Module, device: torch.device, *others: nn.Module) -> torch.autocast:
     """Autocast to bfloat16, on where float32 weights are trained beside frozen bfloat16 ones.
+
+    Args:
+        others: networks that work together with it.
 
     See `legible.train.adapters.select_parameters`; weights in few bits (nf4's are bytes) are no other precision.
     """
-    mixed = len({p.dtype for p in network.parameters() if p.is_floating_point()}) > 1
+    weights = (p for each in (network, *others) for p in each.parameters())
+    mixed = len({p.dtype for p in weights if p.is_floating_point()}) > 1
     kind = "cpu" if device.type == "meta" else device.type  # autocast knows no meta device
     return torch.autocast(kind, torch.bfloat16, enabled=mixed)
 

@@ -57,7 +57,7 @@ class Flux(FlowTransformer):
         check_lengths(prompts, self.tokenizer, longest, self.tokenizer.model_max_length)
         check_lengths(prompts, self.tokenizer_2, longest, longest)
         pipeline, found = self.pipeline(), Conditioning({CAPTION: [], POOLED: []})
-        with torch.set_grad_enabled(gradient), where_mixed(self.text_encoder, self.device):
+        with torch.set_grad_enabled(gradient), where_mixed(self.text_encoder, self.device, self.text_encoder_2):
             for start in range(0, len(prompts), batch):
                 captions, pooled, _ = pipeline.encode_prompt(
                     list(prompts[start : start + batch]), device=self.device, max_sequence_length=longest
@@ -93,40 +93,9 @@ class Flux(FlowTransformer):
             )
         return unpacked(output[0], height, width).float()
 
-    @torch.no_grad()
-    def sample(
-        self,
-        conditioning: Conditioning,
-        noise: Tensor,
-        steps: int,
-        guidance_scale: float,
-        empty: Conditioning | None = None,
-    ) -> Tensor:
-        """Images uint8 [B, H, W, 3] by diffusers' own pipeline, from noise [B, C, h, w].
-
-        Args:
-            guidance_scale: w in v_∅ + w·(v_c − v_∅), which the pipeline calls true_cfg_scale; off up to 1.
-            empty: conditioning of the empty prompt; needed only when guidance is on.
-        """
-        pipeline, said = self.quiet_pipeline(), conditioning.to(self.device)
-        without: dict[str, Tensor] = {}
-        if guidance_scale > self.spec.guidance_off:
-            unsaid = empty.to(self.device).pick([0] * len(said))
-            without["negative_prompt_embeds"] = unsaid.stacked(CAPTION)
-            without["negative_pooled_prompt_embeds"] = unsaid.stacked(POOLED)[:, 0]
-        images = pipeline(
-            prompt_embeds=said.stacked(CAPTION),
-            pooled_prompt_embeds=said.stacked(POOLED)[:, 0],
-            latents=packed(noise.to(self.device, self.transformer.dtype)),
-            height=noise.shape[2] * pipeline.vae_scale_factor,
-            width=noise.shape[3] * pipeline.vae_scale_factor,
-            num_inference_steps=steps,
-            guidance_scale=self.distilled_guidance,
-            true_cfg_scale=guidance_scale,
-            output_type="np",
-            **without,
-        ).images
-        return torch.from_numpy((images * 255).round().astype("uint8"))
+    def guidance(self, guidance_scale: float) -> dict[str, float]:
+        """Of words that are asked against none (off up to 1), and the number that dev is told."""
+        return super().guidance(guidance_scale) | {"guidance_scale": self.distilled_guidance}
 
 
 def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str) -> Flux:

@@ -5,7 +5,7 @@ Source: huggingface/diffusers pipelines/qwenimage/pipeline_qwenimage.py.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers import (
@@ -162,39 +162,10 @@ class QwenImage(FlowTransformer):
         if self.transformer is not None and (found := [name for name in further if self.transformer.config.get(name)]):
             raise UserError(f"{model.path}: component `transformer` has {found[0]}; choose a plain text-to-image model")
 
-    @torch.no_grad()
-    def sample(
-        self,
-        conditioning: Conditioning,
-        noise: Tensor,
-        steps: int,
-        guidance_scale: float,
-        empty: Conditioning | None = None,
-    ) -> Tensor:
-        """Images uint8 [B, H, W, 3] by diffusers' own pipeline, from noise [B, C, h, w].
-
-        Args:
-            guidance_scale: w of `guided`, which the pipeline calls true_cfg_scale; off up to 1.
-            empty: conditioning of the empty prompt; needed only when guidance is on.
-        """
-        pipeline, dtype = self.quiet_pipeline(), self.transformer.dtype
-        captions, mask = padded(conditioning.to(self.device, dtype).tensors[CAPTION])
-        without: dict[str, Tensor | None] = {}
-        if guidance_scale > self.spec.guidance_off:
-            unsaid, unmasked = padded(empty.to(self.device, dtype).tensors[CAPTION] * len(captions))
-            without = {"negative_prompt_embeds": unsaid, "negative_prompt_embeds_mask": unmasked}
-        images = pipeline(
-            prompt_embeds=captions,
-            prompt_embeds_mask=mask,
-            latents=packed(noise.to(self.device, dtype)),
-            height=noise.shape[2] * pipeline.vae_scale_factor,
-            width=noise.shape[3] * pipeline.vae_scale_factor,
-            num_inference_steps=steps,
-            true_cfg_scale=guidance_scale,
-            output_type="np",
-            **without,
-        ).images
-        return torch.from_numpy((images * 255).round().astype("uint8"))
+    def asked(self, conditioning: Conditioning, negative: str = "") -> dict[str, Any]:
+        """What prompts are to the pipeline; `negative`: the prefix of what is asked for nothing."""
+        captions, mask = padded(conditioning.tensors[CAPTION])
+        return {f"{negative}prompt_embeds": captions, f"{negative}prompt_embeds_mask": mask}
 
 
 def padded(captions: list[Tensor]) -> tuple[Tensor, Tensor | None]:

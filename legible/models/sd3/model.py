@@ -69,7 +69,8 @@ class StableDiffusion3(FlowTransformer):
         for tokenizer, reads in ((self.tokenizer, clip), (self.tokenizer_2, clip), (self.tokenizer_3, longest)):
             check_lengths(prompts, tokenizer, longest, reads)
         pipeline, found = self.pipeline(), Conditioning({CAPTION: [], POOLED: []})
-        with torch.set_grad_enabled(gradient), where_mixed(self.text_encoder, self.device):
+        encoders = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
+        with torch.set_grad_enabled(gradient), where_mixed(encoders[0], self.device, *encoders[1:]):
             for start in range(0, len(prompts), batch):
                 captions, _, pooled, _ = pipeline.encode_prompt(
                     list(prompts[start : start + batch]), None, None, self.device, do_classifier_free_guidance=False,
@@ -105,39 +106,13 @@ class StableDiffusion3(FlowTransformer):
             )
         return output[0].float()
 
-    @torch.no_grad()
-    def sample(
-        self,
-        conditioning: Conditioning,
-        noise: Tensor,
-        steps: int,
-        guidance_scale: float,
-        empty: Conditioning | None = None,
-    ) -> Tensor:
-        """Images uint8 [B, H, W, 3] by diffusers' own pipeline, from noise [B, C, h, w].
+    def laid_out(self, latents: Tensor) -> Tensor:
+        """Latents as the pipeline has them: as they are."""
+        return latents
 
-        Args:
-            guidance_scale: w in v_∅ + w·(v_c − v_∅); guidance is off up to 1.
-            empty: conditioning of the empty prompt; needed only when guidance is on.
-        """
-        pipeline, said = self.quiet_pipeline(), conditioning.to(self.device)
-        without: dict[str, Tensor] = {}
-        if guidance_scale > self.spec.guidance_off:
-            unsaid = empty.to(self.device).pick([0] * len(said))
-            without["negative_prompt_embeds"] = unsaid.stacked(CAPTION)
-            without["negative_pooled_prompt_embeds"] = unsaid.stacked(POOLED)[:, 0]
-        images = pipeline(
-            prompt_embeds=said.stacked(CAPTION),
-            pooled_prompt_embeds=said.stacked(POOLED)[:, 0],
-            latents=noise.to(self.device, self.transformer.dtype),
-            height=noise.shape[2] * pipeline.vae_scale_factor,
-            width=noise.shape[3] * pipeline.vae_scale_factor,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            output_type="np",
-            **without,
-        ).images
-        return torch.from_numpy((images * 255).round().astype("uint8"))
+    def guidance(self, guidance_scale: float) -> dict[str, float]:
+        """The pipeline's own word for w in v_∅ + w·(v_c − v_∅)."""
+        return {"guidance_scale": guidance_scale}
 
 
 def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str) -> StableDiffusion3:

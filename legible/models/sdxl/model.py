@@ -60,7 +60,7 @@ class StableDiffusionXL(StableDiffusion):
         for tokenizer in (self.tokenizer, self.tokenizer_2):
             check_lengths(prompts, tokenizer, self.max_sequence_length, tokenizer.model_max_length)
         pipeline, found = self.pipeline(), Conditioning({CAPTION: [], POOLED: []})
-        with torch.set_grad_enabled(gradient), where_mixed(self.text_encoder, self.device):
+        with torch.set_grad_enabled(gradient), where_mixed(self.text_encoder, self.device, self.text_encoder_2):
             for start in range(0, len(prompts), batch):
                 part = list(prompts[start : start + batch])
                 captions, _, pooled, _ = pipeline.encode_prompt(part, None, self.device, 1, False)
