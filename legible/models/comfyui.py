@@ -1,12 +1,14 @@
 """LoRA files as ComfyUI, and what shares its format, takes them.
 
 Transformers keep diffusers' names behind the prefix that ComfyUI knows for the family. UNets get the names of kohya's
-trainers, which every tool reads. lora_alpha / rank is multiplied into B, so that no reader needs to know it.
+trainers, which every tool reads. lora_alpha / rank is multiplied into B; where an alpha is written, it is the rank, and
+changes nothing.
 Source of the names: comfyanonymous/ComfyUI comfy/lora.py, huggingface/diffusers utils/state_dict_utils.py.
 """
 
 from pathlib import Path
 
+import torch
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors.torch import save_file
 from torch import Tensor
@@ -35,10 +37,13 @@ def for_comfyui(spec: Spec, state: dict[str, Tensor], about: dict) -> dict[str, 
         scaled[name] = (value * scale).contiguous()
     if spec.comfyui == KOHYA:
         return convert_state_dict_to_kohya(scaled)
-    own = f"{spec.denoiser}."
-    return {
-        spec.comfyui + name.removeprefix(own) if name.startswith(own) else name: value for name, value in scaled.items()
-    }
+    own, found = f"{spec.denoiser}.", {}
+    for name, value in scaled.items():
+        layer = spec.comfyui + name.removeprefix(own) if name.startswith(own) else name
+        found[layer] = value
+        if ".lora_A." in layer and layer.startswith("diffusion_model."):  # older readers of these names insist on it
+            found[f"{layer.partition('.lora_A.')[0]}.alpha"] = torch.tensor(float(len(value)))
+    return found
 
 
 def export_lora(model: Model, weights: Path, output: Path) -> int:
