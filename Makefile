@@ -30,7 +30,8 @@ test-fast: environment
 # What needs torchao or bitsandbytes, which lie beside the environment: with them in there, every import takes longer.
 test-gpu-extras: environment
 	$(BIN)/uv pip install --quiet --target .gpu --no-deps --require-hashes -r envs/gpu.txt
-	PYTHONPATH=.gpu $(BIN)/python -m pytest tests/models/test_optimizer.py tests/models/test_quantization.py tests/models/test_performance.py
+	PYTHONPATH=.gpu $(BIN)/python -m pytest tests/models/test_optimizer.py tests/models/test_quantization.py tests/models/test_performance.py \
+	  tests/models/test_family_training.py
 
 lint: environment
 	$(BIN)/ruff check .

@@ -116,7 +116,7 @@ def bytes_of_one_step(tuning: Tuning) -> int:
     """
     model = tuning.model
     words = words_of(model, tuning.prompts, tuning.guidance_scale, gradient=True)
-    latents, level = tuning.noise.clone().requires_grad_(), model.sampler(8).levels[0]
+    latents, level = tuning.noise.clone().requires_grad_(), model.sampler(8, tuple(tuning.noise.shape[1:])).levels[0]
     run = partial(guided_prediction, model, latents, level, words, tuning.guidance_scale)
     return kept_by(run, tuning.networks, []).plain
 

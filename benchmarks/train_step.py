@@ -122,7 +122,8 @@ def disagreement(subject: Subject, training: Training) -> float:
 
 def micro_steps(subject: Subject, training: Training) -> dict[str, Callable[[int], Tensor]]:
     """The six kinds of micro-step: number of the step → total loss."""
-    grid, margin, kept = subject.model.level_grid(8), training.aux.margin, captions_of(subject)
+    grid = subject.model.level_grid(8, tuple(subject.data.latents.shape[1:]))
+    margin, kept = training.aux.margin, captions_of(subject)
 
     def reference(weight: float, encodes: bool, step: int) -> Tensor:
         loss = reference_loss(subject, batch_of(subject, training, step), kept, weight, margin, encodes)

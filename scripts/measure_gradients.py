@@ -32,7 +32,7 @@ def main() -> None:
     training, data = config["training"], load_training_data(arguments.cache)
     model = open_model(config["model"], ("denoiser", "scheduler", "autoencoder"), training.threads)
     parameters = list(select_parameters(model, training, 0).values())
-    grid, rows = model.level_grid(config["generation"].steps), []
+    grid, rows = model.level_grid(config["generation"].steps, tuple(data.latents.shape[1:])), []
     for name in arguments.losses:
         settings = training.aux.model_copy(update={"loss": name, "lambda_aux": 1.0})
         settings = Aux.model_validate(settings.model_dump(by_alias=True))

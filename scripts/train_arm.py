@@ -68,7 +68,7 @@ def main() -> None:
         aux = open_aux_loss(training.aux, critics, data.texts)
         rewards = build_rewards(training.reward, critics, tuned_encoder(model, training))
         before = sample_weights(list(parameters.values()))
-        grid = model.level_grid(config["generation"].steps)
+        grid = model.level_grid(config["generation"].steps, tuple(data.latents.shape[1:]))
         if first:
             print(f"{label}: {len(data.latents)} samples, levels {[round(g, 4) for g in grid.tolist()]}", flush=True)
         paths = open_reference(training, arguments.anchor, data, grid)

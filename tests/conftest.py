@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tiny_models import ModelFolders
 
     from legible.models.clip import OpenedClip
@@ -48,6 +51,17 @@ def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.set_num_threads(1)
     return build_stable_diffusion(tmp_path_factory.mktemp("models") / "stable_diffusion")
+
+
+@pytest.fixture(scope="session")
+def family_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Name → folder of the tiny model of a family without a nano; built when it is first asked for."""
+    import torch
+    from tiny_families import build_family
+
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("families")
+    return cache(lambda name: build_family(name, root / name))
 
 
 @pytest.fixture

@@ -22,13 +22,22 @@ from legible.train.data import TrainingData
 from legible.train.loop import train
 from legible.train.session import Place, Task
 
+FAMILIES = {
+    "ZImagePipeline": "zimage",
+    "StableDiffusionPipeline": "stable_diffusion",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+    "QwenImagePipeline": "qwen_image",
+}
 TEXTS = ("OPEN", "4711", "XQ", "ZEBRA", "TO", "907")
 
 
 def model_of(folder: Path, **override) -> Model:
     """The configuration of the tiny model in `folder`, of whichever family it is."""
-    family = "stable_diffusion" if (folder / "unet").is_dir() else "zimage"
-    return Model(family=family, path=str(folder), **override)
+    family = FAMILIES[json.loads((folder / "model_index.json").read_text())["_class_name"]]
+    longest = {"max_sequence_length": 160} if family == "qwen_image" else {}  # its chat template is many tokens here
+    return Model(family=family, path=str(folder), **longest | override)
 
 
 def small_data(
@@ -94,7 +103,7 @@ def run(
     model = open_model(model_of(folder, dtype=dtype), roles, quantization=training.quantization)
     parameters = select_parameters(model, training, seed)
     assistant = merge_assistant(model, training)
-    grid = model.level_grid(8)
+    grid = model.level_grid(8, tuple(data.latents.shape[1:]))
     task = Task(model, parameters, data, training, grid, aux, paths, seed)
     weights = train(task, Place(work, key, "test"))
     weights = {name: weight.clone() for name, weight in weights.items()}

@@ -6,11 +6,13 @@ from pydantic import Field, model_validator
 
 from legible.config.section import Natural, NonNegative, Positive, Section
 
+Family = Literal["zimage", "stable_diffusion", "sdxl", "sd3", "flux", "qwen_image"]
+
 
 class Model(Section):
     """The model to fine-tune."""
 
-    family: Literal["zimage", "stable_diffusion"] = Field("zimage", description="architecture; see legible/models/")
+    family: Family = Field("zimage", description="architecture; see legible/models/")
     path: str = Field("resources/nano/zimage", description="local folder in diffusers' format, or a hub id")
     revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of weights and activations")
@@ -18,6 +20,9 @@ class Model(Section):
         "auto", description="auto = the GPU where there is one; cuda refuses to go on without"
     )
     max_sequence_length: Positive = Field(64, description="longest caption, in tokens")
+    distilled_guidance: NonNegative = Field(
+        3.5, description="the guidance that FLUX.1 dev is told as a number, in training and sampling; others are not"
+    )
 
 
 Scheduler = Literal["ddim", "dpm", "euler", "pndm"]
@@ -27,14 +32,16 @@ class Generation(Section):
     """Sampling. Baseline and fine-tuned images use identical prompts, noise and settings."""
 
     steps: Positive = Field(8, description="forward passes of the transformer")
-    guidance_scale: NonNegative = Field(0.0, description="0 = one forward pass a step (Turbo models need 0)")
+    guidance_scale: NonNegative = Field(
+        0.0, description="zimage: 0 = one forward pass a step (Turbo needs 0); others: 1 = one"
+    )
     tuned_steps: Positive | None = Field(
         None,
         description="a tuned text encoder speaks in the last so many steps, before them the base's; null = all",
     )
     scheduler: Scheduler | None = Field(
         None,
-        description="another scheduler than the model's own (stable_diffusion only); null = its own",
+        description="another scheduler than the model's own (stable_diffusion, sdxl); null = its own",
     )
     seeds: tuple[Natural, ...] = Field((0, 1), description="image seeds per prompt", min_length=1)
     batch_size: Positive = Field(32, description="images per forward pass")

@@ -17,7 +17,7 @@ from legible.config import Model, SigmaSampling
 from legible.models.conditioning import Conditioning
 from legible.models.hub import pinned
 from legible.models.opening import check_pipeline
-from legible.models.sampler import Sampler
+from legible.models.sampler import Sampler, Shape
 from legible.models.spec import Spec, spec_of
 
 ROLES = ("denoiser", "autoencoder", "text", "scheduler")  # text: the text encoders and their tokenizers
@@ -66,7 +66,7 @@ class Family(Protocol):
     def pixels_per_latent(self) -> int:
         """Pixels a latent cell, in both directions; 1 without an autoencoder, where nothing is decoded."""
 
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+    def latent_shape(self, height: int, width: int) -> Shape:
         """(C, h, w) of the latents of an image.
 
         Raises:
@@ -82,8 +82,12 @@ class Family(Protocol):
     def predict(self, noisy: Tensor, levels: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's answer [B, C, h, w], float32, in the sign and kind of `process.target`."""
 
-    def level_grid(self, steps: int) -> Tensor:
-        """The levels [S] at which the sampler calls the network; S = steps, but some samplers call it more often."""
+    def level_grid(self, steps: int, shape: Shape | None = None) -> Tensor:
+        """The levels [S] at which the sampler calls the network; S = steps, but some samplers call it more often.
+
+        Args:
+            shape: of the latents; some families shift their levels by the size of the picture and need it.
+        """
 
     def sample(
         self, conditioning: Conditioning, noise: Tensor, steps: int, guidance_scale: float, empty: Conditioning | None
@@ -94,7 +98,13 @@ class Family(Protocol):
             empty: conditioning of the empty prompt; needed only where guidance is on.
         """
 
-    def sampler(self, steps: int) -> Sampler:
+    def guided(self, without: Tensor, asked: Tensor, guidance_scale: float) -> Tensor:
+        """Classifier-free guidance of two predictions [B, C, h, w], for no prompt and for one, as the pipeline does it.
+
+        Asked only where `guidance_scale` is above `spec.guidance_off`.
+        """
+
+    def sampler(self, steps: int, shape: Shape | None = None) -> Sampler:
         """The sampler's single steps, with gradients; see `level_grid`."""
 
     def with_scheduler(self, name: str) -> "Family":
@@ -108,6 +118,9 @@ class Family(Protocol):
 
     def quantized_layers(self) -> list[str]:
         """Names of the denoiser's linear layers that a quantised base has in few bits."""
+
+    def decoder_blocks(self) -> list[nn.Module]:
+        """What of the decoder is computed again, one by one, where memory is saved."""
 
     def save_memory(self, parts: tuple[str, ...]) -> None:
         """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""

@@ -51,11 +51,18 @@ def draw_sigma(
 
 @dataclass(frozen=True)
 class Flow:
-    """Rectified flow as a process; its levels are σ itself."""
+    """Rectified flow as a process; its levels are σ itself.
+
+    With a `shift` s, drawn levels become s·σ / (1 + (s − 1)·σ), more of them at high noise, as diffusers' example
+    trainer of Stable Diffusion 3 draws them; those of the sampler's grid are shifted already.
+    """
+
+    shift: float = 1.0
 
     def draw(self, settings: SigmaSampling, grid: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """`count` levels; see `draw_sigma`."""
-        return draw_sigma(settings.distribution, settings.mean, settings.std, grid, count, generator)
+        sigma = draw_sigma(settings.distribution, settings.mean, settings.std, grid, count, generator)
+        return sigma if settings.distribution == "grid" else self.shift * sigma / (1 + (self.shift - 1) * sigma)
 
     def sigma(self, levels: Tensor) -> Tensor:
         """The share of noise: the level."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from legible.config import Model
 from legible.errors import UserError
@@ -108,6 +109,47 @@ def open_other(model: Model, name: str, kind: type, needed: list[str]) -> object
         raise UserError(f"{model.path}: component `{name}` cannot be loaded ({first_line(error)})") from error
 
 
+def open_parts(
+    model: Model, spec: Spec, roles: tuple[str, ...], weights: Path | None, networks: dict[str, type],
+    others: dict[str, type], adapters: tuple[str, ...] = (LORA,),
+) -> dict[str, object]:  # fmt: skip
+    """The components of some roles by their folders' names, opened as they are stored: not frozen or moved yet.
+
+    Args:
+        weights, adapters: see `places_of`.
+        networks, others: component folder → its class, with weights and without.
+
+    Raises:
+        UserError: a component is missing, damaged or of another architecture.
+    """
+    names, needed = spec.folders(*roles), [*networks, *others]
+    places = places_of(model, names, weights, adapters)
+    return {
+        name: open_other(places[name], name, others[name], needed)
+        if name in others
+        else open_module(places[name], name, networks[name], needed)
+        for name in names
+    }
+
+
+def check_lengths(prompts: list[str], tokenizer: PreTrainedTokenizerBase, longest: int, reads: int) -> None:
+    """Refuse prompts that a pipeline would cut, with a warning at most.
+
+    Args:
+        longest: `model.max_sequence_length`.
+        reads: tokens that the text encoder can read.
+
+    Raises:
+        UserError: there is one.
+    """
+    for prompt in prompts:
+        if (length := len(tokenizer(prompt, verbose=False).input_ids)) > min(longest, reads):
+            raise UserError(
+                f"prompt {prompt[:60]!r}: {length} tokens, but model.max_sequence_length is {longest} and this text"
+                f" encoder reads {reads}; shorten the prompt"
+            )
+
+
 def empty_module(model: Model, name: str, kind: type) -> nn.Module:
     """A network without memory for its weights, on the meta device, in `model.dtype`; for planning.
 
@@ -126,7 +168,10 @@ def empty_module(model: Model, name: str, kind: type) -> nn.Module:
                 part = kind.from_config(kind.load_config(model.path, **where))
     except Exception as error:
         raise UserError(f"{model.path}: the configuration of `{name}` cannot be read ({first_line(error)})") from error
-    return nn.Module.to(part, DTYPES[model.dtype]).to("meta")
+    part = nn.Module.to(part, DTYPES[model.dtype]).to("meta")
+    if hasattr(part, "tie_weights"):  # of transformers; they were made one by one
+        part.tie_weights()
+    return part
 
 
 def frozen(part: nn.Module, device: torch.device) -> nn.Module:
@@ -134,12 +179,16 @@ def frozen(part: nn.Module, device: torch.device) -> nn.Module:
     return part.eval().requires_grad_(False).to(device)
 
 
-def where_mixed(network: nn.Module, device: torch.device) -> torch.autocast:
+def where_mixed(network: nn.Module, device: torch.device, *others: nn.Module) -> torch.autocast:
     """Autocast to bfloat16, on where float32 weights are trained beside frozen bfloat16 ones.
+
+    Args:
+        others: networks that work together with it.
 
     See `legible.train.adapters.select_parameters`; weights in few bits (nf4's are bytes) are no other precision.
     """
-    mixed = len({p.dtype for p in network.parameters() if p.is_floating_point()}) > 1
+    weights = (p for each in (network, *others) for p in each.parameters())
+    mixed = len({p.dtype for p in weights if p.is_floating_point()}) > 1
     kind = "cpu" if device.type == "meta" else device.type  # autocast knows no meta device
     return torch.autocast(kind, torch.bfloat16, enabled=mixed)
 

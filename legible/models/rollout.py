@@ -21,15 +21,14 @@ class Words:
 def guided_prediction(model: Family, latents: Tensor, level: Tensor, words: Words, guidance_scale: float) -> Tensor:
     """One step's prediction [B, C, h, w], with classifier-free guidance as the family's pipeline applies it.
 
-    ε_∅ + (s + 1 − s0)·(ε_c − ε_∅), where s0 is the scale at which guidance is off: 1 for Stable Diffusion, 0 for
-    Z-Image. Both branches carry gradients; one call of the network answers both, as in the pipelines.
+    Both branches carry gradients; one call of the network answers both.
     """
-    count, off = len(latents), model.spec.guidance_off
-    if guidance_scale <= off:
+    count = len(latents)
+    if guidance_scale <= model.spec.guidance_off:
         return model.predict(latents, level.expand(count), words.prompts)
     both = joined([words.empty.pick([0] * count), words.prompts])
     without, asked = model.predict(torch.cat([latents, latents]), level.expand(2 * count), both).chunk(2)
-    return without + (guidance_scale + 1 - off) * (asked - without)
+    return model.guided(without, asked, guidance_scale)
 
 
 def roll_out(
@@ -58,7 +57,7 @@ def roll_out(
     arguments: a closure over the loop's variables would compute every step again at the last level, and its gradient
     would be wrong without any sign of it.
     """
-    sampler = model.sampler(steps)
+    sampler = model.sampler(steps, tuple(noise.shape[1:]))
     levels = sampler.levels
     latents = sampler.begin(noise.to(model.device))
 

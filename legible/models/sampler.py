@@ -7,6 +7,8 @@ from torch import Tensor
 
 from legible.models.conditioning import Conditioning
 
+Shape = tuple[int, int, int]  # C, h, w of latents
+
 
 class Sampler(Protocol):
     """The way from noise to a picture; it may remember earlier steps, so it is used once and in order."""
@@ -28,7 +30,7 @@ class Predicts(Protocol):
 
     device: torch.device
 
-    def sampler(self, steps: int) -> Sampler: ...
+    def sampler(self, steps: int, shape: Shape | None = None) -> Sampler: ...
 
     def predict(self, noisy: Tensor, levels: Tensor, conditioning: Conditioning) -> Tensor: ...
 
@@ -41,7 +43,7 @@ def trajectory(model: Predicts, conditioning: Conditioning, noise: Tensor, steps
         latents [S, B, C, h, w] as the network sees them (an Euler sampler's own of a diffusion with ε are larger), its
         predictions there, and the levels [S].
     """
-    sampler, conditioning = model.sampler(steps), conditioning.to(model.device)
+    sampler, conditioning = model.sampler(steps, tuple(noise.shape[1:])), conditioning.to(model.device)
     latents, points, predictions = sampler.begin(noise.to(model.device)), [], []
     for place, level in enumerate(sampler.levels):
         seen = sampler.seen(latents, place)

@@ -22,6 +22,7 @@ class Spec:
     lora_targets: tuple[str, ...]  # module names in the denoiser, matched at their end
     text_lora_targets: tuple[str, ...]  # the same in the text encoders
     guidance_off: float  # the guidance_scale at which the sampler calls the network once a step
+    comfyui: str  # what stands before the denoiser's layers in LoRA files for ComfyUI; see legible/models/comfyui.py
     schedulers: tuple[str, ...] = ()  # by which it can be sampled besides its own
 
     def folders(self, *roles: str) -> list[str]:

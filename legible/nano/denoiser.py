@@ -71,7 +71,7 @@ def train_denoiser(
     short = torch.tensor([i for i, text in enumerate(pool.texts) if 0 < len(text) <= recipe.short_length])
     everything = torch.arange(len(pool.texts))
     drawn = SigmaSampling(distribution="logit_normal", mean=recipe.sigma_mean, std=recipe.sigma_std)
-    grid = model.level_grid(recipe.sampling_steps)
+    grid = model.level_grid(recipe.sampling_steps, tuple(latents.shape[1:]))
     parts = {"models": networks, "averaged": averaged, "optimizer": optimizer}
     pointed = None
     if recipe.pointing_weight:

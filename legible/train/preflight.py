@@ -292,14 +292,15 @@ def kept_by_the_decoder(opened: Family, height: int, width: int, batch: int) -> 
     channels = opened.latent_shape(height * opened.pixels_per_latent, width * opened.pixels_per_latent)[0]
     network = opened.module(opened.spec.autoencoder)
     latents = torch.zeros((batch, channels, height, width), requires_grad=True)
-    units = [network.decoder.mid_block, *network.decoder.up_blocks]
-    return kept_by(lambda: opened.decode(latents), network, units)
+    return kept_by(lambda: opened.decode(latents), network, opened.decoder_blocks())
 
 
 def kept_by_an_encoder(opened: Family, name: str, batch: int) -> Kept:
-    """Of one forward pass of a text encoder over `batch` longest prompts."""
+    """Of one forward pass of a text encoder over `batch` longest prompts (of several encoders, all their tokens)."""
     network = opened.module(name)
-    ids = torch.zeros((batch, opened.example_conditioning(1).lengths()[0]), dtype=torch.long)
+    tokens = opened.example_conditioning(1).lengths()[0]
+    tokens = min(tokens, getattr(network.config, "max_position_embeddings", tokens))
+    ids = torch.zeros((batch, tokens), dtype=torch.long)
 
     def run() -> object:
         with where_mixed(network, opened.device):

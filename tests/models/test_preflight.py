@@ -35,6 +35,7 @@ from legible.train.preflight import (
 ROOT = Path(__file__).resolve().parents[2]
 # Z-Image-Turbo's own configurations, as far as they decide sizes.
 TURBO = yaml.safe_load((ROOT / "benchmarks" / "models.yaml").read_text(encoding="utf-8"))["full"]["components"]
+ARCHITECTURES = yaml.safe_load((ROOT / "benchmarks" / "architectures.yaml").read_text(encoding="utf-8"))
 LORA = {"method": "lora", "lora": {"rank": 32}}
 CTC = {"loss": "ctc", "lambda": 1.0, "measure_every": 0}
 
@@ -42,7 +43,7 @@ CTC = {"loss": "ctc", "lambda": 1.0, "measure_every": 0}
 def folder_of(path: Path, components: dict[str, dict]) -> Model:
     """A folder with configurations and not a single weight."""
     for part, values in components.items():
-        write_json(path / part / "config.json", values)
+        write_json(path / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), values)
     return Model(path=str(path), dtype="bfloat16", max_sequence_length=64)
 
 
@@ -69,6 +70,15 @@ def test_the_real_models_size_is_counted(turbo):
     assert count(empty_model(turbo).module("denoiser")) == 6_154_908_736
     assert parts(turbo, "sampling")["denoiser"] == pytest.approx(11.46, abs=0.01)
     assert parts(turbo, "captions") == {"text_encoder": pytest.approx(7.49, abs=0.01)}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_sizes_of_other_families_are_those_of_the_published_files(name, tmp_path):
+    entry = ARCHITECTURES[name]
+    model = folder_of(tmp_path, entry["components"]).model_copy(update={"family": entry["family"]})
+    opened = empty_model(model)
+    assert count(opened.module("denoiser")) == entry["parameters"]
+    assert opened.latent_shape(*entry["size"])[1:] == tuple(side // 8 for side in entry["size"])
 
 
 def test_activations_are_those_that_others_measured(turbo):

@@ -20,8 +20,9 @@ from legible.errors import UserError
 from legible.models.family import ROLES, embed_prompts, empty_model, open_model
 from legible.models.sampler import trajectory
 from legible.models.stable_diffusion import SPEC
-from legible.models.stable_diffusion.model import COMPONENTS, StableDiffusion
+from legible.models.stable_diffusion.model import StableDiffusion
 
+COMPONENTS = SPEC.folders("denoiser", "autoencoder", "text", "scheduler")
 PROMPTS = ['a sign that says "OPEN" in red letters on white', "black"]
 SHAPE = (4, 8, 16)
 SCHEDULERS = {

@@ -57,6 +57,15 @@ def test_as_a_module_of_another_workflow(project, tmp_path):
     assert snakemake(tmp_path, "--dry-run", "signs_train").count("rule signs_train_arm:") == 2
 
 
+@pytest.mark.parametrize("name", ["zimage_base", "sdxl", "sd3", "flux", "qwen_image"])
+def test_other_architectures_are_planned_without_their_weights(name, tmp_path):
+    (tmp_path / "EasyOCR").mkdir()
+    given = ("--snakefile", str(ROOT / "Snakefile"), "--configfile", str(ROOT / "configs" / f"{name}.yaml"))
+    planned = snakemake(tmp_path, *given, "--dry-run", "--printshellcmds")
+    assert f'"family": "{name.removesuffix("_base")}"' in planned
+    assert planned.count("rule train_arm:") == 3
+
+
 def test_stable_diffusion_with_published_rewards_is_planned_where_their_files_lie(tmp_path):
     for folder in ("EasyOCR", "models/aesthetic", "models/pickscore", "models/hps"):
         (tmp_path / folder).mkdir(parents=True)

@@ -14,5 +14,6 @@ SPEC = Spec(
     lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
     text_lora_targets=("q_proj", "k_proj", "v_proj", "out_proj"),
     guidance_off=1.0,
+    comfyui="lora_unet_",
     schedulers=("ddim", "dpm", "euler", "pndm"),
 )

@@ -7,11 +7,12 @@ import math
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    DiffusionPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -25,29 +26,25 @@ from legible.models.conditioning import Conditioning
 from legible.models.diffusion import VariancePreserving
 from legible.models.opening import (
     LORA,
+    check_lengths,
     choose_device,
     empty_module,
     first_line,
     frozen,
-    open_module,
     open_other,
-    places_of,
+    open_parts,
     where_mixed,
 )
 from legible.models.quantization import linear_layers, quantize
+from legible.models.sampler import Shape
 from legible.models.spec import Spec
 from legible.models.stable_diffusion import SPEC
 from legible.models.stable_diffusion.schedulers import NAMED, KnownScheduler, Scheduler, SchedulerSteps
 
-COMPONENTS = SPEC.folders("denoiser", "autoencoder", "text", "scheduler")
 CAPTION = "captions"  # the one name in its conditioning: [tokens, D] of a prompt, always as many as CLIP reads
 PIPELINE_GRID = 8  # StableDiffusionPipeline takes multiples of it, whatever the autoencoder
 # Settings of a UNet that asks for more than noisy latents, a timestep and captions: inpainting, LCM, SDXL …
 FURTHER_INPUTS = ("time_cond_proj_dim", "class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
-
-
-MODULES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-OTHERS = {"tokenizer": AutoTokenizer, "scheduler": KnownScheduler}
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,14 @@ class StableDiffusion:
     """The opened parts; a part that a stage did not ask for is None."""
 
     spec: ClassVar[Spec] = SPEC
+    kind: ClassVar[type[DiffusionPipeline]] = StableDiffusionPipeline
+    networks: ClassVar[dict[str, type]] = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+    }
+    others: ClassVar[dict[str, type]] = {"tokenizer": AutoTokenizer, "scheduler": KnownScheduler}
+    further_inputs: ClassVar[tuple[str, ...]] = FURTHER_INPUTS
 
     device: torch.device
     max_sequence_length: int
@@ -80,14 +85,8 @@ class StableDiffusion:
         Raises:
             UserError: a prompt is too long; the pipeline would cut its end off with a warning.
         """
-        pipeline, limit = self.pipeline(), self.tokenizer.model_max_length
-        longest = min(self.max_sequence_length, limit)
-        for prompt in prompts:
-            if (length := len(self.tokenizer(prompt, verbose=False).input_ids)) > longest:
-                raise UserError(
-                    f"prompt {prompt[:60]!r}: {length} tokens, but model.max_sequence_length is"
-                    f" {self.max_sequence_length} and this text encoder reads {limit}; shorten the prompt"
-                )
+        pipeline = self.pipeline()
+        check_lengths(prompts, self.tokenizer, self.max_sequence_length, self.tokenizer.model_max_length)
         embeddings: list[Tensor] = []
         with torch.set_grad_enabled(gradient), where_mixed(self.text_encoder, self.device):
             for start in range(0, len(prompts), batch):
@@ -117,14 +116,20 @@ class StableDiffusion:
             raise ValueError(
                 f"{len(noisy)} latents, {len(levels)} timesteps and {len(conditioning)} captions do not match"
             )
-        captions = conditioning.to(self.device, self.unet.dtype).stacked(CAPTION)
+        said = self.said(conditioning.to(self.device, self.unet.dtype), noisy)
         with where_mixed(self.unet, self.device):
-            output = self.unet(
-                noisy.to(self.unet.dtype), levels.to(self.device), encoder_hidden_states=captions, return_dict=False
-            )
+            output = self.unet(noisy.to(self.unet.dtype), levels.to(self.device), return_dict=False, **said)
         return output[0].float()
 
-    def level_grid(self, steps: int) -> Tensor:
+    def said(self, conditioning: Conditioning, noisy: Tensor) -> dict[str, Any]:
+        """What the UNet is told beside latents and timesteps."""
+        return {"encoder_hidden_states": conditioning.stacked(CAPTION)}
+
+    def asked(self, conditioning: Conditioning, negative: str = "") -> dict[str, Tensor]:
+        """What prompts are to the pipeline; `negative`: the prefix of what is asked for nothing."""
+        return {f"{negative}prompt_embeds": conditioning.stacked(CAPTION)}
+
+    def level_grid(self, steps: int, shape: Shape | None = None) -> Tensor:
         """The timesteps at which the sampler calls the network, falling; PNDM calls it once more than `steps`."""
         return self.scheduler_at(steps).timesteps
 
@@ -173,12 +178,13 @@ class StableDiffusion:
             empty: conditioning of the empty prompt; needed only when guidance is on.
         """
         self.scheduler_at(steps)  # refuses too many steps
-        pipeline, captions = self.pipeline(), conditioning.to(self.device).stacked(CAPTION)
+        pipeline, factor = self.pipeline(), self.pixels_per_latent
         pipeline.set_progress_bar_config(disable=True)
-        factor, guided = pipeline.vae_scale_factor, guidance_scale > self.spec.guidance_off
+        words = self.asked(conditioning.to(self.device))
+        if guidance_scale > self.spec.guidance_off:
+            words |= self.asked(empty.to(self.device).pick([0] * len(conditioning)), "negative_")
         images = pipeline(
-            prompt_embeds=captions,
-            negative_prompt_embeds=empty.to(self.device).stacked(CAPTION).expand_as(captions) if guided else None,
+            **words,
             latents=noise.to(self.device, self.unet.dtype),
             height=noise.shape[2] * factor,
             width=noise.shape[3] * factor,
@@ -188,11 +194,15 @@ class StableDiffusion:
         ).images
         return torch.from_numpy((images * 255).round().astype("uint8"))
 
-    def sampler(self, steps: int) -> SchedulerSteps:
+    def guided(self, without: Tensor, asked: Tensor, guidance_scale: float) -> Tensor:
+        """ε_∅ + w·(ε_c − ε_∅)."""
+        return without + guidance_scale * (asked - without)
+
+    def sampler(self, steps: int, shape: Shape | None = None) -> SchedulerSteps:
         """The scheduler's own steps."""
         return SchedulerSteps(self.scheduler_at(steps), self.unet.dtype)
 
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+    def latent_shape(self, height: int, width: int) -> Shape:
         """(C, h, w) of the latents of an image.
 
         Raises:
@@ -222,6 +232,10 @@ class StableDiffusion:
         """Attention and feed-forward layers of the transformer blocks; the convolutions keep their precision."""
         return linear_layers(self.unet, self.spec.blocks, (".attn1.", ".attn2.", ".ff."))
 
+    def decoder_blocks(self) -> list[nn.Module]:
+        """The decoder's blocks."""
+        return [self.vae.decoder.mid_block, *self.vae.decoder.up_blocks]
+
     def save_memory(self, parts: tuple[str, ...]) -> None:
         """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""
         if "denoiser" in parts:
@@ -245,23 +259,22 @@ class StableDiffusion:
         self.unet.compile_repeated_blocks()
 
     def save_lora(self, folder: Path, layers: dict[str, dict[str, Tensor]], about: dict[str, dict]) -> None:
-        """One file for UNet and text encoder, as StableDiffusionPipeline takes it.
+        """One file for UNet and text encoders, as the pipeline takes it.
 
-        Files always name the text encoder's layers `text_model.…`: transformers has dropped that prefix, but every
+        Files always name a text encoder's layers `text_model.…`: transformers has dropped that prefix, but every
         version of diffusers reads it.
         """
-        text = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in layers.get("text_encoder", {}).items()}
-        StableDiffusionPipeline.save_lora_weights(
-            folder,
-            unet_lora_layers=layers.get("denoiser"),
-            text_encoder_lora_layers=text,
-            unet_lora_adapter_metadata=about.get("denoiser"),
-            text_encoder_lora_adapter_metadata=about.get("text_encoder"),
-        )
+        named: dict[str, dict] = {}
+        for part, own in layers.items():
+            if part != "denoiser":
+                own = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in own.items()}
+            name = self.spec.folder(part)
+            named |= {f"{name}_lora_layers": own, f"{name}_lora_adapter_metadata": about[part]}
+        self.kind.save_lora_weights(folder, **named)
 
     def lora_state(self, path: Path) -> tuple[dict[str, Tensor], dict | None]:
         """A LoRA file's tensors in diffusers' names; where it has alphas beside them, the UNet's B · alpha / rank."""
-        state, alphas, about = read_lora(path)
+        state, alphas, about = self.read_lora(path)
         state = convert_unet_state_dict_to_peft(state)
         for name, alpha in convert_unet_state_dict_to_peft(alphas or {}).items():
             layer = name.removesuffix(".alpha").partition(".lora_")[0]
@@ -269,23 +282,33 @@ class StableDiffusion:
                 state[f"{layer}.lora_B.weight"] *= alpha / len(state[f"{layer}.lora_A.weight"])
         return state, about
 
+    def read_lora(self, path: Path) -> tuple[dict[str, Tensor], dict[str, float] | None, dict | None]:
+        """(tensors, alphas, settings) of a LoRA file, in whichever of the formats that diffusers reads it is."""
+        return self.kind.lora_state_dict(
+            str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True,
+            return_lora_metadata=True,
+        )  # fmt: skip
+
     def add_lora(self, path: Path) -> None:
-        """Put a LoRA file's adapters on whichever of UNet and text encoder is opened.
+        """Put a LoRA file's adapters on whichever of UNet and text encoders are opened.
 
         Raises:
             UserError: it cannot be read, or holds nothing for this family.
         """
+        parts = (self.spec.denoiser, *self.spec.text_encoders)
         try:
-            state, alphas, about = read_lora(path)
+            state, alphas, about = self.read_lora(path)
             there = {key.partition(".")[0] for key in state}
-            if not there <= {"unet", "text_encoder"}:
-                raise ValueError(f"it is for {', '.join(sorted(there))}; unet and text_encoder are here")
-            for part, network, put in (
-                ("unet", self.unet, StableDiffusionPipeline.load_lora_into_unet),
-                ("text_encoder", self.text_encoder, StableDiffusionPipeline.load_lora_into_text_encoder),
-            ):
-                if part in there and network is not None:
-                    put(state, alphas, network, metadata=about)
+            if not there <= set(parts):
+                raise ValueError(f"it is for {', '.join(sorted(there))}; {' and '.join(parts)} are here")
+            for name in parts:
+                network = getattr(self, name)
+                if name not in there or network is None:
+                    continue
+                if name == self.spec.denoiser:
+                    self.kind.load_lora_into_unet(state, alphas, network, metadata=about)
+                else:
+                    self.kind.load_lora_into_text_encoder(state, alphas, network, prefix=name, metadata=about)
         except Exception as error:  # safetensors, diffusers and peft raise a dozen types; the user needs one sentence
             raise UserError(f"{path}: no LoRA of this model ({first_line(error)})") from error
 
@@ -297,7 +320,7 @@ class StableDiffusion:
         """
         if self.unet is not None:
             config = self.unet.config
-            more = [name for name in FURTHER_INPUTS if config.get(name) is not None]
+            more = [name for name in self.further_inputs if config.get(name) is not None]
             more += ["in_channels"] if config.in_channels != config.out_channels else []
             if more:
                 raise UserError(
@@ -313,34 +336,43 @@ class StableDiffusion:
                 )
 
 
-def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, float] | None, dict | None]:
-    """(tensors, alphas, settings) of a LoRA file, in whichever of the formats that diffusers reads it is."""
-    return StableDiffusionPipeline.lora_state_dict(
-        str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True, return_lora_metadata=True
-    )
+def open_unet(
+    kind: type[StableDiffusion], model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str,
+    **settings: Any,
+) -> StableDiffusion:  # fmt: skip
+    """See `legible.models.family.open_model`.
 
-
-def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str) -> StableDiffusion:
-    """See `legible.models.family.open_model`."""
-    device, names = choose_device(model), SPEC.folders(*roles)
-    places = places_of(model, names, weights)
-    parts = {name: open_other(places[name], name, OTHERS[name], COMPONENTS) for name in names if name in OTHERS}
-    networks = {name: open_module(places[name], name, MODULES[name], COMPONENTS) for name in names if name in MODULES}
-    opened = StableDiffusion(device, model.max_sequence_length, **parts, **networks)
+    Args:
+        kind: this family, or a relative with fields of its own, `settings`.
+    """
+    device = choose_device(model)
+    parts = open_parts(model, kind.spec, roles, weights, kind.networks, kind.others)
+    opened = kind(device, model.max_sequence_length, **parts, **settings)
     opened.check(model)
     if quantization != "none":
         quantize(opened.unet, opened.quantized_layers(), quantization, device)
     if weights is not None and (weights / LORA).is_file():
         opened.add_lora(weights / LORA)
-    for network in networks.values():
-        frozen(network, device)
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            frozen(part, device)
     return opened
+
+
+def empty_unet(kind: type[StableDiffusion], model: Model, **settings: Any) -> StableDiffusion:
+    """See `legible.models.family.empty_model` and `open_unet`."""
+    parts = {name: empty_module(model, name, network) for name, network in kind.networks.items()}
+    parts["scheduler"] = open_other(model, "scheduler", KnownScheduler, [*kind.networks, *kind.others])
+    opened = kind(torch.device("meta"), model.max_sequence_length, **parts, **settings)
+    opened.check(model)
+    return opened
+
+
+def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quantization: str) -> StableDiffusion:
+    """See `legible.models.family.open_model`."""
+    return open_unet(StableDiffusion, model, roles, weights, quantization)
 
 
 def empty_family(model: Model) -> StableDiffusion:
     """See `legible.models.family.empty_model`."""
-    networks = {name: empty_module(model, name, kind) for name, kind in MODULES.items()}
-    scheduler = open_other(model, "scheduler", KnownScheduler, COMPONENTS)
-    opened = StableDiffusion(torch.device("meta"), model.max_sequence_length, scheduler=scheduler, **networks)
-    opened.check(model)
-    return opened
+    return empty_unet(StableDiffusion, model)

@@ -14,4 +14,5 @@ SPEC = Spec(
     lora_targets=("to_q", "to_k", "to_v", "to_out.0", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
     text_lora_targets=("q_proj", "k_proj", "v_proj", "o_proj"),
     guidance_off=0.0,
+    comfyui="diffusion_model.",
 )

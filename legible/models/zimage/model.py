@@ -10,15 +10,11 @@ from typing import ClassVar
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
-from peft import PeftConfig
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from legible.config import Model
 from legible.errors import UserError
-from legible.io import write_json
 from legible.models.conditioning import Conditioning
 from legible.models.flow import EulerSteps, Flow
 from legible.models.opening import (
@@ -34,7 +30,9 @@ from legible.models.opening import (
     where_mixed,
 )
 from legible.models.quantization import linear_layers, quantize
+from legible.models.sampler import Shape
 from legible.models.spec import Spec
+from legible.models.text_adapters import add_adapters, save_adapters
 from legible.models.zimage import SPEC
 from legible.models.zimage.compiled import compile_blocks
 
@@ -142,6 +140,10 @@ class ZImage:
         """
         return linear_layers(self.transformer, self.spec.blocks, (".attention.", ".feed_forward."))
 
+    def decoder_blocks(self) -> list[nn.Module]:
+        """The decoder's blocks."""
+        return [self.vae.decoder.mid_block, *self.vae.decoder.up_blocks]
+
     def save_memory(self, parts: tuple[str, ...]) -> None:
         """Compute the activations of `denoiser` or `decoder` again in the backward pass instead of keeping them."""
         if "denoiser" in parts:
@@ -205,8 +207,8 @@ class ZImage:
         """Compile the repeated blocks for training (needs a C++ compiler, on a GPU Triton)."""
         compile_blocks(self.transformer)
 
-    def level_grid(self, steps: int) -> Tensor:
-        """The σ values [steps] at which the sampler calls the network, without the final 0."""
+    def level_grid(self, steps: int, shape: Shape | None = None) -> Tensor:
+        """The σ values [steps] at which the sampler calls the network, without the final 0; the same for all sizes."""
         from diffusers.pipelines.z_image import pipeline_z_image as source
 
         # diffusers ≥ 0.39 hands the linear grid over itself; the scheduler then applies its shift, once.
@@ -257,11 +259,15 @@ class ZImage:
         ).images
         return torch.from_numpy((images * 255).round().astype("uint8"))
 
-    def sampler(self, steps: int) -> EulerSteps:
+    def guided(self, without: Tensor, asked: Tensor, guidance_scale: float) -> Tensor:
+        """v_c + s·(v_c − v_∅): here guidance is off at 0."""
+        return asked + guidance_scale * (asked - without)
+
+    def sampler(self, steps: int, shape: Shape | None = None) -> EulerSteps:
         """Euler's steps over the σ grid."""
         return EulerSteps(self.level_grid(steps).to(self.device))
 
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+    def latent_shape(self, height: int, width: int) -> Shape:
         """(C, h, w) of the latents of an image.
 
         Raises:
@@ -282,12 +288,7 @@ class ZImage:
                 transformer_lora_adapter_metadata=about["denoiser"],
             )
         if "text_encoder" in layers:
-            # As peft's own save_pretrained writes it, but for the order of the targets, which changes from one process
-            # to the next there, and for the place of the base.
-            settings = about["text_encoder"] | {"base_model_name_or_path": None}
-            named = {f"base_model.model.{name}": value.contiguous() for name, value in layers["text_encoder"].items()}
-            write_json(folder / TEXT_ADAPTERS / CONFIG_NAME, settings)
-            save_file(named, folder / TEXT_ADAPTERS / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+            save_adapters(folder / TEXT_ADAPTERS, layers["text_encoder"], about["text_encoder"])
 
     def lora_state(self, path: Path) -> tuple[dict[str, Tensor], dict | None]:
         """A LoRA file's tensors in diffusers' names, whichever of the formats that diffusers reads it is in."""
@@ -325,24 +326,8 @@ def open_family(model: Model, roles: tuple[str, ...], weights: Path | None, quan
     if weights is not None and (weights / LORA).is_file() and opened.transformer is not None:
         opened.pipeline().load_lora_weights(weights, weight_name=LORA, use_safetensors=True)
     if weights is not None and (weights / TEXT_ADAPTERS).is_dir() and opened.text_encoder is not None:
-        add_text_adapters(opened.text_encoder, weights / TEXT_ADAPTERS)
+        add_adapters(opened.text_encoder, weights / TEXT_ADAPTERS)
     return opened
-
-
-def add_text_adapters(encoder: PreTrainedModel, folder: Path) -> None:
-    """Put saved adapters on the text encoder, frozen.
-
-    Raises:
-        UserError: they are missing, damaged or another model's.
-    """
-    try:
-        # transformers would read them from the folder, too, but look for pickled ones where there are no others.
-        state = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
-        found = encoder.load_adapter(peft_config=PeftConfig.from_pretrained(folder), adapter_state_dict=state)
-        if wrong := sorted({*found.missing_keys, *found.unexpected_keys}):
-            raise ValueError(f"{wrong[0]} does not fit")
-    except Exception as error:  # the libraries raise a dozen types for a bad file
-        raise UserError(f"{folder}: no adapters of this text encoder ({first_line(error)})") from error
 
 
 def empty_family(model: Model) -> ZImage:
