@@ -51,8 +51,8 @@ def draw(summary: pd.DataFrame, seeds: pd.DataFrame, arms: Sequence[str], style:
         axes.set_yticks(heights, names)
         axes.set_ylim(heights[-1] + 0.7, -0.7)
         axes.set_xlim(-reach, reach)
-        axes.set_title("← better than the control", loc="left")
-        axes.set_title("worse than the control →", loc="right")
+        axes.set_title("← better", loc="left")
+        axes.set_title("worse →", loc="right")
         if len(sets) > 1:
             axes.set_title(prompt_set, loc="center")
         right = axes.secondary_yaxis("right")

@@ -18,8 +18,9 @@ from legible.config import Model
 from legible.errors import UserError
 from legible.models.conditioning import Conditioning
 from legible.models.flow import EulerSteps, Flow
-from legible.models.opening import LORA, choose_device, empty_module, first_line, frozen, open_other, open_parts
+from legible.models.opening import LORA, choose_device, empty_module, frozen, open_other, open_parts
 from legible.models.packing import PATCH, packed
+from legible.models.pipeline_lora import put_lora, read_lora, save_arguments
 from legible.models.quantization import linear_layers, quantize
 from legible.models.sampler import Shape
 from legible.models.spec import Spec
@@ -211,29 +212,16 @@ class FlowTransformer:
             block.compile()
 
     def save_lora(self, folder: Path, layers: dict[str, dict[str, Tensor]], about: dict[str, dict]) -> None:
-        """Adapters as the pipeline takes them; those of a text encoder for which it has no place in a folder beside.
-
-        Files always name the layers of a CLIP `text_model.…`: transformers has dropped that prefix, but every version
-        of diffusers reads it.
-        """
-        named: dict[str, dict] = {}
-        for part, own in layers.items():
-            name = self.spec.folder(part)
-            if name not in self.lora_parts:
-                save_adapters(folder / adapters_of(name), own, about[part])
-                continue
-            clip = part != "denoiser"
-            own = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in own.items()} if clip else own
-            named |= {f"{name}_lora_layers": own, f"{name}_lora_adapter_metadata": about[part]}
-        if named:
-            self.kind.save_lora_weights(folder, **named)
+        """Adapters as the pipeline takes them; those of a text encoder for which it has no place in a folder beside."""
+        beside = [part for part in layers if self.spec.folder(part) not in self.lora_parts]
+        for part in beside:
+            save_adapters(folder / adapters_of(part), layers[part], about[part])
+        if inside := {part: own for part, own in layers.items() if part not in beside}:
+            self.kind.save_lora_weights(folder, **save_arguments(self.spec, inside, about))
 
     def lora_state(self, path: Path) -> tuple[dict[str, Tensor], dict | None]:
         """A LoRA file's tensors in diffusers' names, whichever of the formats that diffusers reads it is in."""
-        return self.kind.lora_state_dict(
-            str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True,
-            return_lora_metadata=True,
-        )  # fmt: skip
+        return read_lora(self.kind, path)
 
     def add_lora(self, weights: Path) -> None:
         """Put a folder's adapters on whichever of the networks are opened.
@@ -244,23 +232,9 @@ class FlowTransformer:
         for name in self.spec.text_encoders:
             if (weights / adapters_of(name)).is_dir() and getattr(self, name) is not None:
                 add_adapters(getattr(self, name), weights / adapters_of(name))
-        if not (weights / LORA).is_file():
-            return
-        try:
-            state, about = self.lora_state(weights / LORA)
-            there = {key.partition(".")[0] for key in state}
-            if not there <= set(self.lora_parts):
-                raise ValueError(f"it is for {', '.join(sorted(there))}; {', '.join(self.lora_parts)} can be here")
-            for name in self.lora_parts:
-                network = getattr(self, name)
-                if name not in there or network is None:
-                    continue
-                if name == self.spec.denoiser:
-                    network.load_lora_adapter(state, metadata=about)
-                else:
-                    self.kind.load_lora_into_text_encoder(state, None, network, prefix=name, metadata=about)
-        except Exception as error:  # safetensors, diffusers and peft raise a dozen types; the user needs one sentence
-            raise UserError(f"{weights / LORA}: no LoRA of this model ({first_line(error)})") from error
+        if (weights / LORA).is_file():
+            opened = {name: getattr(self, name) for name in self.lora_parts}
+            put_lora(self.kind, weights / LORA, self.lora_parts, opened)
 
     def check(self, model: Model) -> None:
         """Refuse parts that look like this family's and work in another way.

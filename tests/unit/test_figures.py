@@ -105,7 +105,7 @@ def test_figures_show_the_numbers_of_the_summary(results):
     row = overall[(overall["arm"] == "clip_region") & (overall["engine"] == "rapidocr")].iloc[0]
     number = f"{row.delta_vs_control:+.3f} [{row.delta_low:+.3f}, {row.delta_high:+.3f}]".replace("-", "−")
     assert number in shown
-    assert "← better than the control" in shown
+    assert "← better" in shown
 
 
 def test_a_markers_place_is_the_value(results):

@@ -29,12 +29,12 @@ from legible.models.opening import (
     check_lengths,
     choose_device,
     empty_module,
-    first_line,
     frozen,
     open_other,
     open_parts,
     where_mixed,
 )
+from legible.models.pipeline_lora import put_lora, read_lora, save_arguments
 from legible.models.quantization import linear_layers, quantize
 from legible.models.sampler import Shape
 from legible.models.spec import Spec
@@ -259,58 +259,18 @@ class StableDiffusion:
         self.unet.compile_repeated_blocks()
 
     def save_lora(self, folder: Path, layers: dict[str, dict[str, Tensor]], about: dict[str, dict]) -> None:
-        """One file for UNet and text encoders, as the pipeline takes it.
-
-        Files always name a text encoder's layers `text_model.…`: transformers has dropped that prefix, but every
-        version of diffusers reads it.
-        """
-        named: dict[str, dict] = {}
-        for part, own in layers.items():
-            if part != "denoiser":
-                own = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in own.items()}
-            name = self.spec.folder(part)
-            named |= {f"{name}_lora_layers": own, f"{name}_lora_adapter_metadata": about[part]}
-        self.kind.save_lora_weights(folder, **named)
+        """One file for UNet and text encoders, as the pipeline takes it."""
+        self.kind.save_lora_weights(folder, **save_arguments(self.spec, layers, about))
 
     def lora_state(self, path: Path) -> tuple[dict[str, Tensor], dict | None]:
         """A LoRA file's tensors in diffusers' names; where it has alphas beside them, the UNet's B · alpha / rank."""
-        state, alphas, about = self.read_lora(path)
+        state, alphas, about = read_lora(self.kind, path)
         state = convert_unet_state_dict_to_peft(state)
         for name, alpha in convert_unet_state_dict_to_peft(alphas or {}).items():
             layer = name.removesuffix(".alpha").partition(".lora_")[0]
             if layer.startswith("unet."):
                 state[f"{layer}.lora_B.weight"] *= alpha / len(state[f"{layer}.lora_A.weight"])
         return state, about
-
-    def read_lora(self, path: Path) -> tuple[dict[str, Tensor], dict[str, float] | None, dict | None]:
-        """(tensors, alphas, settings) of a LoRA file, in whichever of the formats that diffusers reads it is."""
-        return self.kind.lora_state_dict(
-            str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True,
-            return_lora_metadata=True,
-        )  # fmt: skip
-
-    def add_lora(self, path: Path) -> None:
-        """Put a LoRA file's adapters on whichever of UNet and text encoders are opened.
-
-        Raises:
-            UserError: it cannot be read, or holds nothing for this family.
-        """
-        parts = (self.spec.denoiser, *self.spec.text_encoders)
-        try:
-            state, alphas, about = self.read_lora(path)
-            there = {key.partition(".")[0] for key in state}
-            if not there <= set(parts):
-                raise ValueError(f"it is for {', '.join(sorted(there))}; {' and '.join(parts)} are here")
-            for name in parts:
-                network = getattr(self, name)
-                if name not in there or network is None:
-                    continue
-                if name == self.spec.denoiser:
-                    self.kind.load_lora_into_unet(state, alphas, network, metadata=about)
-                else:
-                    self.kind.load_lora_into_text_encoder(state, alphas, network, prefix=name, metadata=about)
-        except Exception as error:  # safetensors, diffusers and peft raise a dozen types; the user needs one sentence
-            raise UserError(f"{path}: no LoRA of this model ({first_line(error)})") from error
 
     def check(self, model: Model) -> None:
         """Refuse parts that look like this family's and work in another way.
@@ -352,7 +312,8 @@ def open_unet(
     if quantization != "none":
         quantize(opened.unet, opened.quantized_layers(), quantization, device)
     if weights is not None and (weights / LORA).is_file():
-        opened.add_lora(weights / LORA)
+        names = (kind.spec.denoiser, *kind.spec.text_encoders)
+        put_lora(opened.kind, weights / LORA, names, {name: getattr(opened, name) for name in names})
     for part in parts.values():
         if isinstance(part, nn.Module):
             frozen(part, device)
