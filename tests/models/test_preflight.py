@@ -73,7 +73,7 @@ def test_the_real_models_size_is_counted(turbo):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_sizes_of_other_families_are_those_of_the_published_files(name, tmp_path):
+def test_the_sizes_of_other_families_are_those_that_are_noted(name, tmp_path):
     entry = ARCHITECTURES[name]
     model = folder_of(tmp_path, entry["components"]).model_copy(update={"family": entry["family"]})
     opened = empty_model(model)
