@@ -88,7 +88,8 @@ def reference_loss(
     """As huggingface/diffusers computes it.
 
     examples/text_to_image/train_text_to_image_sdxl.py, examples/dreambooth/train_dreambooth_sd3.py,
-    train_dreambooth_flux.py and train_dreambooth_lora_qwen_image.py, all without weights.
+    train_dreambooth_flux.py and train_dreambooth_lora_qwen_image.py, all without weights; that of Stable Diffusion 3
+    with --precondition_outputs 0 (its default multiplies the loss by σ²).
     """
     count, channels, height, width = clean.shape
     if model.spec.denoiser == "unet":
@@ -427,7 +428,7 @@ def training_arguments(folder: Path, cache: Path, output: Path, **training) -> l
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["sdxl", "flux"])
+@pytest.mark.parametrize("family", SPOKEN)
 def test_two_processes_equal_one_with_twice_the_batch(family, family_folders, tmp_path, monkeypatch):
     """Sharded by blocks(): FSDP2 must find every trained weight in one of them."""
     monkeypatch.chdir(ROOT)
