@@ -53,6 +53,9 @@ class Config(Section):
         },
         description="named overrides of `training` (null: left out); `diffusion_only` (λ = 0), the control, must stay",
     )
+    contrasts: tuple[tuple[Name, Name], ...] = Field(
+        (), description="pairs of arms that the pages compare with each other too, e.g. [[reading, ctc]]; [] = none"
+    )
     seeds: tuple[Natural, ...] = Field((0, 1), description="training seeds per arm", min_length=1)
     anchor: Anchor = Anchor()
     drift: Drift | None = Field(None, description="measure image drift on prompts without text; null = not")
@@ -91,6 +94,13 @@ class Config(Section):
             late = [step for step in self.arm(name).snapshots if step >= self.arm(name).steps]
             if late:
                 raise ValueError(f"arms.{name}.snapshots: {late[0]} is not below steps ({self.arm(name).steps})")
+        for number, pair in enumerate(self.contrasts):
+            if absent := [name for name in pair if name not in self.arms]:
+                raise ValueError(
+                    f"contrasts.{number}: no arm is called '{absent[0]}'; there are {', '.join(self.arms)}"
+                )
+            if len(set(pair)) < 2:
+                raise ValueError(f"contrasts.{number}: '{pair[0]}' is compared with itself; name two arms")
         for name in self.regimes:
             self.regime(name)
         for key, seeds in (("seeds", self.seeds), ("generation.seeds", self.generation.seeds)):

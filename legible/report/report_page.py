@@ -20,6 +20,7 @@ from legible.figures.labels import (
     with_control_first,
 )
 from legible.names import BASE, CEILINGS, CONTROL, SCALE
+from legible.report import contrasts
 from legible.report.describe import describe_drift, describe_judges
 from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
 from legible.report.rewards import reward_tables
@@ -211,8 +212,16 @@ def tested_rows(summary: pd.DataFrame, prompt_set: str) -> list[dict]:
     return found
 
 
-def answer(experiment: Experiment, prompt_set: str) -> dict:
-    """What the page says about one prompt set."""
+def contrast_table(found: Sequence[contrasts.Contrast], confidence: float) -> dict | None:
+    """Arm against arm, with its note; None where nothing was to be compared."""
+    if not found:
+        return None
+    rows, sentences = contrasts.contrast_rows(found), contrasts.sentences(found, confidence)
+    return {"note": contrasts.NOTE, "columns": contrasts.COLUMNS, "rows": rows, "sentences": sentences}
+
+
+def answer(experiment: Experiment, prompt_set: str, found: Sequence[contrasts.Contrast]) -> dict:
+    """What the page says about one prompt set; `found`: its comparisons of arm with arm."""
     summary, seeds, confidence = experiment.summary, experiment.seeds, experiment.config.scoring.confidence
     verdicts = [verdict_of(experiment, arm, prompt_set) for arm in auxiliary_arms(experiment.arms)]
     size = summary[(summary["prompt_set"] == prompt_set) & (summary["arm"] == CONTROL)].iloc[0]
@@ -230,6 +239,7 @@ def answer(experiment: Experiment, prompt_set: str) -> dict:
         "rows": summary_rows(summary, experiment.arms, prompt_set),
         "tests": tested_rows(summary, prompt_set),
         "rewards": reward_tables(experiment.rewards, experiment.guards, prompt_set),
+        "contrasts": contrast_table(found, confidence),
         "guard": [] if drift is None else guard_rows(summary, drift, experiment.arms, prompt_set),
     }
 
@@ -248,6 +258,7 @@ def build(experiment: Experiment, config_text: str, figures: Sequence[str]) -> s
     if unknown := sorted(set(figures) - set(FIGURES)):
         raise UserError(f"--figures: {unknown[0]}: unknown figure; allowed are {', '.join(FIGURES)}")
     (experiment,) = corrected([experiment])
+    between = contrasts.contrasts_of([experiment])[experiment.name]
     summary, scores, runs, config = experiment.summary, experiment.scores, experiment.runs, experiment.config
     results, models = experiment.results, [m for m in columns_of(scores, experiment.arms) if m not in CEILINGS]
     environment = jinja2.Environment(
@@ -260,7 +271,7 @@ def build(experiment: Experiment, config_text: str, figures: Sequence[str]) -> s
     return environment.get_template("report.html.j2").render(
         experiment=config.experiment,
         results=f"results/{config.experiment}",
-        answers=[answer(experiment, prompt_set) for prompt_set in sorted(summary["prompt_set"].unique())],
+        answers=[answer(experiment, name, between[name]) for name in sorted(summary["prompt_set"].unique())],
         rule=rule(config.scoring.confidence),
         columns=list(COLUMNS.values()),
         guard_columns=guard_columns(summary["engine"].unique()),

@@ -10,6 +10,7 @@ from legible.config import FIGURES
 from legible.figures.inputs import require
 from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_placebo, signed
 from legible.names import BASE, CEILINGS, CONTROL
+from legible.report import contrasts
 from legible.report.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions
 from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges
 from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
@@ -222,8 +223,8 @@ def arm_lines(experiment: Experiment, prompt_set: str) -> list[str]:
     return ["- " + explain(verdict, confidence) for verdict in verdicts]
 
 
-def section(experiment: Experiment, prompt_set: str, name: str) -> list[str]:
-    """One regime on one prompt set: answer, table, verdicts and strata."""
+def section(experiment: Experiment, prompt_set: str, name: str, between: Sequence[contrasts.Contrast]) -> list[str]:
+    """One regime on one prompt set: answer, table, verdicts, comparisons of arm with arm, and strata."""
     summary, seeds, arms = experiment.summary, experiment.seeds, auxiliary_arms(experiment.arms)
     confidence = experiment.config.scoring.confidence
     size = pick(summary, prompt_set, "cer_micro").loc[CONTROL].iloc[0]
@@ -239,6 +240,10 @@ def section(experiment: Experiment, prompt_set: str, name: str) -> list[str]:
     parts = [f"## {name}", headline(verdicts), counts]
     parts += [table(RESULT_COLUMNS, result_rows(experiment, prompt_set))]
     parts += ["\n".join([*arm_lines(experiment, prompt_set), *(f"- {line}" for line in more if line)])]
+    if between:
+        lines = "\n".join(f"- {line}" for line in contrasts.sentences(between, confidence))
+        rows = table(contrasts.COLUMNS, contrasts.contrast_rows(between))
+        parts += ["### Arm against arm", contrasts.NOTE, rows, lines]
     parts += rewards_and_guards(experiment, prompt_set)
     found = aim_of(experiment, prompt_set)
     if found:
@@ -300,10 +305,11 @@ def build(experiments: Sequence[Experiment], command: str = "", pictures: str = 
         pictures: folder of the figures' copies, as seen from the page.
     """
     experiments = corrected(experiments)
+    between = contrasts.contrasts_of(experiments)
     parts = [f"# Results\n\n{NOTICE}", *answer(experiments)]
     for experiment in experiments:
         for own, prompt_set, name in views_of([experiment]):
-            parts += section(own, prompt_set, name)
+            parts += section(own, prompt_set, name, between[own.name][prompt_set])
         for name in shown_figures(experiment):
             where = os.path.join(pictures, f"{experiment.name}-{name}.png")
             parts += [f"### {FIGURES[name].title}", f"![{experiment.title}: {FIGURES[name].title}]({where})"]

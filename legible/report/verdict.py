@@ -110,8 +110,19 @@ def judge(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str,
         prompt_set: which prompts.
         confidence: of the intervals, in (0, 1); 1 − confidence is the level of the tests.
     """
-    judgements = judgements_of(summary, seeds, arm, prompt_set, confidence)
     row = claims(summary).set_index("arm").loc[[arm]].iloc[0]
+    judgements = judgements_of(summary, seeds, arm, prompt_set, confidence)
+    return decide(arm, prompt_set, row["control"], row["control_differs"], judgements, confidence)
+
+
+def decide(
+    arm: str, prompt_set: str, control: str, differs: str, judgements: Sequence[Judgement], confidence: float
+) -> Verdict:
+    """What follows from every judge's view of `arm` against `control`, by `rule`.
+
+    Args:
+        differs: keys in which the two train differently beside the loss; empty: matched, or to be compared as they are.
+    """
     directions = {judgement.direction for judgement in judgements}
     unsure = names(j for j in judgements if j.direction == 0)
     untested = names(j for j in judgements if not j.p_holm + confidence < 1)  # 1 − 0.95 is above 0.05
@@ -125,13 +136,13 @@ def judge(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set: str,
         reason = "the training seeds disagree in sign"
     elif untested:
         reason = f"p of {untested} after Holm's correction is not below {1 - confidence:.2g}"
-    elif row["control_differs"]:
-        reason = f"no control is matched: {row['control']} differs in {row['control_differs']}, too"
+    elif differs:
+        reason = f"no control is matched: {control} differs in {differs}, too"
     elif number < MIN_SEEDS:
-        return Verdict(arm, prompt_set, row["control"], f"hint {side}", counted(number), tuple(judgements))
+        return Verdict(arm, prompt_set, control, f"hint {side}", counted(number), tuple(judgements))
     elif varying := names(j for j in judgements if j.varies):
         reason = f"the interval of {varying} over training seeds does not exclude zero"
-    return Verdict(arm, prompt_set, row["control"], "not shown" if reason else side, reason, tuple(judgements))
+    return Verdict(arm, prompt_set, control, "not shown" if reason else side, reason, tuple(judgements))
 
 
 def guarded(verdict: Verdict, broken: Sequence[str]) -> Verdict:
