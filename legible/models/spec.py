@@ -8,7 +8,7 @@ from importlib import import_module
 class Spec:
     """A family's folders and the names inside its networks.
 
-    `module` holds `open_family` and `empty_part`; see legible/models/family.py.
+    `module` holds `open_family` and `empty_family`; see legible/models/family.py.
     """
 
     module: str
