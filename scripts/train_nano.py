@@ -1,4 +1,7 @@
-"""Train one part of the nano models; resumable. Denoisers need `vae`, twins of rewards `caption_clip`."""
+"""Train one part of the nano models; resumable.
+
+Denoisers need `vae`, twins of rewards `caption_clip`, and `unet_clip` needs `unet`.
+"""
 
 import argparse
 import time
@@ -12,6 +15,15 @@ from legible.io import sha256_json, write_json
 from legible.nano.parts import PARTS, train_part
 from legible.nano.recipe import Recipe, tiny
 from legible.provenance import environment
+
+SEE_SCENES = ("caption_clip", "unet", "unet_clip", *Recipe().preferences)
+FOLDERS = {  # of the parts that have none of their own
+    "aesthetic": "caption_clip",
+    "vae": Recipe().denoiser.family,
+    "denoiser": Recipe().denoiser.family,
+    "unet": Recipe().unet.family,
+    "unet_clip": f"{Recipe().unet.family}_clip",
+}
 
 
 def main() -> None:
@@ -29,20 +41,14 @@ def main() -> None:
     recipe = tiny() if arguments.tiny else Recipe()
     plain = recipe.as_dict()
     relevant = {name: plain[name] for name in ("seed", "pool", "fonts", "data")}
-    relevant |= {"scenes": plain["scenes"]} if arguments.part in ("caption_clip", "unet", *plain["preferences"]) else {}
+    relevant |= {"scenes": plain["scenes"]} if arguments.part in SEE_SCENES else {}
     relevant |= {"part": (plain | plain["recognizers"] | plain["preferences"])[arguments.part]}
     began, code = time.monotonic(), code_fingerprint(__file__)
     key = sha256_json(relevant)
     measured = train_part(
         arguments.part, recipe, key, arguments.work, arguments.output, arguments.compile, arguments.tiny
     )
-    folders = {
-        "aesthetic": "caption_clip",
-        "vae": recipe.denoiser.family,
-        "denoiser": recipe.denoiser.family,
-        "unet": recipe.unet.family,
-    }
-    folder = folders.get(arguments.part, arguments.part)
+    folder = FOLDERS.get(arguments.part, arguments.part)
     provenance = {
         "command": f"snakemake --cores all nano   # scripts/train_nano.py {arguments.part}",
         "recipe": relevant,

@@ -52,16 +52,21 @@ def train_caption_clip(
     seed: int,
     key: str,
     work: Path,
+    name: str = "caption_clip",
 ) -> CLIPModel:
-    """Train on pictures and captions, each with one altered caption as a further negative; resumes from `work`."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.02, fused=True)
+    """Train on pictures and captions, each with one altered caption as a further negative; resumes from `work`.
+
+    A part of the model that is frozen stays as it is.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1)
     batches = shuffled_batches(len(pool.images), recipe.batch, seed)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    log = RunLog(work / "caption_clip.jsonl")
-    first = log.rewind(load_parts(work / "caption_clip.ckpt", key, parts))
+    log = RunLog(work / f"{name}.jsonl")
+    first = log.rewind(load_parts(work / f"{name}.ckpt", key, parts))
     model.train()
-    for step in progress(range(first, recipe.steps), "caption_clip", start=first, total=recipe.steps):
+    for step in progress(range(first, recipe.steps), name, start=first, total=recipe.steps):
         picked = batches(step)
         rng = np.random.default_rng([seed, 4, step])
         captions = [pool.captions[row] for row in picked]
@@ -71,13 +76,13 @@ def train_caption_clip(
         logits = scale * image_features(model, pixels) @ text_features(model, tokenizer, candidates).T
         loss = contrastive_loss(logits, captions, candidates)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
         log.write(step=step, loss=loss.item(), grad_norm=norm.item())
         if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
-            save_parts(work / "caption_clip.ckpt", key, step + 1, parts)
+            save_parts(work / f"{name}.ckpt", key, step + 1, parts)
     return model.eval()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, CLIPModel, CLIPTextModel, PreTrainedTokenizerFast
 
 from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.scenes import scene_words
@@ -16,7 +16,7 @@ from legible.nano.pool import HELD_OUT, Pool, build_pool, held_out_pool, retriev
 from legible.nano.recipe import DenoiserRecipe, Recipe
 from legible.nano.tokenizer import build_tokenizer
 
-PARTS = ("vae", "denoiser", "caption_clip", *Recipe().preferences, "unet", "clip", *Recipe().recognizers)
+PARTS = ("vae", "denoiser", "caption_clip", *Recipe().preferences, "unet", "unet_clip", "clip", *Recipe().recognizers)
 
 
 def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool, small: bool) -> dict:
@@ -34,8 +34,8 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, co
         source = Path(f"resources/nano/{part}/{part}.py")  # the architecture is source code, not a result
         write_text(output / part / source.name, source.read_text(encoding="utf-8"))
         return recognizer.train_recognizer(part, network, pool, held_out, key, work, output / part)
-    if part == "caption_clip":
-        return train_caption_clip(recipe, pool, key, work, output, small)
+    if part in ("caption_clip", "unet_clip"):
+        return train_caption_clip(part, recipe, pool, key, work, output, small)
     return train_denoiser(part, recipe, pool, held_out, key, work, output, compiled, small)
 
 
@@ -60,15 +60,20 @@ def caption_tokenizer(length: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def train_caption_clip(recipe: Recipe, pool: Pool, key: str, work: Path, output: Path, small: bool) -> dict:
-    """CLIP on captions."""
+def train_caption_clip(part: str, recipe: Recipe, pool: Pool, key: str, work: Path, output: Path, small: bool) -> dict:
+    """CLIP on captions; `unet_clip` grows around the UNet's own text encoder, which stays as it is (LiT, Zhai 2022)."""
     build = denoiser.builder(recipe.unet.family)  # the text encoder of this family is the CLIP's text tower
     pool, tokenizer = with_scenes(pool, recipe, "train", recipe.scenes), caption_tokenizer(build.CAPTION_TOKENS)
     torch.manual_seed(recipe.seed)
-    model = build.build_clip(build.TINY if small else build.SIZES, tokenizer)
-    model = caption_clip.train_caption_clip(recipe.caption_clip, model, tokenizer, pool, recipe.seed, key, work)
-    model.save_pretrained(output / "caption_clip")
-    tokenizer.save_pretrained(output / "caption_clip")
+    model, folder = build.build_clip(build.TINY if small else build.SIZES, tokenizer), output / part
+    if part == "unet_clip":
+        encoder = CLIPTextModel.from_pretrained(output / recipe.unet.family / "text_encoder")
+        model.text_model.load_state_dict(encoder.state_dict())
+        model.text_model.requires_grad_(False)
+        folder = output / f"{recipe.unet.family}_clip"
+    model = caption_clip.train_caption_clip(getattr(recipe, part), model, tokenizer, pool, recipe.seed, key, work, part)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     held_out = with_scenes(retrieval_pool(recipe), recipe, "test", 128)
     return caption_clip.measure(model, tokenizer, held_out)
 

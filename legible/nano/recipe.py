@@ -131,6 +131,7 @@ class Recipe:
         guidance_scale=2.0,
         pointing_weight=0.1,
     )
+    unet_clip: CaptionClipRecipe = CaptionClipRecipe()
     recognizers: dict[str, RecognizerRecipe] = field(
         default_factory=lambda: {
             "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=800),
@@ -154,6 +155,7 @@ def tiny() -> Recipe:
         scenes=32,
         denoiser=DenoiserRecipe(steps=6, batch=8, restarts=()),
         caption_clip=CaptionClipRecipe(steps=4, batch=8),
+        unet_clip=CaptionClipRecipe(steps=4, batch=8),
         unet=replace(Recipe().unet, steps=6, batch=8),
         preferences={
             name: replace(recipe, steps=4, batch=8, pairs=48) for name, recipe in Recipe().preferences.items()

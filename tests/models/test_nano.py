@@ -14,9 +14,9 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, CLIPModel, CLIPTextModel
 
-from legible.config import CaptionClip, Clip, EasyOcr, Fonts, Model
+from legible.config import CaptionClip, Clip, EasyOcr, Fonts, Model, Reward
 from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.templates import PALETTE, TEMPLATES, vocabulary
 from legible.losses.regions import crop_regions
@@ -33,6 +33,7 @@ from legible.nano.tokenizer import build_tokenizer
 from legible.ocr import open_engine
 from legible.render.fonts import find_fonts
 from legible.render.scene import draw_scenes
+from legible.rewards import caption
 from legible.rewards.features import image_features, text_features
 from legible.train.checkpoint import load_checkpoint
 from legible.train.log import RunLog
@@ -43,8 +44,9 @@ PLACES = {
     "vae": "zimage",
     "denoiser": "zimage",
     "unet": "stable_diffusion",
+    "unet_clip": "stable_diffusion_clip",
 }  # other parts have a folder of their own
-LATER = {"unet"}  # parts that need not be shipped
+LATER = {"unet", "unet_clip"}  # parts that need not be shipped
 SHIPPED = ROOT / "resources" / "nano"
 TEXT = st.text(clip.ALPHABET, min_size=1, max_size=8)
 
@@ -136,6 +138,20 @@ def tiny_pixels(built: Path) -> torch.Tensor:
         return torch.from_numpy(stored["images"]).float() / 127.5 - 1
 
 
+def test_the_clip_around_the_unets_text_encoder_leaves_it_alone(built):
+    """So that the encoder can be tuned under the constraint of TextCraftor's Eq. 8."""
+    models = built / "models"
+    encoder = CLIPTextModel.from_pretrained(models / "stable_diffusion" / "text_encoder").state_dict()
+    own = CLIPModel.from_pretrained(models / "stable_diffusion_clip")
+    assert own.text_model.state_dict().keys() == encoder.keys()
+    assert all(torch.equal(value, encoder[name]) for name, value in own.text_model.state_dict().items())
+    critic = open_critic(CaptionClip(path=str(models / "stable_diffusion_clip")), models, torch.device("cpu"))
+    model = open_model(Model(family="stable_diffusion", path=str(models / "stable_diffusion")), ROLES)
+    reward = caption.build({"caption_clip": critic}, Reward(weights={"caption": 1.0}), model.text_encoder)
+    prompts = ['a sign that says "OPEN" in bold white letters on dark green', "two red circles on gray"]
+    assert reward(tiny_pixels(built)[:2], prompts).shape == (2,)
+
+
 def test_a_finished_part_is_not_trained_again(built, tmp_path):
     shutil.copytree(built, tmp_path / "again")
     curve = tmp_path / "again" / "work" / "recognizer_conv.jsonl"
@@ -196,8 +212,8 @@ def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
     return recognizer.open_network(work / part).state_dict()
 
 
-# The denoiser's loop is the UNet's, too, and all twins of rewards have one loop.
-@pytest.mark.parametrize("part", [part for part in PARTS if part not in ("unet", "aesthetic", "hps")])
+# The denoiser's loop is the UNet's, too, both CLIPs on captions have one, and so have all twins of rewards.
+@pytest.mark.parametrize("part", [part for part in PARTS if part not in ("unet", "unet_clip", "aesthetic", "hps")])
 def test_an_interrupted_part_ends_like_an_unbroken_one(pool, tmp_path, monkeypatch, part):
     whole = train_long(part, pool, tmp_path / "whole")
     write = RunLog.write
@@ -439,7 +455,7 @@ def test_the_shipped_models_are_small_and_say_where_they_come_from():
         folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for folder in SHIPPED.iterdir()
     }
-    rest = sizes.pop("stable_diffusion", 0) + sizes.pop("caption_clip")
+    rest = sizes.pop("stable_diffusion", 0) + sizes.pop("caption_clip") + sizes.pop("stable_diffusion_clip", 0)
     twins = sizes.pop("pickscore") + sizes.pop("hps")
     assert sum(sizes.values()) <= 40 * 2**20
     assert rest <= 36 * 2**20
