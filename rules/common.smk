@@ -70,7 +70,8 @@ ENVIRONMENT = "../envs/legible.yaml"
 UNSEEN = CONFIG.ocr.easyocr if CONFIG.ocr.easyocr and CONFIG.ocr.easyocr.network != CONFIG.reader.network else None
 NANO = "results/nano_models"
 TWINS = ["aesthetic", "hps", "pickscore"]  # of published rewards, on top of the caption CLIP
-NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "recognizer_conv", "recognizer_crnn", "vae"]
+READERS = ["recognizer_conv", "recognizer_crnn"]
+NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", *READERS, "unet", "unet_clip", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]

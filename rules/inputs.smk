@@ -100,8 +100,8 @@ def input_folder(wildcards, input):
 
 
 def nano_needs(wildcards):
-    """The denoiser learns on the latents of the finished autoencoder, twins of rewards from the caption CLIP."""
-    needs = {"denoiser": ["vae"], **dict.fromkeys(TWINS, ["caption_clip"])}
+    """Denoisers learn on the latents of the finished autoencoder; CLIPs and twins of rewards grow out of others, too."""
+    needs = {"denoiser": ["vae"], "unet": ["vae"], "unet_clip": ["unet"], **dict.fromkeys(TWINS, ["caption_clip"])}
     return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
 
 

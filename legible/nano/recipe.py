@@ -119,11 +119,11 @@ class Recipe:
     unet: DenoiserRecipe = DenoiserRecipe(
         family="stable_diffusion",
         prompt_dropout=0.1,
-        steps=6000,
+        steps=4200,
         learning_rate=1.2e-3,
-        decay=1500,
+        decay=1000,
         restarts=(),
-        short_until=4000,
+        short_until=2600,
         short_length=6,  # all signs: pictures without text, a third of the pool, are learnt sooner than letters
         sigma_mean=0.5,
         sigma_std=1.2,
