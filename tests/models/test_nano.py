@@ -381,6 +381,18 @@ def test_the_shipped_stable_diffusion_opens_with_plain_diffusers_and_draws_groun
     assert right >= 13
 
 
+def test_the_shipped_stable_diffusion_spells_and_not_too_well(tmp_path, monkeypatch):
+    """A base that spells perfectly, or not at all, shows nothing of what a loss does."""
+    monkeypatch.chdir(ROOT)
+    folder = shipped("stable_diffusion/model_index.json")
+    model = open_model(Model(family="stable_diffusion", path=str(folder), max_sequence_length=32), ROLES)
+    signs, recipe = held_out_pool(Recipe()), Recipe().unet
+    images = judge.sample_signs(
+        model, signs.captions[:64], (32, 64), recipe.sampling_steps, guidance_scale=recipe.guidance_scale
+    )
+    assert 0.05 < judge.read_cer(images, signs.texts[:64], tmp_path) < 0.45
+
+
 @torch.no_grad()
 def test_the_shipped_caption_clip_knows_colours_counts_and_shapes():
     folder = shipped("caption_clip/config.json")
