@@ -131,7 +131,7 @@ class Recipe:
         guidance_scale=2.0,
         pointing_weight=0.1,
     )
-    unet_clip: CaptionClipRecipe = CaptionClipRecipe()
+    unet_clip: CaptionClipRecipe = CaptionClipRecipe(steps=800)
     recognizers: dict[str, RecognizerRecipe] = field(
         default_factory=lambda: {
             "recognizer_crnn": RecognizerRecipe(seed=1, network_params={"channels": 48, "hidden_size": 96}, steps=800),
