@@ -14,8 +14,9 @@ from legible.corpus.prompts import Excluded, Prompt, load_prompts
 from legible.corpus.templates import PALETTE, quoted_strings, vocabulary
 from legible.corpus.words import read_words
 from legible.errors import UserError
-from legible.nano.recipe import HELD_OUT_FONTS, TRAIN_FONTS
+from legible.nano.recipe import HELD_OUT_FONTS, TRAIN_FONTS, Recipe
 from legible.render.fonts import find_fonts
+from legible.render.scene import draw_scenes, split_of
 from legible.render.sign import contrast_ratio, draw_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,3 +202,15 @@ def test_the_prompts_without_text_are_distinct_and_of_words_that_the_model_knows
         assert quoted_strings(prompt.prompt) == []
     done = run("make_no_text_prompts.py", "--count", "0", "--output", tmp_path / "none.jsonl")
     assert (done.returncode, "--count: 1 to" in done.stderr) == (2, True)
+
+
+def test_the_prompts_of_scenes_are_distinct_and_were_never_trained_on(tmp_path):
+    done = run("make_scene_prompts.py", "--output", tmp_path / "scenes.jsonl")
+    assert done.returncode == 0, done.stderr
+    shipped = NO_TEXT.parent / "scenes.jsonl"
+    assert (tmp_path / "scenes.jsonl").read_bytes() == shipped.read_bytes()
+    captions = [prompt.prompt for prompt in load_prompts(shipped, text=False)]
+    assert len(set(captions)) == len(captions) == 64
+    trained = {picture.scene.caption for picture in draw_scenes(Recipe().seed, "train", 2000, 32, 64)}
+    assert {split_of(caption) for caption in captions} == {"test"}
+    assert not set(captions) & trained

@@ -75,3 +75,11 @@ def test_stable_diffusion_with_published_rewards_is_planned_where_their_files_li
     assert '"scheduler": "pndm"' in planned
     assert planned.count("rule train_arm:") == 4
     assert "rule check_guards:" in planned
+
+
+@pytest.mark.parametrize(("name", "trainings"), [("nano_stable_diffusion", 4), ("textcraftor_nano_sd", 8)])
+def test_the_comparisons_on_the_shipped_stable_diffusion_are_planned(name, trainings, tmp_path):
+    given = ("--snakefile", str(ROOT / "Snakefile"), "--configfile", str(ROOT / "configs" / f"{name}.yaml"))
+    planned = snakemake(tmp_path, *given, "--dry-run", "--printshellcmds")
+    assert '"family": "stable_diffusion"' in planned
+    assert planned.count("rule train_arm:") == trainings
