@@ -3,8 +3,9 @@
     python scripts/show_attention.py --config nano.json --dataset results/mine/data/test.parquet \
         --weights base results/mine/runs/reading/seed0/weights --output map.png --table map.csv
 
-The table has for every token of a quoted text the intersection over union of the pixels that it holds most of, as many
-as the glyphs' box has, with that box. Chance is about the share of the picture that a box covers (`share`).
+The picture has the signs once for each of --weights, in this order. The table has for every token of a quoted text the
+intersection over union of the pixels that it holds most of, as many as the glyphs' box has, with that box. Chance is
+about the share of the picture that a box covers (`share`).
 """
 
 import argparse
