@@ -12,18 +12,11 @@ import torch
 from legible.errors import run_cli
 from legible.fingerprint import code_fingerprint
 from legible.io import sha256_json, write_json
-from legible.nano.parts import PARTS, train_part
+from legible.nano.parts import FOLDERS, PARTS, train_part
 from legible.nano.recipe import Recipe, tiny
 from legible.provenance import environment
 
 SEE_SCENES = ("caption_clip", "unet", "unet_clip", *Recipe().preferences)
-FOLDERS = {  # of the parts that have none of their own
-    "aesthetic": "caption_clip",
-    "vae": Recipe().denoiser.family,
-    "denoiser": Recipe().denoiser.family,
-    "unet": Recipe().unet.family,
-    "unet_clip": f"{Recipe().unet.family}_clip",
-}
 
 
 def main() -> None:

@@ -17,6 +17,13 @@ from legible.nano.recipe import DenoiserRecipe, Recipe
 from legible.nano.tokenizer import build_tokenizer
 
 PARTS = ("vae", "denoiser", "caption_clip", *Recipe().preferences, "unet", "unet_clip", "clip", *Recipe().recognizers)
+FOLDERS = {  # of the parts that have none of their own name
+    "aesthetic": "caption_clip",
+    "vae": Recipe().denoiser.family,
+    "denoiser": Recipe().denoiser.family,
+    "unet": Recipe().unet.family,
+    "unet_clip": f"{Recipe().unet.family}_clip",
+}
 
 
 def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool, small: bool) -> dict:
@@ -65,12 +72,11 @@ def train_caption_clip(part: str, recipe: Recipe, pool: Pool, key: str, work: Pa
     build = denoiser.builder(recipe.unet.family)  # the text encoder of this family is the CLIP's text tower
     pool, tokenizer = with_scenes(pool, recipe, "train", recipe.scenes), caption_tokenizer(build.CAPTION_TOKENS)
     torch.manual_seed(recipe.seed)
-    model, folder = build.build_clip(build.TINY if small else build.SIZES, tokenizer), output / part
+    model, folder = build.build_clip(build.TINY if small else build.SIZES, tokenizer), output / FOLDERS.get(part, part)
     if part == "unet_clip":
         encoder = CLIPTextModel.from_pretrained(output / recipe.unet.family / "text_encoder")
         model.text_model.load_state_dict(encoder.state_dict())
         model.text_model.requires_grad_(False)
-        folder = output / f"{recipe.unet.family}_clip"
     model = caption_clip.train_caption_clip(getattr(recipe, part), model, tokenizer, pool, recipe.seed, key, work, part)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
+
 from legible.figures.labels import arm_label, engine_label, signed
 from legible.metrics.compare import against
 from legible.metrics.guards import broken_guards
@@ -17,8 +19,8 @@ COLUMNS = ("Arm", "Against", "Judge", "CER ↓", "minus the other", "relative", 
 COLUMNS += ("seconds of training", "DSSIM drift ↓")
 NOTE = (
     "Arm against arm, on the same prompts and noise, by the rule above; Holm's correction is over these comparisons "
-    "and judges alone. Seconds are those of this machine, beside whatever else ran on it. That one arm is read better "
-    "says nothing of whether either gain stands against its own control."
+    "and judges alone. Seconds are those of this machine, beside whatever else ran on it, and count the arm that one "
+    "goes on from. That one arm is read better says nothing of whether either gain stands against its own control."
 )
 
 
@@ -29,7 +31,7 @@ class Contrast:
     Attributes:
         verdict: of the first arm, as if the other were its control.
         relative: CER against the other, as a share, per judge.
-        seconds, drift: of both arms: wall seconds of training, mean over seeds, and DSSIM; NaN where not measured.
+        seconds, drift: of both arms: wall seconds of training (see `seconds_of`), and DSSIM; NaN where not measured.
         void: those of the two whose gain against their own control a guard voids.
     """
 
@@ -73,22 +75,25 @@ def judgements(experiment: Experiment, prompt_set: str, arm: str, other: str) ->
     scores, scoring = with_distance(experiment.scores), experiment.config.scoring
     scores, found = scores[scores["prompt_set"] == prompt_set], []
     for engine, rows in scores.groupby("engine", sort=True):
-        row, value = against(rows, scoring, arm, other), against(rows, scoring, other, arm)["value"]
-        deltas = []
-        for seed in experiment.config.seeds:
-            means = [prompt_means(rows[(rows["arm"] == a) & (rows["training_seed"] == seed)]) for a in (arm, other)]
-            first, second = (ratio(*columns("cer_micro", mean)) for mean in means)
-            deltas.append(first - second)
+        row, value = against(rows, scoring, arm, other), rate(rows[rows["arm"] == other])
+        seeds = [rows[rows["training_seed"] == seed] for seed in experiment.config.seeds]
+        deltas = [rate(own[own["arm"] == arm]) - rate(own[own["arm"] == other]) for own in seeds]
         bounds = (row["delta_low"], row["delta_high"], row["p_value"])
         spread = seed_interval(deltas, scoring.confidence)
         found.append(Judgement(engine, row["value"], value, row["delta_vs_control"], *bounds, tuple(deltas), *spread))
     return found
 
 
+def rate(scores: pd.DataFrame) -> float:
+    """Micro CER of one arm's rows, which have `distance`."""
+    return ratio(*columns("cer_micro", prompt_means(scores)))
+
+
 def seconds_of(experiment: Experiment, arm: str) -> float:
-    """Wall seconds of an arm's training, mean over seeds."""
+    """Wall seconds of an arm's training, mean over seeds, with those of the arm that it goes on from."""
     own = [run["wall_seconds"] for (name, _), run in experiment.runs.items() if name == arm]
-    return sum(own) / len(own)
+    start = experiment.config.arm(arm).start
+    return sum(own) / len(own) + (seconds_of(experiment, start) if start else 0.0)
 
 
 def drift_of(experiment: Experiment, arm: str) -> float:

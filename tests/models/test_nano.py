@@ -26,7 +26,7 @@ from legible.models.family import ROLES, open_model
 from legible.models.zimage.model import templated
 from legible.models.zimage.nano import CAPTION_TOKENS
 from legible.nano import caption_clip, clip, denoiser, judge, preference, recognizer, vae
-from legible.nano.parts import PARTS, caption_tokenizer
+from legible.nano.parts import FOLDERS, PARTS, caption_tokenizer
 from legible.nano.pool import Pool, build_pool, held_out_pool, ink_boxes, retrieval_pool
 from legible.nano.recipe import Recipe, tiny
 from legible.nano.tokenizer import build_tokenizer
@@ -39,14 +39,6 @@ from legible.train.checkpoint import load_checkpoint
 from legible.train.log import RunLog
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACES = {
-    "aesthetic": "caption_clip",
-    "vae": "zimage",
-    "denoiser": "zimage",
-    "unet": "stable_diffusion",
-    "unet_clip": "stable_diffusion_clip",
-}  # other parts have a folder of their own
-LATER = {"unet", "unet_clip"}  # parts that need not be shipped
 SHIPPED = ROOT / "resources" / "nano"
 TEXT = st.text(clip.ALPHABET, min_size=1, max_size=8)
 
@@ -89,7 +81,7 @@ def test_every_part_leaves_its_provenance_and_curve(built):
         assert provenance["recipe"]["pool"] == 64
         assert len(provenance["code"]) == 16
         assert {"versions", "machine"} <= provenance.keys()
-        folder = PLACES.get(part, part)
+        folder = FOLDERS.get(part, part)
         assert json.loads((built / "models" / folder / f"provenance_{part}.json").read_text()) == provenance
         rows = [json.loads(line) for line in (built / "work" / f"{part}.jsonl").read_text().splitlines()]
         recipe = tiny()
@@ -467,15 +459,13 @@ def test_the_shipped_models_are_small_and_say_where_they_come_from():
         folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for folder in SHIPPED.iterdir()
     }
-    rest = sizes.pop("stable_diffusion", 0) + sizes.pop("caption_clip") + sizes.pop("stable_diffusion_clip", 0)
+    rest = sizes.pop("stable_diffusion") + sizes.pop("caption_clip") + sizes.pop("stable_diffusion_clip")
     twins = sizes.pop("pickscore") + sizes.pop("hps")
     assert sum(sizes.values()) <= 40 * 2**20
     assert rest <= 42 * 2**20
     assert twins <= 12 * 2**20
     for part in PARTS:
-        folder = PLACES.get(part, part)
-        if not (SHIPPED / folder / f"provenance_{part}.json").exists() and part in LATER:
-            continue  # still to be trained
+        folder = FOLDERS.get(part, part)
         provenance = json.loads((SHIPPED / folder / f"provenance_{part}.json").read_text())
         assert provenance["measured"]
         assert provenance["recipe"]["seed"] == Recipe().seed

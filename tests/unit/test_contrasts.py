@@ -13,7 +13,7 @@ from legible.figures.labels import engine_label
 from legible.metrics.compare import claims
 from legible.metrics.statistics import holm
 from legible.metrics.summary import by_training_seed, summarise
-from legible.report import report_page, results_page
+from legible.report import contrasts, report_page, results_page
 from legible.report.contrasts import Contrast, contrast_rows, contrasts_of, judgements, sentences
 from legible.report.experiment import Experiment, read_experiment
 from legible.report.words import p_text
@@ -100,6 +100,13 @@ def test_seconds_drift_and_void_gains_stand_beside(experiment, found):
     assert sentences(void, 0.95)[1].endswith("Against their own controls void: ctc.")
     alone = contrasts_of([dataclasses.replace(experiment, drift=None)])[experiment.name]["held_out"]
     assert {row[-1] for row in contrast_rows(alone)} == {"–"}
+
+
+def test_an_arm_that_goes_on_from_another_has_taken_the_seconds_of_both(experiment):
+    arms = experiment.config.arms | {"ctc": {"start": "clip_region", "aux": {"loss": "ctc", "lambda": 1.0}}}
+    going_on = dataclasses.replace(experiment, config=experiment.config.model_copy(update={"arms": arms}))
+    apart = [contrasts.seconds_of(experiment, arm) for arm in ("ctc", "clip_region")]
+    assert contrasts.seconds_of(going_on, "ctc") == pytest.approx(sum(apart))
 
 
 def test_the_pages_show_them_where_they_are_asked_for(experiment, found):
