@@ -10,7 +10,17 @@ from legible.config.files import check_page, in_usual_order, load, raw_sections,
 from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
-from legible.config.rewards import HEARD, REWARDS, Aesthetic, CaptionClip, Hps, PickScore, Reward, critics_of
+from legible.config.rewards import (
+    HEARD,
+    REWARDS,
+    Aesthetic,
+    CaptionClip,
+    Hps,
+    ImageReward,
+    PickScore,
+    Reward,
+    critics_of,
+)
 from legible.config.section import Section
 from legible.config.training import Anchor, AnchorTerm, Aux, Lora, SigmaSampling, Training
 from legible.errors import describe
@@ -39,6 +49,7 @@ __all__ = [  # every section is imported from here
     "Fonts",
     "Generation",
     "Hps",
+    "ImageReward",
     "Kinds",
     "Lora",
     "Model",

@@ -9,7 +9,7 @@ from legible.config.figures import Figures
 from legible.config.judges import NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
-from legible.config.rewards import REWARDS, Aesthetic, CaptionClip, Hps, PickScore, critics_of
+from legible.config.rewards import REWARDS, Aesthetic, CaptionClip, Hps, ImageReward, PickScore, critics_of
 from legible.config.section import Name, Natural, Section
 from legible.config.training import Anchor, Training
 from legible.errors import describe
@@ -34,6 +34,7 @@ class Config(Section):
     aesthetic: Aesthetic | None = Field(None, description="e.g. {path: models/aesthetic}: what its reward judges with")
     pickscore: PickScore | None = Field(None, description="e.g. {path: models/pickscore}")
     hps: Hps | None = Field(None, description="e.g. {path: models/hps}")
+    imagereward: ImageReward | None = Field(None, description="e.g. {path: models/imagereward}")
     segmenter: Segmenter = Segmenter()
     prompt_sets: dict[Name, PromptSet] = Field(
         {"held_out": PromptSet(path="resources/prompts/held_out.jsonl")},

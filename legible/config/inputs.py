@@ -17,6 +17,7 @@ FOLDERS = (
     "aesthetic.path",
     "pickscore.path",
     "hps.path",
+    "imagereward.path",
     "reader.network",
     "reader.models",
     "ocr.*.network",

@@ -35,6 +35,7 @@ CRITICS = {
     "aesthetic": Critic("legible.models.aesthetic", ("transformers",)),
     "pickscore": Critic("legible.models.caption_clip", ("transformers",)),
     "hps": Critic("legible.models.hps", ("open_clip_torch",)),
+    "imagereward": Critic("legible.models.imagereward", ("transformers",)),
 }
 LOSSES = {
     "clip_region": Loss("legible.losses.clip_region", ("clip",)),

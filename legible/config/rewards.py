@@ -17,6 +17,7 @@ REWARDS = {
     "aesthetic": Loss("legible.rewards.aesthetic", ("aesthetic",)),
     "pickscore": Loss("legible.rewards.pickscore", ("pickscore",)),
     "hps": Loss("legible.rewards.hps", ("hps",)),
+    "imagereward": Loss("legible.rewards.imagereward", ("imagereward",)),
 }
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 HEARD = LOSSES | REWARDS  # all that an arm can listen to
@@ -52,6 +53,14 @@ class Hps(Section):
     path: str = Field(description="local folder with the weights' file in it")
     weights: str = Field("HPS_v2_compressed.pt", description="the weights' file: .pt or .safetensors")
     model: str = Field("ViT-H-14", description="open_clip's name of the architecture; local = path's own configuration")
+    sha256: Sha256 | None = Field(None, description="of that file; null = not checked (run.json has it in any case)")
+
+
+class ImageReward(Section):
+    """ImageReward: a BLIP trained on people's rankings of pictures (Apache-2.0)."""
+
+    path: str = Field(description="local folder with the weights' file, med_config.json and BERT's tokenizer in it")
+    weights: str = Field("ImageReward.pt", description="the weights' file: .pt or .safetensors")
     sha256: Sha256 | None = Field(None, description="of that file; null = not checked (run.json has it in any case)")
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPModel
 
 from legible.config import Aesthetic
@@ -40,11 +40,20 @@ def open_critic(section: Aesthetic, cache: Path, device: torch.device) -> Opened
         clip = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except Exception as error:
         raise UserError(f"aesthetic.path: {folder}: its CLIP cannot be loaded ({first_line(error)})") from error
-    widths = (clip.config.projection_dim, *SIZES)
-    head = nn.Sequential(*(nn.Linear(*pair) for pair in pairwise(widths)))
-    names = {f"layers.{place}.{kind}": f"{n}.{kind}" for n, place in enumerate(PLACES) for kind in ("weight", "bias")}
     try:
-        head.load_state_dict({names.get(name, name): value for name, value in state.items()})
+        head = linear_head(state, clip.config.projection_dim)
     except RuntimeError as error:
         raise UserError(f"{folder / section.head}: it does not fit to this CLIP ({first_line(error)})") from error
     return OpenedAesthetic(*(part.to(device).eval().requires_grad_(False) for part in (clip, head)))
+
+
+def linear_head(state: dict[str, Tensor], width: int) -> nn.Sequential:
+    """The layers of the predictor, on `width` features; ImageReward has the same.
+
+    Raises:
+        RuntimeError: names or shapes are others.
+    """
+    head = nn.Sequential(*(nn.Linear(*pair) for pair in pairwise((width, *SIZES))))
+    names = {f"layers.{place}.{kind}": f"{n}.{kind}" for n, place in enumerate(PLACES) for kind in ("weight", "bias")}
+    head.load_state_dict({names.get(name, name): value for name, value in state.items()})
+    return head
