@@ -20,6 +20,7 @@ from legible.render.scene import draw_scenes, split_of
 from legible.render.sign import contrast_ratio, draw_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
+SECOND = ROOT / "resources" / "prompts" / "held_out_2.jsonl"
 HELD_OUT, SHIFT, NO_TEXT = (ROOT / "resources" / "prompts" / f"{n}.jsonl" for n in ("held_out", "shift", "no_text"))
 SHIFT_FONTS = ["DejaVu Serif", "DejaVu Serif Italic", "DejaVu Sans Bold Oblique", "STIXGeneral", "cmb10"]
 SHIFT_PLAN = {
@@ -152,6 +153,19 @@ def test_the_shift_set_is_what_the_script_writes(tmp_path):
     done = run("make_prompts.py", *arguments, "--exclude", HELD_OUT, "--output", path)
     assert done.returncode == 0, done.stderr
     assert path.read_bytes() == SHIFT.read_bytes()
+
+
+def test_the_second_held_out_set_is_what_the_script_writes_and_shares_no_target(tmp_path):
+    config = {"fonts": {"train": TRAIN_FONTS, "held_out": HELD_OUT_FONTS}, "data": {}}
+    path = tmp_path / "held_out_2.jsonl"
+    arguments = ["--config", json.dumps(config), "--prefix", "held_out_2", "--seed", "2611"]
+    done = run("make_prompts.py", *arguments, "--exclude", HELD_OUT, SHIFT, "--output", path)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == SECOND.read_bytes()
+    targets = [p.targets[0] for p in load_prompts(SECOND)]
+    others = [p.targets[0] for file in (HELD_OUT, SHIFT) for p in load_prompts(file)]
+    assert len(set(targets)) == 160
+    assert not [(a, b) for a in targets for b in others if a in b or b in a]
 
 
 def test_the_shift_set_is_longer_in_fonts_that_the_base_has_never_seen():
