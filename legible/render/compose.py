@@ -149,7 +149,7 @@ def draw_once(recipe: Recipe, rng: np.random.Generator, index: int, rejected: Co
         clusters=clusters,
         words=written,
         lines=lines,
-        shown=np.array([share_shown(ink, seen) for ink in inks]),
+        shown=np.array([share_shown(ink, seen) for ink in inks]) if not seen.all() else np.ones(len(inks)),
         script_of=tuple(text.script for text in texts for _ in text.set.lines),
         language_of=tuple(text.language for text in texts for _ in text.set.lines),
         contrast=lowest,
@@ -371,8 +371,8 @@ def photometry(picture: np.ndarray, recipe: Recipe, rng: np.random.Generator) ->
     if chance[1] < recipe.blur:
         cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.4, 1.0)), picture)
     if chance[2] < recipe.noise:
-        strength = int(rng.integers(4, 17))
-        up, down = (rng.integers(0, strength, picture.shape, np.uint8) for _ in range(2))
+        bits = int(rng.integers(2, 5))  # of the noise's strength: up to 3, 7 or 15 levels more and less
+        up, down = (rng.integers(0, 256, picture.shape, np.uint8) >> (8 - bits) for _ in range(2))
         cv2.subtract(cv2.add(picture, up), down, picture)
 
 

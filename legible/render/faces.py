@@ -125,6 +125,10 @@ class Pen:
 
     def quadratic_to(self, cx: float, cy: float, x: float, y: float, _: object = None) -> None:
         (x0, y0), parts = self.at, self.parts((x, y))
+        if parts == 1:  # most are: then nothing is computed
+            self.add((cx, cy), CONIC)
+            self.add((x, y), ON)
+            return
         for i in range(parts):
             a, b = i / parts, (i + 1) / parts
             for tag, s, t in ((CONIC, a, b), (ON, b, b)):  # the curve's polar form at two parameters
@@ -133,6 +137,10 @@ class Pen:
 
     def cubic_to(self, ax: float, ay: float, bx: float, by: float, x: float, y: float, _: object = None) -> None:
         corners, parts = (self.at, (ax, ay), (bx, by), (x, y)), self.parts((x, y))
+        if parts == 1:
+            for tag, point in zip((CUBIC, CUBIC, ON), corners[1:], strict=True):
+                self.add(point, tag)
+            return
         for i in range(parts):
             a, b = i / parts, (i + 1) / parts
             for tag, at in ((CUBIC, (a, a, b)), (CUBIC, (a, b, b)), (ON, (b, b, b))):
@@ -147,8 +155,7 @@ class Pen:
 
     def parts(self, end: tuple[float, float]) -> int:
         """In how many pieces the way from here to `end` is cut."""
-        length = math.dist(self.at, end)
-        return 1 if math.isinf(self.longest) else max(1, math.ceil(length / self.longest))
+        return 1 if self.longest == math.inf else max(1, math.ceil(math.dist(self.at, end) / self.longest))
 
     def add(self, point: tuple[float, float], tag: int) -> None:
         self.points.append(point)

@@ -28,7 +28,7 @@ def between(first: Rgb, second: Rgb, share: np.ndarray) -> np.ndarray:
     """From the first colour (share 0) to the second one (255); `share` is uint8 [H, W]."""
     ramp = np.linspace(0, 1, 256)[:, None]
     table = np.rint(np.array(first) + (np.array(second) - np.array(first)) * ramp).astype(np.uint8)
-    return cv2.LUT(cv2.merge([share] * 3), table[None])
+    return cv2.applyColorMap(share, table[:, None])
 
 
 def nearby(rng: np.random.Generator, color: Rgb, reach: int = 24) -> Rgb:
@@ -52,11 +52,14 @@ def gradient(rng: np.random.Generator, height: int, width: int, first: Rgb, seco
 
 def clouds(rng: np.random.Generator, height: int, width: int, first: Rgb, second: Rgb) -> np.ndarray:
     """Value noise of three octaves between a colour and one nearby."""
-    total = np.zeros((height, width), np.float32)
+    small = max(16, width // 4), max(16, height // 4)
+    total = np.zeros(small[::-1], np.float32)
     for octave, weight in ((3, 0.6), (7, 0.27), (15, 0.13)):
-        grid = rng.random((octave, octave), dtype=np.float32)
-        total += weight * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
-    return between(first, nearby(rng, first, 60), np.clip(total * 255, 0, 255).astype(np.uint8))
+        total += weight * cv2.resize(
+            rng.random((octave, octave), dtype=np.float32), small, interpolation=cv2.INTER_CUBIC
+        )
+    share = cv2.resize(np.clip(total * 255, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
+    return between(first, nearby(rng, first, 60), share)
 
 
 def stripes(rng: np.random.Generator, height: int, width: int, first: Rgb, second: Rgb) -> np.ndarray:

@@ -19,6 +19,7 @@ MOST_POINTS = 32_000  # of one call: FreeType counts points with 16 bits
 LARGEST = 20_000  # pixels of a cluster's side; more is no picture's
 VECTOR = np.dtype(f"i{ctypes.sizeof(ctypes.c_long)}")  # of FT_Pos
 GRAY = 2  # FT_PIXEL_MODE_GRAY
+TURN = np.array([1.0, -1.0])  # outlines count upwards, pictures downwards
 Box = tuple[int, int, int, int]
 
 
@@ -47,20 +48,25 @@ class Outlines:
         return Outlines(self.points[first:last], self.tags[first:last], ends, self.firsts[low : high + 1] - first)
 
 
-def joined(outlines: Sequence[Sequence[Outline]]) -> Outlines:
-    """The parts of each cluster, one cluster after another."""
-    parts = [part for cluster in outlines for part in cluster]
-    counts = [sum(len(part.points) for part in cluster) for cluster in outlines]
+Part = tuple[Outline, float, float]  # an outline (y upwards), and where its origin lies (y downwards)
+
+
+def joined(clusters: Sequence[Sequence[Part]]) -> Outlines:
+    """The parts of each cluster, one cluster after another, y downwards."""
+    parts = [part for cluster in clusters for part in cluster]
     if not parts:
         return Outlines(
-            np.zeros((0, 2)), np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(len(outlines) + 1, int)
+            np.zeros((0, 2)), np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(len(clusters) + 1, int)
         )
-    sizes = np.cumsum([0, *(len(part.points) for part in parts[:-1])])
+    sizes = [len(outline.points) for outline, _, _ in parts]
+    points = np.concatenate([outline.points for outline, _, _ in parts]) * TURN
+    points += np.repeat([(x, y) for _, x, y in parts], sizes, axis=0)
+    before = np.repeat(np.cumsum([0, *sizes[:-1]]), [len(outline.ends) for outline, _, _ in parts])
     return Outlines(
-        np.concatenate([part.points for part in parts]),
-        np.concatenate([part.tags for part in parts]),
-        np.concatenate([part.ends + size for part, size in zip(parts, sizes, strict=True)]),
-        np.cumsum([0, *counts]),
+        points,
+        np.concatenate([outline.tags for outline, _, _ in parts]),
+        np.concatenate([outline.ends for outline, _, _ in parts]) + before,
+        np.cumsum([0, *(sum(len(outline.points) for outline, _, _ in cluster) for cluster in clusters)]),
     )
 
 

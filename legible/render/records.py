@@ -3,7 +3,6 @@
 Rows are drawn in chunks by as many processes as one likes; the file's bytes do not depend on them.
 """
 
-import io
 import json
 import os
 from collections import Counter
@@ -27,6 +26,9 @@ from legible.render.scripts import known
 CHUNK = 32  # pictures
 Encoding = Literal["jpeg", "png"]
 QUALITY = 95
+FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # since OpenCV 4.12; a third of the time on flat pictures
+    FAST += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
 POINTS = pa.list_(pa.float32())  # x0, y0, x1, y1, …
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -81,8 +83,8 @@ def schema() -> pa.Schema:
 
 def encoded(pixels: np.ndarray, encoding: Encoding) -> bytes:
     """A picture as bytes: RGB or grey, uint8, or ids, uint16 (PNG only)."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if encoding == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    turned = np.ascontiguousarray(pixels[..., ::-1]) if pixels.ndim == 3 else pixels
+    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if encoding == "jpeg" else FAST
+    turned = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
     done, data = cv2.imencode(".jpg" if encoding == "jpeg" else ".png", turned, options)
     if not done:
         raise ValueError(f"a picture of shape {pixels.shape} cannot be written as {encoding}")
@@ -92,7 +94,7 @@ def encoded(pixels: np.ndarray, encoding: Encoding) -> bytes:
 def decoded(data: bytes) -> np.ndarray:
     """What `encoded` wrote: uint8 RGB [H, W, 3], or one channel as it is."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    return np.ascontiguousarray(pixels[..., ::-1]) if pixels.ndim == 3 else pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels
 
 
 def row_of(sample: Sample, encoding: Encoding) -> dict:
@@ -204,7 +206,7 @@ def read_rows(path: str | Path) -> Iterator[dict]:
 
 def preview(row: dict) -> bytes:
     """The picture with its labels drawn in, as PNG: lines blue, words green, clusters' ink red."""
-    picture = np.ascontiguousarray(decoded(row["image"]["bytes"]))
+    picture = decoded(row["image"]["bytes"])
     for labels, key, color in ((row["lines"], "polygon", (40, 90, 255)), (row["words"], "polygon", (0, 170, 60))):
         for label in labels:
             outline(picture, label[key], color, closed=True)
@@ -214,8 +216,7 @@ def preview(row: dict) -> bytes:
         if cluster["box"]:
             x0, y0, x1, y1 = cluster["box"]
             cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (255, 40, 40), 1)
-    buffer = io.BytesIO(encoded(picture, "png"))
-    return buffer.getvalue()
+    return encoded(picture, "png")
 
 
 def outline(picture: np.ndarray, flat: list[float], color: tuple[int, int, int], *, closed: bool) -> None:

@@ -81,26 +81,27 @@ def shape(
     check(text, face)
     wanted = FEATURES | dict(features)
     levels = [0] * len(text) if vertical else bidi_levels(text, direction)
-    glyphs, clusters, places, along = [], [], [], 0.0
-    pens = np.full((len(text), 2), np.nan)
+    glyphs, clusters, places, along, upem = [], [], [], 0.0, face.upem
+    pens: dict[int, tuple[float, float]] = {}
     for start, end, level, code in visual_runs(levels, scripts_of(text, script)):
         way = "ttb" if vertical else ("rtl" if level % 2 else "ltr")
         infos, positions = shape_run(text, start, end, face, code, language, way, wanted)
         for info, position in zip(infos, positions, strict=True):
             if info.codepoint == 0:
                 raise Unshapable(f"the font {face.name} has no glyph for '{text[info.cluster]}' in '{text}'")
-            step = (-position.y_advance if vertical else position.x_advance) / face.upem
-            offset = np.array((position.x_offset, position.y_offset)) / face.upem
-            places.append(offset + ((0, -along) if vertical else (along, 0)))
+            step = (-position.y_advance if vertical else position.x_advance) / upem
+            right, up = position.x_offset / upem, position.y_offset / upem
+            places.append((right, up - along) if vertical else (right + along, up))
             glyphs.append(info.codepoint)
             clusters.append(info.cluster)
-            low, high = pens[info.cluster]
-            pens[info.cluster] = np.fmin(low, along), np.fmax(high, along + step)
+            low, high = pens.get(info.cluster, (along, along + step))
+            pens[info.cluster] = min(low, along, along + step), max(high, along, along + step)
             along += step
     starts = label_starts(text, clusters)
     owners = np.searchsorted(starts, clusters, side="right") - 1
     spans = tuple(zip(starts, [*starts[1:], len(text)], strict=True))
-    reach = np.array([(np.nanmin(pens[a:b, 0]), np.nanmax(pens[a:b, 1])) for a, b in spans])
+    own = [[pens[i] for i in range(a, b) if i in pens] for a, b in spans]
+    reach = np.array([(min(low for low, _ in each), max(high for _, high in each)) for each in own])
     return Shaped(text, face, np.array(glyphs), np.array(places), owners, spans, reach, along, vertical)
 
 

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from legible.render.faces import Outline
 from legible.render.layout import Block, Placed, Warp, right_to_left
-from legible.render.raster import Box, Ink, Outlines, inks, joined, within
-
-TURN = np.array([1.0, -1.0])  # HarfBuzz counts upwards, pictures downwards
+from legible.render.raster import Box, Ink, Outlines, Part, inks, joined, within
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,16 +112,15 @@ def direction_of(placed: Placed) -> str:
     return "right to left" if right_to_left(placed.line) else "left to right"
 
 
-def parts_of(placed: Placed, bends: bool) -> list[list[Outline]]:
-    """The outlines of each label cluster in em of the block, y downwards."""
+def parts_of(placed: Placed, bends: bool) -> list[list[Part]]:
+    """The outlines of each label cluster, and where they lie in em of the block, y downwards."""
     line = placed.line
-    parts: list[list[Outline]] = [[] for _ in line.spans]
+    parts: list[list[Part]] = [[] for _ in line.spans]
     shifts = [placed.shift(cluster) for cluster in range(len(line.spans))]
-    for glyph, place, owner in zip(line.glyphs.tolist(), line.places, line.owners.tolist(), strict=True):
-        part = line.face.outline(glyph, bends)
-        if len(part.points):
-            origin = (placed.origin[0] + shifts[owner], placed.origin[1])
-            parts[owner].append(Outline((part.points + place) * TURN + origin, part.tags, part.ends))
+    for glyph, (x, y), owner in zip(line.glyphs.tolist(), line.places.tolist(), line.owners.tolist(), strict=True):
+        outline = line.face.outline(glyph, bends)
+        if len(outline.points):
+            parts[owner].append((outline, placed.origin[0] + shifts[owner] + x, placed.origin[1] - y))
     return parts
 
 
@@ -175,13 +171,11 @@ def around(quads: Sequence[np.ndarray]) -> np.ndarray:
     They are taken as they follow on the page; of text in two directions a word can lie apart, and its polygon then goes
     round what is between.
     """
-    middle = [quad.mean(0) for quad in quads]
-    way = quads[-1][1] - quads[0][0] if len(quads) == 1 else middle[-1] - middle[0]
-    edge = quads[0][1] - quads[0][0]
-    ordered = list(quads) if float(np.dot(way, edge)) >= 0 else list(quads)[::-1]
-    upper = [point for quad in ordered for point in (quad[0], quad[1])]
-    lower = [point for quad in reversed(ordered) for point in (quad[2], quad[3])]
-    return np.array(upper + lower)
+    whole = np.stack(quads)
+    (x, y), (u, v) = (whole[-1, 0] - whole[0, 0]).tolist(), (whole[0, 1] - whole[0, 0]).tolist()
+    if x * u + y * v < 0:  # they follow one another to the left
+        whole = whole[::-1]
+    return np.concatenate([whole[:, :2].reshape(-1, 2), whole[::-1, 2:].reshape(-1, 2)])
 
 
 def box_of(ink: Ink | None, height: int, width: int) -> Box | None:
