@@ -50,6 +50,9 @@ class Tesseract(Section):
 
     language: str = Field("eng", pattern=r"^[A-Za-z0-9_]+$", description="which .traineddata to read with")
     data: str | None = Field(None, description="folder of the language data; null = where the system keeps it")
+    page_mode: Literal["line", "raw line"] = Field(
+        "line", description="without detect: its page mode 7, or 13, which reads some scripts better"
+    )
     detect: bool = False
     scale: Positive = 2
 

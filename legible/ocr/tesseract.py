@@ -34,7 +34,8 @@ def open_engine(section: Tesseract, cache_dir: Path) -> Engine:
     except ImportError as error:
         raise UserError('ocr.tesseract: install its engine with `pip install "legible[tesseract]"`') from error
     data = language_data(section)
-    mode = tesserocr.PSM.AUTO if section.detect else tesserocr.PSM.SINGLE_LINE
+    line = {"line": tesserocr.PSM.SINGLE_LINE, "raw line": tesserocr.PSM.RAW_LINE}[section.page_mode]
+    mode = tesserocr.PSM.AUTO if section.detect else line
     api = tesserocr.PyTessBaseAPI(path=str(data.parent), lang=section.language, psm=mode, oem=tesserocr.OEM.LSTM_ONLY)
 
     def read(image: Image.Image) -> list[Reading]:

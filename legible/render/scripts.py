@@ -3,7 +3,7 @@
 import lzma
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -37,6 +37,7 @@ class Script(Section):
     characters: tuple[str, ...] = Field(min_length=1)
     fonts: tuple[str, ...] = Field(min_length=1)
     sentences: tuple[str, ...] = Field(min_length=1)
+    judges: dict[str, dict[str, Any]] = Field({}, description="engine → its settings, as in the section ocr")
     direction: Direction = "left to right"
     vertical: bool = False
 
