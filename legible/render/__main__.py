@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--recipe", metavar="FILE", help="YAML with other settings than the preset's")
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
-    parser.add_argument("--sheet", metavar="FILE", help="one picture of all of them, labels drawn in")
+    parser.add_argument("--sheet", metavar="FILE", help="one picture of all of them, labels drawn in: .png or .jpg")
     parser.add_argument("--no-boxes", action="store_true", help="the sheet without labels")
     parser.add_argument("--across", type=int, default=4, help="pictures in a row of the sheet")
     parser.add_argument("--output", metavar="FILE", help="dataset as Parquet, with its coverage certificate")
@@ -80,8 +80,9 @@ def main() -> None:
             export(args.output, *args.export)
     if args.sheet:
         rows = [row for part, _ in draw_rows(recipe, args.seed, args.count, "png", args.workers) for row in part]
+        sheet = contact_sheet(rows, not args.no_boxes, min(args.across, args.count))
         with atomic_path(args.sheet) as temporary:
-            temporary.write_bytes(encoded(contact_sheet(rows, not args.no_boxes, min(args.across, args.count)), "png"))
+            temporary.write_bytes(encoded(sheet, "jpeg" if args.sheet.lower().endswith((".jpg", ".jpeg")) else "png"))
         print(f"{args.sheet}: {args.count} pictures")
 
 

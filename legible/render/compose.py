@@ -210,7 +210,7 @@ def drawn_line(recipe: Recipe, rng: np.random.Generator, script: Script, languag
     words = []
     for _ in range(int(rng.integers(recipe.words[0], recipe.words[1] + 1))):
         if rng.random() < recipe.strings:
-            letters = letters_of(script, face)
+            letters = letters_of(script.repertoire, face)
             words.append("".join(letters[i] for i in rng.integers(0, len(letters), rng.integers(1, WIDEST_STRING + 1))))
         else:
             listed = words_of(language)
@@ -219,9 +219,9 @@ def drawn_line(recipe: Recipe, rng: np.random.Generator, script: Script, languag
 
 
 @cache
-def letters_of(script: Script, face: Face) -> str:
-    """The script's letters and digits that the face has; marks, which need something to stand on, come with words."""
-    return "".join(c for c in script.repertoire if c.isalnum() and not face.lacks(c))
+def letters_of(repertoire: str, face: Face) -> str:
+    """The letters and digits that the face has; marks, which need something to stand on, come with words."""
+    return "".join(c for c in repertoire if c.isalnum() and not face.lacks(c))
 
 
 def fitted(

@@ -1,7 +1,7 @@
 """What legible knows of each script: `resources/scripts.yaml`, checked, with its characters spelled out."""
 
 import lzma
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ class Script(Section):
     direction: Direction = "left to right"
     vertical: bool = False
 
-    @property
+    @cached_property
     def repertoire(self) -> str:
         """Its characters, in order of code points, each once."""
         return "".join(sorted({character for entry in self.characters for character in spelled_out(entry)}))

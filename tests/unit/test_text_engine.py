@@ -367,7 +367,7 @@ def test_the_shipped_fonts_have_what_their_scripts_need():
         missing = [set(open_face(font).lacks(script.repertoire)) for font in script.fonts]
         assert not set.intersection(*missing), name
         assert not [c for c in missing[0] if not c.isascii()], name  # signs and digits may come with another font
-        assert all(letters_of(script, open_face(font)) for font in script.fonts)
+        assert all(letters_of(script.repertoire, open_face(font)) for font in script.fonts)
     packed = sum(path.stat().st_size for path in (ROOT / "resources" / "fonts").glob("*.xz"))
     assert packed <= 3_000_000
     used = {font for script in known().scripts.values() for font in script.fonts}
