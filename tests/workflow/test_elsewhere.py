@@ -77,7 +77,7 @@ def test_stable_diffusion_with_published_rewards_is_planned_where_their_files_li
     assert "rule check_guards:" in planned
 
 
-@pytest.mark.parametrize(("name", "trainings"), [("nano_stable_diffusion", 4), ("textcraftor_nano_sd", 30)])
+@pytest.mark.parametrize(("name", "trainings"), [("nano_stable_diffusion", 4), ("textcraftor_nano_sd", 36)])
 def test_the_comparisons_on_the_shipped_stable_diffusion_are_planned(name, trainings, tmp_path):
     given = ("--snakefile", str(ROOT / "Snakefile"), "--configfile", str(ROOT / "configs" / f"{name}.yaml"))
     planned = snakemake(tmp_path, *given, "--dry-run", "--printshellcmds")
