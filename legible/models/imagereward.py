@@ -21,6 +21,7 @@ from legible.models.aesthetic import linear_head
 from legible.models.opening import first_line
 from legible.models.weights import read_weights
 
+ADDED = 2  # tokens that BLIP adds to BERT's: [DEC] and [ENC], which no prompt has
 HEAD_WIDTH = 64  # of attention in BLIP's towers, the base one and the large one
 # BLIP's names of the picture's tower → transformers'.
 RENAMED = (
@@ -61,6 +62,8 @@ def open_critic(section: ImageReward, cache: Path, device: torch.device) -> Open
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         settings = json.loads(med.read_text(encoding="utf-8"))
         parts = build(state, {name: settings[name] for name in FROM_MED_CONFIG})
+        if not 0 <= settings["vocab_size"] - len(tokenizer) <= ADDED:  # without its file it would open empty
+            raise ValueError(f"the tokenizer knows {len(tokenizer)} tokens, the network {settings['vocab_size']}")
     except Exception as error:
         raise UserError(
             f"imagereward.path: {folder}: {section.weights}, med_config.json and BERT's tokenizer must lie there and "
