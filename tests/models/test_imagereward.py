@@ -30,7 +30,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "two", "red", "circles", 
 MED = {  # BLIP's configs/med_config.json, small; of `encoder_width` the picture's tower decides
     **{
         "architectures": ["BertModel"],
-        "vocab_size": 16,
+        "vocab_size": 15,
         "hidden_size": 24,
         "intermediate_size": 32,
         "encoder_width": 9,
