@@ -146,7 +146,11 @@ class Published(nn.Module):
 @pytest.fixture(scope="module")
 def published() -> Published:
     torch.manual_seed(3)
-    return Published().eval()
+    made = Published().eval()
+    with torch.no_grad():  # as drawn, five layers in a row leave hardly anything of what went in
+        for name, value in made.mlp.named_parameters():
+            value.mul_(3.0 if name.endswith("weight") else 1.0)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +185,7 @@ def words(prompts: list[str]) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def test_scores_are_what_the_published_names_say(folder, published):
     expected = published(clip_pixels(pictures(), 32), *words(PROMPTS))
-    assert expected.std() > 1e-3  # or all would be the last bias
+    assert expected.std() > 1e-2  # or all would be the last bias
     torch.testing.assert_close(reward_of(folder)(pictures(), PROMPTS), expected, rtol=1e-4, atol=1e-5)
 
 
