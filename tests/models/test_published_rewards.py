@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel
 
 from legible.config import Aesthetic, Config, Hps, PickScore, Reward
 from legible.errors import UserError
@@ -129,6 +130,19 @@ def test_the_published_layers_have_the_sizes_that_are_built():
     """768 → 1024 → 128 → 64 → 16 → 1: CLIP-L/14's width, and the keys that the file has."""
     assert (768, *SIZES) == (768, 1024, 128, 64, 16, 1)
     assert PLACES == (0, 2, 4, 6, 7)
+
+
+def test_hps_and_pickscore_are_the_same_architecture_in_two_libraries():
+    """CLIP-H: open_clip's ViT-H-14 (HPS) and transformers' CLIPModel (PickScore); no weights are made."""
+    text = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    vision = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16}
+    config = CLIPConfig(text_config=text, vision_config=vision | {"patch_size": 14}, projection_dim=1024)
+    with torch.device("meta"):
+        hps = open_clip.create_model(Hps(path="x").model, load_weights=False, device="meta")
+        pickscore = CLIPModel(config)
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (hps, pickscore)]
+    assert sizes == [986_109_441] * 2
+    assert hps.visual.image_size == (224, 224)
 
 
 @pytest.mark.parametrize(
