@@ -189,6 +189,8 @@ def feature(kind: pa.DataType) -> dict:
         return {"_type": "Image"}
     if pa.types.is_list(kind):
         return {"feature": feature(kind.value_type), "_type": "List"}
+    if pa.types.is_struct(kind):
+        return {field.name: feature(field.type) for field in kind}
     names = {pa.string(): "string", pa.int32(): "int32", pa.float32(): "float32"}
     return {"dtype": names[kind], "_type": "Value"}
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from legible.render.grounds import Rgb, between, places
 from legible.render.raster import Box
+from legible.render.sign import luminance
 
 SAMPLED = 2_000  # pixels on which contrast is measured
-_RAMP = np.arange(256) / 255
-LINEAR = np.where(_RAMP <= 0.04045, _RAMP / 12.92, ((_RAMP + 0.055) / 1.055) ** 2.4)
+LINEAR = np.array([luminance((value,) * 3) for value in range(256)])  # of a grey: the channels' weights add up to 1
 
 
 @dataclass(frozen=True)

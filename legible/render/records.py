@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from legible.io import atomic_path, sha256_file, write_json
 from legible.progress import progress
 from legible.render.compose import Sample, draw
+from legible.render.dataset import PICTURE, feature
 from legible.render.recipe import Recipe
 from legible.render.scripts import known
 
@@ -31,7 +32,6 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # since OpenCV 4.12; a third of the time
     FAST += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
 POINTS = pa.list_(pa.float32())  # x0, y0, x1, y1, …
-PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 CLUSTER = pa.struct(
     [
         ("text", pa.string()),
@@ -61,18 +61,6 @@ COLUMNS = {
     "mask": PICTURE,
     "ids": PICTURE,
 }
-
-
-def feature(kind: pa.DataType) -> dict:
-    """The Hugging Face `datasets` feature of a column."""
-    if kind == PICTURE:
-        return {"_type": "Image"}
-    if pa.types.is_list(kind):
-        return {"feature": feature(kind.value_type), "_type": "List"}
-    if pa.types.is_struct(kind):
-        return {field.name: feature(field.type) for field in kind}
-    names = {pa.string(): "string", pa.int32(): "int32", pa.float32(): "float32"}
-    return {"dtype": names[kind], "_type": "Value"}
 
 
 def schema() -> pa.Schema:

@@ -391,7 +391,7 @@ def test_repertoires_are_what_their_standards_have():
     assert spelled_out("U+20AC") == "€"
 
 
-def test_a_drawn_face_is_one_of_the_scripts(monkeypatch):
+def test_a_drawn_face_is_one_of_the_scripts():
     rng = np.random.default_rng(0)
     faces: list[Face] = [drawn_face(rng, script_called("latin")) for _ in range(40)]
     assert {face.name for face in faces} == set(script_called("latin").fonts)
