@@ -16,7 +16,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 from legible.config import Data, sections
 from legible.corpus.prompts import ID, Prompt, load_prompts
 from legible.corpus.templates import PALETTE, caption
-from legible.corpus.words import DIGITS, LETTERS, read_words
+from legible.corpus.words import DIGITS, letters_of, word_lists
 from legible.errors import UserError, describe, run_cli
 from legible.io import write_jsonl
 from legible.render.fonts import Font, find_fonts, select_fonts
@@ -35,17 +35,18 @@ MOST_WORDS_LOST = 3
 TRIES = 100_000
 
 
-def draw_target(rng: np.random.Generator, kind: str, length: int, excluded: list[str]) -> str:
+def draw_target(rng: np.random.Generator, script: str, kind: str, length: int, excluded: list[str]) -> str:
     """A string of this kind and length that neither holds nor is held by one of `excluded`."""
-    listed = read_words("common") + read_words("rare")
-    pool = [w for w in read_words("common" if kind == "word" else "rare") if len(w) == length]
+    common, rare = word_lists(script)
+    listed = common + rare
+    pool = [word for word in (common if kind == "word" else rare) if len(word) == length]
     if kind in ("word", "rare") and not pool:
         raise UserError(f"--plan: {kind}: no listed word has {length} letters")
     for _ in range(TRIES):
         if kind in ("word", "rare"):
             target = pool[rng.integers(len(pool))]
         else:
-            alphabet = LETTERS if kind == "nonword" else DIGITS
+            alphabet = letters_of(script) if kind == "nonword" else DIGITS
             target = "".join(alphabet[i] for i in rng.integers(0, len(alphabet), length))
         lost = sum(target in word for word in listed)
         if lost > (MOST_WORDS_LOST if kind in ("word", "rare") else 0):
@@ -101,7 +102,7 @@ def main() -> None:
     for number, (kind, length) in enumerate(slots):
         prompt = None
         while prompt is None:
-            target = draw_target(rng, kind, length, excluded)
+            target = draw_target(rng, data.script, kind, length, excluded)
             prompt = draft(rng, target, kind, data, fonts[number % len(fonts)])
         excluded.append(target)
         prompts.append(prompt)

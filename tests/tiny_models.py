@@ -53,7 +53,7 @@ def build_models(root: Path) -> ModelFolders:
     source = (ROOT / "resources" / "nano" / name / f"{name}.py").read_text(encoding="utf-8")
     (folder / f"{name}.py").write_text(source, encoding="utf-8")
     params = recipe.recognizers[name].network_params
-    network = build_network(folder, name, params)
+    network = build_network(folder, name, params, ALPHABET)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / f"{name}.safetensors")
     described = {"network_params": params, "imgH": 32, "lang_list": ["en"], "character_list": ALPHABET}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(described))

@@ -12,7 +12,8 @@ from legible.corpus.templates import vocabulary
 from legible.io import write_text
 from legible.models.family import Family
 from legible.nano import caption_clip, clip, denoiser, judge, preference, recognizer, vae
-from legible.nano.pool import HELD_OUT, Pool, build_pool, held_out_pool, retrieval_pool, with_scenes
+from legible.nano.letters import add_letters, further_letters
+from legible.nano.pool import HELD_OUT, Pool, build_pool, held_out_pool, prompts_of, retrieval_pool, with_scenes
 from legible.nano.recipe import DenoiserRecipe, Recipe
 from legible.nano.tokenizer import build_tokenizer
 
@@ -30,16 +31,19 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, co
     """Train `part` into its folder below `output` and return what was measured."""
     if part in recipe.preferences:
         return train_preference(part, recipe, key, work, output)
+    if part in recipe.recognizers:
+        recipe = recipe.written_in(recipe.recognizers[part].script)
     held_out = held_out_pool(recipe)
-    pool = build_pool(recipe, load_prompts(HELD_OUT, None), work)
+    pool = build_pool(recipe, load_prompts(prompts_of(recipe.data.script), None), work)
     if part == "vae":
         return train_vae(recipe, pool, held_out, key, work, output)
     if part == "clip":
         return clip.train_clip(recipe.clip, pool, retrieval_pool(recipe), recipe.seed, key, work, output / "clip")
     if part in recipe.recognizers:
         network = recipe.recognizers[part]
-        source = Path(f"resources/nano/{part}/{part}.py")  # the architecture is source code, not a result
-        write_text(output / part / source.name, source.read_text(encoding="utf-8"))
+        kind = network.architecture or part
+        source = Path(f"resources/nano/{kind}/{kind}.py")  # the architecture is source code, not a result
+        write_text(output / part / f"{part}.py", source.read_text(encoding="utf-8"))
         return recognizer.train_recognizer(part, network, pool, held_out, key, work, output / part)
     if part in ("caption_clip", "unet_clip"):
         return train_caption_clip(part, recipe, pool, key, work, output, small)
@@ -138,5 +142,7 @@ def train_denoiser(
     model = denoiser.train_denoiser(
         settings, model, pool, latents, recipe.seed, key, work, cer, compiled=compiled, name=part
     )
+    if part == "denoiser":
+        add_letters(model.tokenizer, model.text_encoder, further_letters(), recipe.seed)
     build.save(model, output / settings.family)
     return {"held_out_cer": cer(model, len(held_out.texts)), "signs": len(held_out.texts)}

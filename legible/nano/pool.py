@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from legible.corpus.prompts import Excluded, load_prompts
+from legible.corpus.words import LATIN
 from legible.io import atomic_path, sha256_json
 from legible.losses.regions import crop_regions
 from legible.nano.recipe import Recipe
@@ -16,6 +17,11 @@ from legible.render.scene import draw_scenes
 from legible.render.sign import Box, draw_prompt
 
 HELD_OUT = "resources/prompts/held_out.jsonl"
+
+
+def prompts_of(script: str) -> str:
+    """The file of evaluation prompts whose targets are written in a script."""
+    return HELD_OUT if script == LATIN else f"resources/prompts/{script}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def with_scenes(pool: Pool, recipe: Recipe, split: str, count: int) -> Pool:
 def held_out_pool(recipe: Recipe) -> Pool:
     """The evaluation prompts, drawn: what reading and the round trip are measured on."""
     fonts = select_fonts(find_fonts(recipe.fonts), recipe.fonts.train, recipe.fonts.held_out)
-    prompts = load_prompts(HELD_OUT, None)
+    prompts = load_prompts(prompts_of(recipe.data.script), None)
     images = np.stack([draw_prompt(prompt, recipe.data, fonts).image for prompt in prompts])
     texts = [" ".join(prompt.targets) for prompt in prompts]
     return Pool(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), [p.prompt for p in prompts], texts)

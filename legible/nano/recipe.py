@@ -4,9 +4,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from legible.config import Data, Fonts, Kinds, Model
+from legible.corpus.words import DIGITS, LATIN, letters_of
 
 TRAIN_FONTS = ("DejaVu Sans", "DejaVu Sans Bold", "DejaVu Serif Bold", "STIXGeneral Bold", "cmss10")
 HELD_OUT_FONTS = ("DejaVu Sans Mono Bold", "cmr10")
+# Those of them that have Cyrillic capitals and in which Tesseract reads small clean signs (configs/alphabet.yaml).
+CYRILLIC_FONTS = ("DejaVu Sans", "DejaVu Sans Bold", "STIXGeneral Bold")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class RecognizerRecipe:
     batch: int = 64
     learning_rate: float = 2e-3
     margin: float = 0.0  # as for the CLIP, for a reader of regions; 0: a reader of whole signs
+    architecture: str | None = None  # of another recogniser, whose source it takes; None: its own
+    script: str = LATIN  # whose capitals it reads, and digits
 
 
 @dataclass(frozen=True)
@@ -138,8 +143,30 @@ class Recipe:
             "recognizer_conv": RecognizerRecipe(
                 seed=2, network_params={"channels": 40, "hidden_size": 128}, steps=1200, margin=8.0
             ),
+            "cyrillic_conv": RecognizerRecipe(
+                seed=3,
+                network_params={"channels": 40, "hidden_size": 128},
+                steps=1200,
+                margin=8.0,
+                architecture="recognizer_conv",
+                script="cyrillic",
+            ),
+            "cyrillic_crnn": RecognizerRecipe(
+                seed=4,
+                network_params={"channels": 32, "hidden_size": 64},
+                steps=1200,
+                architecture="recognizer_crnn",
+                script="cyrillic",
+            ),
         }
     )
+
+    def written_in(self, script: str) -> "Recipe":
+        """The same recipe with signs in the capitals of another script, in fonts that have them."""
+        if script == LATIN:
+            return self
+        fonts = Fonts(characters=letters_of(script) + DIGITS, train=CYRILLIC_FONTS)
+        return replace(self, data=self.data.model_copy(update={"script": script}), fonts=fonts)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for provenance and for checkpoint keys."""
@@ -164,5 +191,10 @@ def tiny() -> Recipe:
         recognizers={
             "recognizer_crnn": RecognizerRecipe(1, {"channels": 8, "hidden_size": 8}, steps=4, batch=8),
             "recognizer_conv": RecognizerRecipe(2, {"channels": 8, "hidden_size": 8}, steps=4, batch=8),
+            **{
+                name: replace(recipe, network_params={"channels": 8, "hidden_size": 8}, steps=4, batch=8)
+                for name, recipe in Recipe().recognizers.items()
+                if recipe.script != LATIN
+            },
         },
     )

@@ -13,11 +13,10 @@ from legible.corpus.text import UNSPACED, characters, normalize
 from legible.errors import UserError
 from legible.metrics.text import edit_counts
 from legible.ocr import Engine, in_reading_order
-from legible.render.compose import words_of
 from legible.render.faces import open_face
 from legible.render.layout import block_of, flat
 from legible.render.raster import laid
-from legible.render.scripts import script_called
+from legible.render.scripts import script_called, words_of
 from legible.render.shaping import Shaped, Unshapable, shape
 from legible.render.typeset import typeset
 

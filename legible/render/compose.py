@@ -22,7 +22,7 @@ from legible.render.layout import Block, Warp, along, arc, block_of, flat, in_pe
 from legible.render.looks import Look, luminances, paint
 from legible.render.raster import Box, Ink, laid, within
 from legible.render.recipe import Recipe
-from legible.render.scripts import Script, known
+from legible.render.scripts import Script, known, words_of
 from legible.render.shaping import Unshapable, shape
 from legible.render.sign import luminance
 from legible.render.typeset import Cluster, Line, Typeset, Word, typeset
@@ -79,12 +79,6 @@ class Text:
         if not len(boxes):
             raise Rejected("a text leaves no ink in the picture")
         return (*map(int, boxes[:, :2].min(0)), *map(int, boxes[:, 2:].max(0)))
-
-
-@cache
-def words_of(language: str) -> tuple[str, ...]:
-    """CLDR's words of a language."""
-    return tuple((ROOT / "resources" / "words" / "cldr" / f"{language}.txt").read_text(encoding="utf-8").split())
 
 
 def draw(recipe: Recipe, seed: int, index: int) -> Sample:

@@ -19,7 +19,7 @@ from PIL import Image
 from legible.config import Data
 from legible.corpus import templates
 from legible.corpus.prompts import Excluded
-from legible.corpus.words import DIGITS, LETTERS, Lists, load_lists, sample_line
+from legible.corpus.words import DIGITS, Lists, load_lists, sample_line
 from legible.errors import UserError
 from legible.io import atomic_path, sha256_file, write_json
 from legible.progress import progress
@@ -87,7 +87,7 @@ def render_signs(
     """
     lists = load_lists(data, split)
     for font in fonts:
-        check_text(LETTERS if set(lists.kinds) - {"digits"} else "", font)
+        check_text(lists.letters if set(lists.kinds) - {"digits"} else "", font)
         check_text(DIGITS if "digits" in lists.kinds else "", font)
     if not fonts:
         raise UserError("fonts: no usable font")

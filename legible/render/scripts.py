@@ -35,6 +35,7 @@ class Script(Section):
     code: Annotated[str, Field(pattern="^[A-Z][a-z]{3}$", description="ISO 15924")]
     languages: tuple[str, ...] = Field(min_length=1)
     characters: tuple[str, ...] = Field(min_length=1)
+    capitals: tuple[str, ...] = Field((), description="letters for plain signs, as characters; none where they join")
     fonts: tuple[str, ...] = Field(min_length=1)
     sentences: tuple[str, ...] = Field(min_length=1)
     judges: dict[str, dict[str, Any]] = Field({}, description="engine → its settings, as in the section ocr")
@@ -45,6 +46,11 @@ class Script(Section):
     def repertoire(self) -> str:
         """Its characters, in order of code points, each once."""
         return "".join(sorted({character for entry in self.characters for character in spelled_out(entry)}))
+
+    @cached_property
+    def alphabet(self) -> str:
+        """Its capitals in order of code points; empty where plain signs cannot be written in it."""
+        return "".join(spelled_out(entry) for entry in self.capitals)
 
 
 class Scripts(Section):
@@ -102,3 +108,9 @@ def script_called(name: str) -> Script:
 def shipped_font(name: str) -> bytes:
     """A shipped font, unpacked."""
     return lzma.decompress(known().fonts[name].file(name).read_bytes())
+
+
+@cache
+def words_of(language: str) -> tuple[str, ...]:
+    """CLDR's words of a language."""
+    return tuple((ROOT / "resources" / "words" / "cldr" / f"{language}.txt").read_text(encoding="utf-8").split())

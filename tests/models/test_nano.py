@@ -318,7 +318,7 @@ def test_degraded_images_are_repeatable_and_in_range(pool):
 def test_greedy_decoding_by_hand():
     path = [0, 1, 1, 0, 1, 2, 2, 0, 36, 0]
     logits = torch.nn.functional.one_hot(torch.tensor([path, [0] * 10]), 37).float()
-    assert recognizer.greedy(logits) == ["AAB9", ""]
+    assert recognizer.greedy(logits, clip.ALPHABET) == ["AAB9", ""]
 
 
 def test_the_judge_reads_renders_and_not_noise(pool, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from legible.config import Data
 from legible.corpus.templates import FONT_WORDS, PALETTE, caption, quoted_strings, vocabulary
-from legible.corpus.words import DIGITS, LETTERS, is_held_out, load_lists, read_words, sample_line
+from legible.corpus.words import DIGITS, is_held_out, letters_of, load_lists, read_words, sample_line
 from legible.errors import UserError
 from legible.render.sign import contrast_ratio
 
@@ -23,7 +23,7 @@ def test_word_lists(name, least, shortest):
     words = read_words(name)
     assert len(words) >= least
     assert len(set(words)) == len(words)
-    assert all(shortest <= len(word) <= 10 and set(word) <= set(LETTERS) for word in words)
+    assert all(shortest <= len(word) <= 10 and set(word) <= set(letters_of("latin")) for word in words)
 
 
 def test_word_lists_are_disjoint():
@@ -39,7 +39,7 @@ def test_every_line_is_of_its_kind_and_length_and_split(split):
         if kind in ("word", "rare"):
             assert text in read_words("common" if kind == "word" else "rare")
         elif kind == "nonword":
-            assert set(text) <= set(LETTERS)
+            assert set(text) <= set(letters_of("latin"))
             assert text not in read_words("common") + read_words("rare")
         else:
             assert set(text) <= set(DIGITS)

@@ -1,0 +1,40 @@
+"""Letters of further scripts for a nano that has never seen them: tokens of their own, and embeddings for these.
+
+Without, every such letter is `<unk>`, and no training can tell one from another.
+"""
+
+import torch
+from tokenizers import AddedToken
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from legible.corpus.words import LATIN, letters_of
+from legible.render.scripts import known
+
+
+def further_letters() -> str:
+    """The capitals of all scripts that have some, in the order of resources/scripts.yaml, without Latin's."""
+    names = (name for name, script in known().scripts.items() if script.alphabet and name != LATIN)
+    return "".join(map(letters_of, names))
+
+
+def add_letters(tokenizer: PreTrainedTokenizerFast, encoder: PreTrainedModel, letters: str, seed: int) -> None:
+    """Give each of `letters` a token behind all others, and the encoder a row for it; what both did stays as it was.
+
+    A new row is drawn from the mean and the spread of the Latin capitals' rows: a letter among letters, none of them.
+    """
+    if not (new := [letter for letter in letters if letter not in tokenizer.get_vocab()]):
+        return
+    tokenizer.add_tokens([AddedToken(letter, normalized=False) for letter in new])
+    rows = encoder.get_input_embeddings().weight.detach().clone()
+    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        weight: Tensor = encoder.get_input_embeddings().weight
+        weight[: len(rows)] = rows
+        weight[len(rows) :] = drawn_rows(rows[tokenizer.convert_tokens_to_ids(list(letters_of(LATIN)))], len(new), seed)
+
+
+def drawn_rows(like: Tensor, count: int, seed: int) -> Tensor:
+    """`count` rows from the mean and standard deviation, column by column, of the rows of `like` [K, D]."""
+    noise = torch.randn((count, like.shape[1]), generator=torch.Generator().manual_seed(seed))
+    return like.mean(0) + noise * like.std(0)
