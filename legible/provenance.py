@@ -113,6 +113,11 @@ def decides_reading(engine: str) -> dict[str, str | None]:
     return decides("read_images", [JUDGES[engine].module], [*JUDGES[engine].packages, "numpy", "pillow"])
 
 
+def decides_judging(engine: str) -> dict[str, str | None]:
+    """`decides` of check_judge with one judge."""
+    return decides("check_judge", [JUDGES[engine].module], [*JUDGES[engine].packages, "numpy", "pandas", "pillow"])
+
+
 def placeless(section: Any, local: bool) -> dict[str, Any]:
     """A section's values without the device; of a model whose files are hashed without where it lies, too."""
     values = section.model_dump(mode="json", by_alias=True)

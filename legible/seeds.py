@@ -5,7 +5,7 @@ numbers are part of the results' bytes: a new purpose takes a new one.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -85,6 +85,30 @@ def sample_order(size: int, batch: int, seed: int, lengths: list[int] | None = N
                 orders[epoch] = order(epoch)
             picked.append(orders[epoch][offset])
         return torch.stack(picked)
+
+    return indices
+
+
+def staged_order(stages: Sequence[int], total: int, seed: int) -> Callable[[range], torch.Tensor]:
+    """`positions -> indices`: one stage after the other, each shuffled by itself, for its share of `total` positions.
+
+    Args:
+        stages: samples of each stage, which follow one another.
+        total: samples that the whole training sees.
+    """
+    size, firsts, starts, orders = sum(stages), [], [], []
+    for number, own in enumerate(stages):
+        firsts.append(sum(stages[:number]))
+        starts.append(round(total * firsts[-1] / size))
+        orders.append(sample_order(own, 1, seed))
+
+    def indices(positions: range) -> torch.Tensor:
+        picked = []
+        for position in positions:
+            stage = max(number for number, start in enumerate(starts) if start <= position)
+            place = position - starts[stage]
+            picked.append(orders[stage](range(place, place + 1)) + firsts[stage])
+        return torch.cat(picked)
 
     return indices
 

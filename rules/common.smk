@@ -26,6 +26,7 @@ from legible.provenance import (
     decides,
     decides_encoding,
     decides_gradients,
+    decides_judging,
     decides_reading,
     decides_rewards,
     decides_sampling,
@@ -118,6 +119,10 @@ def part(section, *keys):
     return {key: plain[key] for key in keys} if keys else plain
 
 
+# Datasets of the text engine depend on it, plain signs do not.
+ENGINE_PART = {"render": part("render")} if CONFIG.render else {}
+ENGINE_CODE = ["legible.render.pictures"] if CONFIG.render else []
+ENGINE_PACKAGES = ["uharfbuzz", "freetype-py", "python-bidi", "opencv-python-headless"]
 SCORED = {"scoring": part("scoring"), "arms": {arm: {} for arm in ARMS}, "seeds": list(CONFIG.seeds)}
 
 

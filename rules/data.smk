@@ -46,7 +46,7 @@ rule render_dataset:
     input:
         fonts=rules.inspect_fonts.output.manifest,
         prompts=[CONFIG.prompt_sets[name].path for name in PROMPT_SETS],
-        words=[f"{HERE}resources/words/common.txt", f"{HERE}resources/words/rare.txt"],
+        words=word_files(),
     output:
         train=f"{RESULTS}/data/train.parquet",
         test=f"{RESULTS}/data/test.parquet",
@@ -61,12 +61,33 @@ rule render_dataset:
         mem_mb=4000,
         runtime="4h",
     params:
-        config=as_json(fonts=part("fonts"), data=part("data")),
+        config=as_json(fonts=part("fonts"), data=part("data"), **ENGINE_PART),
         folder=output_folder,
-        code=decides("render_dataset", packages=RENDERING),
+        code=decides("render_dataset", ENGINE_CODE, [*RENDERING, *(ENGINE_PACKAGES if CONFIG.render else [])]),
     shell:
         'python "$LEGIBLE"/scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
         " --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
+
+
+rule draw_showcase:
+    """A picture of each script, for the figure of the dataset; trained on is none of them."""
+    input:
+        scripts=f"{HERE}resources/scripts.yaml",
+    output:
+        f"{RESULTS}/data/showcase.parquet",
+    log:
+        f"{RESULTS}/logs/draw_showcase.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/draw_showcase.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        code=decides("draw_showcase", packages=["numpy", "pyarrow", *ENGINE_PACKAGES]),
+    shell:
+        'python "$LEGIBLE"/scripts/draw_showcase.py --output {output:q} 2>&1 | tee {log:q}'
 
 
 rule encode_dataset:

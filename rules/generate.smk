@@ -91,10 +91,10 @@ rule render_ceiling:
         mem_mb=2000,
         runtime="1h",
     params:
-        config=as_json(fonts=part("fonts"), data=part("data")),
+        config=as_json(fonts=part("fonts"), data=part("data"), **ENGINE_PART),
         folder=output_folder,
         options=prompt_options,
-        code=decides("render_ceiling", packages=RENDERING),
+        code=decides("render_ceiling", ENGINE_CODE, [*RENDERING, *(ENGINE_PACKAGES if CONFIG.render else [])]),
     shell:
         'python "$LEGIBLE"/scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
         " {params.options:q} --output-dir {params.folder:q} 2>&1 | tee {log:q}"

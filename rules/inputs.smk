@@ -1,6 +1,13 @@
 """Named input functions of data, training and generation: which files and which part of the configuration a job needs."""
 
 
+def word_files():
+    """Where the strings on plain signs, or in the text engine's pictures, come from."""
+    if CONFIG.data.script == "latin" and not CONFIG.render:
+        return [f"{HERE}resources/words/common.txt", f"{HERE}resources/words/rare.txt"]
+    return [f"{HERE}resources/scripts.yaml", *sorted(map(str, Path(HERE, "resources/words/cldr").glob("*.txt")))]
+
+
 def arm_config(wildcards):
     """The arm's own training section and what else decides a run; an arm depends on the models of its own loss only."""
     training = CONFIG.arm(wildcards.arm)

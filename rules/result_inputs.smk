@@ -7,6 +7,17 @@ def engine_config(wildcards):
     return json.dumps(section, sort_keys=True)
 
 
+def judge_config(wildcards):
+    """The engine's own section, and what its clean readings are held against."""
+    ocr = {wildcards.engine: json.loads(engine_config(wildcards))}
+    return as_json(ocr=ocr, scoring=part("scoring", "normalization", "judge_limit"))
+
+
+def judging_code(wildcards):
+    """The code and the versions that decide what one judge gets wrong."""
+    return decides_judging(wildcards.engine)
+
+
 def engine_files(wildcards):
     """Files of a judge's networks, so that a changed network reads again."""
     return section_files(CONFIG.engines()[wildcards.engine])
@@ -46,6 +57,7 @@ def figure_inputs(wildcards):
         "drift": [f"{RESULTS}/scores/drift.csv"],
         "gradients": [f"{RESULTS}/gradients.csv"],
         "data": [f"{RESULTS}/data/train.parquet"],
+        "showcase": [f"{RESULTS}/data/showcase.parquet"],
     }
     return [path for need in FIGURES[wildcards.figure].needs for path in sources[need]]
 

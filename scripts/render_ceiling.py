@@ -1,6 +1,7 @@
 """Render what a perfect model would draw for every prompt: the ceiling of the OCR scores."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +17,9 @@ from legible.render.sign import draw_prompt
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="JSON (inline or a file) with the sections fonts and data")
+    parser.add_argument(
+        "--config", required=True, help="JSON (inline or a file) with the sections fonts, data and perhaps render"
+    )
     parser.add_argument("--fonts", required=True, help="font manifest of inspect_fonts.py")
     parser.add_argument("--prompts", required=True, help="prompt set (JSON lines)")
     parser.add_argument("--limit", type=int, help="use only the first so many prompts")
@@ -24,13 +27,17 @@ def main() -> None:
     args = parser.parse_args()
 
     config = sections(args.config, "fonts", "data")
-    manifest = read_manifest(args.fonts)
-    trained = select_fonts(manifest, config["fonts"].train, config["fonts"].held_out)
-    # A prompt without a font takes the first one trained with; a prompt with one may name any usable font.
-    fonts = trained + [font for font in manifest if font.usable and font not in trained]
     prompts = load_prompts(args.prompts, args.limit)
     # All are drawn before the first is written: a prompt that does not fit leaves no half-filled folder.
-    signs = [draw_prompt(prompt, config["data"], fonts) for prompt in prompts]
+    if render := config.get("render"):
+        engine = import_module("legible.render.pictures")  # by name, as in render_dataset
+        signs = [engine.draw_prompt(prompt, config["data"], render) for prompt in prompts]
+    else:
+        manifest = read_manifest(args.fonts)
+        trained = select_fonts(manifest, config["fonts"].train, config["fonts"].held_out)
+        # A prompt without a font takes the first one trained with; a prompt with one may name any usable font.
+        fonts = trained + [font for font in manifest if font.usable and font not in trained]
+        signs = [draw_prompt(prompt, config["data"], fonts) for prompt in prompts]
     folder, rows = Path(args.output_dir), []
     for prompt, sign in zip(progress(prompts, "ceiling", unit="image"), signs, strict=True):
         target = folder / f"{prompt.id}.png"

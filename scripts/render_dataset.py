@@ -1,6 +1,7 @@
 """Render the dataset: signs with words on them, captions, ink boxes and glyph masks, as Parquet."""
 
 import argparse
+from importlib import import_module
 
 from legible.config import sections
 from legible.corpus.prompts import Excluded, load_prompts
@@ -11,7 +12,9 @@ from legible.render.fonts import read_manifest, select_fonts
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="JSON (inline or a file) with the sections fonts and data")
+    parser.add_argument(
+        "--config", required=True, help="JSON (inline or a file) with the sections fonts, data and perhaps render"
+    )
     parser.add_argument("--fonts", required=True, help="font manifest of inspect_fonts.py")
     parser.add_argument("--prompts", nargs="*", default=[], help="prompt sets whose targets may not be trained on")
     parser.add_argument("--output-dir", required=True, help="folder for train.parquet, test.parquet and summary.json")
@@ -19,15 +22,21 @@ def main() -> None:
     args = parser.parse_args()
 
     config = sections(args.config, "fonts", "data")
-    names, data = config["fonts"], config["data"]
-    manifest = read_manifest(args.fonts)
-    train_fonts = select_fonts(manifest, names.train, names.held_out)
-    test_fonts = select_fonts(manifest, names.held_out) if names.held_out else train_fonts
+    names, data, render = config["fonts"], config["data"], config.get("render")
     # Whole files, whatever limit the experiment sets: a prompt added later must not turn out to be trained on.
     excluded = Excluded.of(load_prompts(path) for path in args.prompts)
 
-    train, rejected = render_signs(data, train_fonts, "train", data.train, excluded, args.workers)
-    test, rejected_test = render_signs(data, test_fonts, "test", data.test, excluded, args.workers)
+    if render:
+        # By name: what it is drawn with decides no dataset of plain signs.
+        draw_pictures = import_module("legible.render.pictures").draw_pictures
+        train, rejected = draw_pictures(render, data, "train", data.train, excluded, args.workers)
+        test, rejected_test = draw_pictures(render, data, "test", data.test, excluded, args.workers)
+    else:
+        manifest = read_manifest(args.fonts)
+        train_fonts = select_fonts(manifest, names.train, names.held_out)
+        test_fonts = select_fonts(manifest, names.held_out) if names.held_out else train_fonts
+        train, rejected = render_signs(data, train_fonts, "train", data.train, excluded, args.workers)
+        test, rejected_test = render_signs(data, test_fonts, "test", data.test, excluded, args.workers)
     write_dataset(args.output_dir, train, test, {"train": rejected, "test": rejected_test}, excluded)
     reasons = ", ".join(f"{count} for {reason}" for reason, count in sorted((rejected + rejected_test).items()))
     print(f"{len(train)} train and {len(test)} test signs in {args.output_dir}; rejected: {reasons or 'none'}")

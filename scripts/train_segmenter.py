@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from legible.config import sections
-from legible.errors import run_cli
+from legible.errors import UserError, run_cli
 from legible.io import write_json
 from legible.models.segmenter import save_segmenter
 from legible.provenance import environment
@@ -24,6 +24,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     settings = sections(arguments.config, "segmenter")["segmenter"]
     data = load_training_data(arguments.cache)
+    if not data.alphabet:
+        raise UserError(
+            "aux.loss: char_segmentation tells 255 characters apart, and this dataset has more; choose another loss, or"
+            " fewer characters"
+        )
     segmenter, measured = train_segmenter(
         data.latents,
         data.characters,

@@ -17,6 +17,7 @@ from legible.metrics.scores import score_images
 from legible.metrics.summary import by_training_seed, summarise
 from legible.render.dataset import render_signs, write_dataset
 from legible.render.fonts import find_fonts, select_fonts
+from legible.render.showcase import write_showcase
 from legible.render.sign import draw_prompt
 
 WORDS = (
@@ -247,4 +248,5 @@ def make_results(
     train, rejected = render_signs(data, fonts, "train", 20, Excluded.of([]))
     test, rejected_test = render_signs(data, fonts, "test", 4, Excluded.of([]))
     write_dataset(folder / "data", train, test, {"train": rejected, "test": rejected_test}, Excluded.of([]))
+    write_showcase(folder / "data" / "showcase.parquet")
     return folder

@@ -6,8 +6,8 @@ import time
 
 import cv2
 
+from legible.config.render import PRESETS, Recipe
 from legible.render.compose import draw
-from legible.render.recipe import PRESETS, Recipe
 from legible.render.records import row_of
 
 LINE = {"texts": (1, 1), "words": (1, 3), "layouts": {"line": 3, "arc": 1, "perspective": 2}, "margin": 2}

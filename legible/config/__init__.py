@@ -10,6 +10,7 @@ from legible.config.files import check_page, in_usual_order, load, raw_sections,
 from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
+from legible.config.render import Recipe, Render
 from legible.config.rewards import (
     HEARD,
     REWARDS,
@@ -58,6 +59,8 @@ __all__ = [  # every section is imported from here
     "PromptSet",
     "RapidOcr",
     "Reader",
+    "Recipe",
+    "Render",
     "Reward",
     "Scoring",
     "Section",

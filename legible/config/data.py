@@ -38,7 +38,9 @@ class Data(Section):
     """The synthetic dataset: signs with words on them."""
 
     seed: Natural = Field(0, description="every sample has its own seed, derived from this one and its index")
-    script: Name = Field("latin", description="whose capitals are written; those of resources/scripts.yaml that have some")
+    script: Name = Field(
+        "latin", description="whose capitals are written; those of resources/scripts.yaml that have some"
+    )
     train: Positive = Field(1536, description="samples in the train split")
     test: Natural = Field(128, description="samples in the test split: held-out words and held-out fonts")
     height: Positive = Field(32, description="pixels")

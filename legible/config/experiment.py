@@ -9,6 +9,7 @@ from legible.config.figures import Figures
 from legible.config.judges import NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
+from legible.config.render import Render
 from legible.config.rewards import REWARDS, Aesthetic, CaptionClip, Hps, ImageReward, PickScore, critics_of
 from legible.config.section import Name, Natural, Section
 from legible.config.training import Anchor, Training
@@ -25,6 +26,10 @@ class Config(Section):
         held_out=("DejaVu Sans Mono Bold", "cmr10"),
     )
     data: Data = Data()
+    render: Render | None = Field(
+        None,
+        description="e.g. {recipe: {scripts: {arabic: 1.0}}}: draw the data with the text engine; null = plain signs",
+    )
     model: Model = Model()
     clip: Clip = Clip()
     reader: Reader = Reader()
@@ -91,6 +96,8 @@ class Config(Section):
         for name in self.arms:
             if self.arm(name).weights != "float32" and self.model.dtype != self.arm(name).weights:
                 raise ValueError(f"arms.{name}.weights: bfloat16 needs model.dtype bfloat16, got {self.model.dtype}")
+            if self.arm(name).order == "stages" and len(self.render.stages if self.render else ()) < 2:
+                raise ValueError(f"arms.{name}.order: stages need a section `render` with two stages or more")
             self.check_heard(name)
             late = [step for step in self.arm(name).snapshots if step >= self.arm(name).steps]
             if late:

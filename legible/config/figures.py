@@ -179,13 +179,14 @@ FIGURES = {
     "dataset": FigureEntry(
         title="What it was trained on",
         module="legible.figures.dataset",
-        needs=("data",),
+        needs=("data", "showcase"),
         style=FigureStyle(height=5.0, examples=8),
         on_results_page=False,
         caption=(
-            "Training signs with their captions, taken evenly from the dataset. Beside each, its glyph mask in grey "
+            "Training pictures with their captions, taken evenly from the dataset. Beside each, its glyph mask in grey "
             "with the boxes of lines, words and characters, which are tight around the ink; the auxiliary loss "
-            "looks at the line boxes."
+            "looks at the line boxes. Below: a picture of each of the ten scripts that the text engine draws, with its "
+            "mask, words and characters; nothing here was trained on these."
         ),
     ),
 }

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from legible.config.section import Natural, Positive, PositiveFloat, Section
+from legible.config.section import Fraction, Natural, Positive, PositiveFloat, Section
 
 NO_TEXT = "no_text"  # what the prompt set of `drift` is called
 
@@ -73,6 +73,10 @@ class Scoring(Section):
     confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.95
     seed: Natural = 0
     cer_cap: PositiveFloat = Field(1.0, description="cap of one image's CER in the macro average")
+    judge_limit: Fraction | None = Field(
+        0.03,
+        description="a judge that gets more of the characters of our own clean renders wrong is refused; null = none",
+    )
 
 
 class Drift(Section):

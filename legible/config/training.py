@@ -188,6 +188,9 @@ class Training(Section):
     anchor: AnchorTerm = AnchorTerm()
     snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are kept too, for learning curves")
     checkpoint_every: Positive = Field(32, description="optimiser steps from one resumable checkpoint to the next")
+    order: Literal["shuffled", "stages"] = Field(
+        "shuffled", description="of the samples; stages = those of `render` one after the other"
+    )
     bucket: bool = Field(
         False, description="forward passes of captions of one length: no padding, but another order of the samples"
     )
@@ -205,6 +208,8 @@ class Training(Section):
                 f"{self.processes} processes cannot share {self.accumulation} forward passes of {self.batch_size} "
                 "samples; make accumulation or batch_size a multiple of processes"
             )
+        if self.bucket and self.order == "stages":
+            raise ValueError("bucket: captions of one length cannot be kept together where order is stages")
         if self.sharded and self.method == "lora":
             raise ValueError("parallel: shard needs method: full (adapters are small; choose replicate)")
         if self.sharded and self.aux.weights and (self.aux.measure_every or self.aux.balance == "gradient_norm"):

@@ -60,7 +60,7 @@ def in_capitals(word: str, letters: str) -> str:
 
 @lru_cache
 def word_lists(script: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Common and rare words of a script, in capitals: Latin's own lists, or CLDR's words of its languages, none rare."""
+    """Common and rare words of a script, in capitals: Latin's own lists, or CLDR's words of its languages."""
     if script == LATIN:
         return read_words("common"), read_words("rare")
     letters = letters_of(script)

@@ -174,4 +174,5 @@ READ = {
     "drift": lambda results, arms, seeds: read_drift(results),
     "gradients": lambda results, arms, seeds: read_gradients(results),
     "data": lambda results, arms, seeds: results / "data" / "train.parquet",
+    "showcase": lambda results, arms, seeds: require(results / "data" / "showcase.parquet", "data"),
 }

@@ -5,6 +5,7 @@ That latents can be segmented without decoding them is the observation of LD-ZNe
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class OpenedSegmenter:
     """A frozen segmenter; class 1 + i of its logits is character i of the alphabet."""
 
     network: Segmenter
-    alphabet: str
+    alphabet: tuple[str, ...]
 
 
 def build_segmenter(channels: int, characters: int, width: int, seed: int) -> Segmenter:
@@ -73,10 +74,10 @@ def build_segmenter(channels: int, characters: int, width: int, seed: int) -> Se
         return Segmenter(channels, characters, width)
 
 
-def save_segmenter(path: str | Path, segmenter: Segmenter, alphabet: str) -> None:
+def save_segmenter(path: str | Path, segmenter: Segmenter, alphabet: Sequence[str]) -> None:
     """Write weights and metadata as one safetensors file, atomically."""
     first = segmenter.network[0]
-    about = {"alphabet": alphabet, "width": first.out_channels, "channels": first.in_channels}
+    about = {"alphabet": list(alphabet), "width": first.out_channels, "channels": first.in_channels}
     save_tensors(path, segmenter.state_dict(), about)
 
 
@@ -93,7 +94,7 @@ def load_segmenter(path: str | Path, device: torch.device) -> OpenedSegmenter:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: this is no segmenter ({reason}); delete it to train it again") from error
-    return OpenedSegmenter(network.to(device).eval().requires_grad_(False), about["alphabet"])
+    return OpenedSegmenter(network.to(device).eval().requires_grad_(False), tuple(about["alphabet"]))
 
 
 def open_critic(section: Path | None, cache: Path, device: torch.device) -> OpenedSegmenter:

@@ -9,9 +9,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from legible.corpus.words import DIGITS, letters_of
 from legible.errors import UserError
 from legible.losses.regions import to_grey
-from legible.corpus.words import DIGITS, letters_of
 from legible.nano.clip import degraded
 from legible.nano.pool import Pool
 from legible.nano.recipe import RecognizerRecipe

@@ -8,10 +8,10 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
+from legible.config.render import PRESETS, Recipe
 from legible.errors import UserError, describe, run_cli
 from legible.io import atomic_path
 from legible.render.exporters import EXPORTERS, export
-from legible.render.recipe import PRESETS, Recipe
 from legible.render.records import decoded, draw_rows, encoded, preview, write_records
 from legible.render.scripts import known
 

@@ -13,15 +13,14 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
+from legible.config.render import Recipe
 from legible.corpus.templates import PALETTE
 from legible.errors import UserError
-from legible.fingerprint import ROOT
 from legible.render import grounds
-from legible.render.faces import Face, open_face
-from legible.render.layout import Block, Warp, along, arc, block_of, flat, in_perspective
+from legible.render.faces import Face, font_files, open_face
+from legible.render.layout import Block, Warp, along, arc, block_of, flat, in_perspective, through
 from legible.render.looks import Look, luminances, paint
 from legible.render.raster import Box, Ink, laid, within
-from legible.render.recipe import Recipe
 from legible.render.scripts import Script, known, words_of
 from legible.render.shaping import Unshapable, shape
 from legible.render.sign import luminance
@@ -174,7 +173,7 @@ def draw_text(recipe: Recipe, rng: np.random.Generator, region: tuple[int, int, 
     if not allowed:
         raise Rejected(f"none of the languages is written in {name}")
     language = allowed[int(rng.integers(len(allowed)))]
-    face = drawn_face(rng, script)
+    face = drawn_face(recipe, rng, script)
     layout = pick(rng, recipe.layouts)
     if layout == "vertical" and not script.vertical:
         layout = "line"
@@ -189,9 +188,10 @@ def draw_text(recipe: Recipe, rng: np.random.Generator, region: tuple[int, int, 
     return Text(*fitted(block, layout, wanted, region, recipe, rng), name, language, face, layout)
 
 
-def drawn_face(rng: np.random.Generator, script: Script) -> Face:
-    """One of the script's fonts, its weight drawn in steps of 100 (so that few faces are open)."""
-    name = script.fonts[int(rng.integers(len(script.fonts)))]
+def drawn_face(recipe: Recipe, rng: np.random.Generator, script: Script) -> Face:
+    """One of the script's fonts or the user's, its weight drawn in steps of 100 (so that few faces are open)."""
+    names = script.fonts + font_files(recipe.fonts)
+    name = names[int(rng.integers(len(names)))]
     axes = {info.tag: info for info in open_face(name).font.face.axis_infos}
     if "wght" not in axes:
         return open_face(name)
@@ -228,7 +228,7 @@ def fitted(
     inwards = rng.uniform(0, 0.22, (4, 2))
     edge = perimeter(block)
     for _ in range(8):
-        warp = warped(block, layout, size, bend, angle, inwards)
+        warp = warped(block, layout, size, bend, angle, inwards, recipe.curve)
         points = warp(edge)
         low, high = points.min(0), points.max(0)
         room = np.array([x1 - x0 - 2, y1 - y0 - 2]) / np.maximum(high - low, 1e-6)
@@ -241,7 +241,7 @@ def fitted(
         raise Rejected("a text would be too small to read")
     spare = np.array([x1 - x0, y1 - y0]) - (high - low)
     shift = np.array([x0, y0]) - low + spare * rng.random(2)
-    bends = layout in ("arc", "wave", "perspective")
+    bends = layout in ("arc", "wave", "curve", "perspective")
     return typeset(block, lambda p: warp(p) + shift, size, (recipe.height, recipe.width), bends=bends), size
 
 
@@ -251,13 +251,18 @@ def perimeter(block: Block, steps: int = 33) -> np.ndarray:
     return np.stack([axis.ravel() for axis in np.meshgrid(x, y)], 1)
 
 
-def warped(block: Block, layout: str, size: float, bend: float, angle: float, inwards: np.ndarray) -> Warp:
+def warped(
+    block: Block, layout: str, size: float, bend: float, angle: float, inwards: np.ndarray,
+    curve: tuple[tuple[float, float], ...],
+) -> Warp:  # fmt: skip
     """The layout's warp at this size, somewhere."""
     width, height = block.width * size, block.height * size
     if layout == "turned":
         return flat(size, 0, 0, angle)
     if layout == "arc":
         return along(arc(width, bend), size, block.height / 2)
+    if layout == "curve":
+        return along(through(curve, width), size, block.height / 2)
     if layout == "wave":
         x = np.linspace(0, width, 129)
         return along(
@@ -317,7 +322,13 @@ def stands_out(name: str, shades: tuple[float, float], contrast: float) -> bool:
 
 PLACED = {
     **{"line": "", "lines": "in several lines", "columns": "in two columns", "vertical": "from top to bottom"},
-    **{"turned": "at a slant", "arc": "along an arc", "wave": "along a wave", "perspective": "seen at an angle"},
+    **{
+        "turned": "at a slant",
+        "arc": "along an arc",
+        "wave": "along a wave",
+        "curve": "along a curve",
+        "perspective": "seen at an angle",
+    },
 }
 
 

@@ -55,6 +55,8 @@ COLUMNS = {
     "image": PICTURE,
     "mask": PICTURE,
 }
+# What only the text engine's pictures have: its clusters are not the letters of the text.
+FURTHER = {"characters": pa.list_(pa.string()), "stage": pa.int32()}
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,10 @@ def feature(kind: pa.DataType) -> dict:
     return {"dtype": names[kind], "_type": "Value"}
 
 
-def schema() -> pa.Schema:
+def schema(columns: dict[str, pa.DataType] = COLUMNS) -> pa.Schema:
     """Columns of a shard. The metadata makes `datasets.load_dataset("parquet", …)` decode image and mask as images."""
-    info = {"info": {"features": {name: feature(kind) for name, kind in COLUMNS.items()}}}
-    return pa.schema(list(COLUMNS.items()), metadata={b"huggingface": json.dumps(info).encode()})
+    info = {"info": {"features": {name: feature(kind) for name, kind in columns.items()}}}
+    return pa.schema(list(columns.items()), metadata={b"huggingface": json.dumps(info).encode()})
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -217,10 +219,12 @@ def to_table(signs: Sequence[Sign]) -> pa.Table:
         row = {name: getattr(sign, name) for name in names}
         row |= {"text": "\n".join(sign.lines), "kind": "\n".join(sign.kinds)}
         row |= {key: getattr(sign, key) for key in ("line_boxes", "word_boxes", "character_boxes")}
+        row |= {} if sign.characters is None else {name: getattr(sign, name) for name in FURTHER}
         row["image"] = {"bytes": png(sign.image), "path": f"{stem}.png"}
         row["mask"] = {"bytes": png(sign.mask), "path": f"{stem}-mask.png"}
         rows.append(row)
-    return pa.Table.from_pylist(rows, schema=schema())
+    columns = COLUMNS if all(sign.characters is None for sign in signs) else COLUMNS | FURTHER
+    return pa.Table.from_pylist(rows, schema=schema(columns))
 
 
 def check_exclusion(table: pa.Table, excluded: Excluded, split: str) -> int:
@@ -289,9 +293,13 @@ def read_columns(path: str | Path, columns: list[str]) -> pa.Table:
 
 
 def load_table(path: str | Path) -> pd.DataFrame:
-    """Everything but the pixels of one shard, one row a sign; see `COLUMNS`. Boxes are lists of [x0, y0, x1, y1]."""
+    """Everything but the pixels of one shard, one row a sign; see `COLUMNS`. Boxes are lists of [x0, y0, x1, y1];
+    `characters` (lists of strings) go with the character boxes, `stage` counts those of the curriculum."""
     names = [name for name, kind in COLUMNS.items() if kind != PICTURE]
-    return pd.DataFrame(read_columns(path, names).to_pylist(), columns=names)
+    table = pd.DataFrame(read_columns(path, names).to_pylist(), columns=names)
+    if FURTHER.keys() <= set(pq.read_schema(path).names):
+        return table.join(pd.DataFrame(read_columns(path, list(FURTHER)).to_pylist(), columns=list(FURTHER)))
+    return table.assign(characters=[list("".join(text.split())) for text in table["text"]], stage=0)
 
 
 def load_images(path: str | Path, column: str = "image") -> np.ndarray:

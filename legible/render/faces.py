@@ -15,6 +15,7 @@ import numpy as np
 import uharfbuzz as hb
 
 from legible.errors import UserError
+from legible.render.fonts import SUFFIXES
 from legible.render.scripts import known, shipped_font
 
 ON, CONIC, CUBIC = 1, 0, 2  # FreeType's tags of a point
@@ -92,6 +93,24 @@ def open_face(name: str, axes: tuple[tuple[str, float], ...] = ()) -> Face:
     ascent, descent = extents.ascender / face.upem, -extents.descender / face.upem
     words = shipped.words if shipped else ("plain",)
     return Face(name, words, axes, font, ascent, descent, frozenset(face.unicodes))
+
+
+@lru_cache(maxsize=8)
+def font_files(places: tuple[str, ...]) -> tuple[str, ...]:
+    """The font files that these are, or that lie below these folders, sorted.
+
+    Raises:
+        UserError: a place holds none.
+    """
+    found: list[str] = []
+    for place in places:
+        folder = Path(place)
+        own = folder.rglob("*") if folder.is_dir() else [folder]
+        files = sorted(str(file) for file in own if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not files:
+            raise UserError(f"fonts: {place} is no font file and no folder with one ({', '.join(sorted(SUFFIXES))})")
+        found += files
+    return tuple(found)
 
 
 def read_file(name: str) -> bytes:

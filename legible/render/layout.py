@@ -142,6 +142,16 @@ def arc(width: float, bend: float, steps: int = 257) -> np.ndarray:
     return np.stack([radius * (np.sin(angles) + np.sin(bend / 2)), -radius * (np.cos(angles) - np.cos(bend / 2))], 1)
 
 
+def through(points: Sequence[tuple[float, float]], width: float, steps: int = 257) -> np.ndarray:
+    """A smooth curve of length `width` through points of any scale, y downwards (cubic spline over their distances)."""
+    from scipy.interpolate import CubicSpline
+
+    given = np.array(points, dtype=np.float64)
+    places = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(given, axis=0).T))])
+    path = CubicSpline(places, given)(np.linspace(0, places[-1], steps))
+    return (path - path[0]) * (width / np.hypot(*np.diff(path, axis=0).T).sum())
+
+
 def in_perspective(inner: Warp, corners: np.ndarray, onto: np.ndarray) -> Warp:
     """After `inner`, the plane whose corners [4, 2] lie at `corners` is seen with them at `onto`."""
     matrix = homography(corners, onto)

@@ -25,7 +25,8 @@ class Sign:
     """A rendered sign.
 
     `image` is uint8 RGB [H, W, 3], `mask` the glyph coverage, uint8 [H, W], 0..255; `lines` and `kinds` go line by
-    line; `color` and `background` are palette names; boxes follow the reading order.
+    line; `color` and `background` are palette names; boxes follow the reading order. `characters` go with
+    `character_boxes`; None: they are the letters of the lines, one by one. `stage`: of the curriculum.
     """
 
     index: int
@@ -43,6 +44,8 @@ class Sign:
     line_boxes: tuple[Box, ...]
     word_boxes: tuple[Box, ...]
     character_boxes: tuple[Box, ...]
+    characters: tuple[str, ...] | None = None
+    stage: int = 0
 
 
 def luminance(color: tuple[int, int, int]) -> float:

@@ -1,5 +1,6 @@
 """What training reads: latents and caption embeddings computed once, and the text regions of every sample."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from legible.models.conditioning import Conditioning, unpacked
 from legible.seeds import Stream, stateless_generator
 from legible.tensors import load_tensors, save_tensors
 
+CLASSES = 255  # of characters, beside the background
 TENSORS = ("latents", "boxes", "owners", "masks", "characters")
+LISTS = ("texts", "captions", "alphabet", "stages")
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,8 @@ class TrainingData:
     texts: tuple[str, ...]  # R target strings
     masks: Tensor  # uint8 [N, h, w], glyph coverage of each latent cell, 0 … 255
     characters: Tensor  # uint8 [N, 2h, 2w], 0 = background, else 1 + index in the alphabet
-
-    @property
-    def alphabet(self) -> str:
-        """Every character of the target strings, sorted; `characters` counts in it."""
-        return alphabet_of(self.texts)
+    stages: tuple[int, ...]  # samples of each stage of the curriculum, which follow one another
+    alphabet: tuple[str, ...]  # every character that has a box, sorted; empty where there are more than a byte counts
 
     def padded_lengths(self, multiple: int = 32) -> list[int]:
         """Rows of each caption, rounded up to a multiple, as transformers pad them."""
@@ -54,9 +54,10 @@ class TrainingData:
         return torch.tensor(positions, dtype=torch.long), self.boxes[rows], texts
 
 
-def alphabet_of(texts: tuple[str, ...] | list[str]) -> str:
-    """Every character that occurs in `texts`, sorted, without white space."""
-    return "".join(sorted(set("".join("".join(texts).split()))))
+def alphabet_of(characters: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """Every character of these pictures, sorted; nothing when there are more than 255, which one byte cannot count."""
+    found = tuple(sorted({character for own in characters for character in own}))
+    return found if len(found) <= CLASSES else ()
 
 
 def other_samples(count: int, seed: int) -> Tensor:
@@ -71,7 +72,7 @@ def save_training_data(path: Path, data: TrainingData) -> None:
     """Write the cache as one safetensors file, atomically."""
     tensors = {name: getattr(data, name) for name in TENSORS}
     tensors |= data.conditioning.packed("conditioning") | data.empty.packed("empty")
-    save_tensors(path, tensors, {"key": data.key, "texts": data.texts, "captions": data.captions})
+    save_tensors(path, tensors, {name: getattr(data, name) for name in ("key", *LISTS)})
 
 
 def load_training_data(path: Path) -> TrainingData:
@@ -84,8 +85,7 @@ def load_training_data(path: Path) -> TrainingData:
     try:
         return TrainingData(
             key=about["key"],
-            texts=tuple(about["texts"]),
-            captions=tuple(about["captions"]),
+            **{name: tuple(about[name]) for name in LISTS},
             conditioning=unpacked(tensors, "conditioning"),
             empty=unpacked(tensors, "empty"),
             **{name: tensors[name] for name in TENSORS},

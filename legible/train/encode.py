@@ -32,12 +32,12 @@ def encode(dataset: Path, model: Model, key: str, threads: int) -> TrainingData:
         for sample, (boxes, text) in enumerate(zip(table["line_boxes"], table["text"], strict=True))
         for box, line in zip(boxes, text.split("\n"), strict=True)
     ]
-    texts = tuple(line for _, _, line in regions)
-    alphabet = alphabet_of(texts)
-    signs = zip(ink, table["character_boxes"], table["text"], strict=True)
+    alphabet = alphabet_of(table["characters"])
+    size = (2 * height, 2 * width)
+    signs = zip(ink, table["character_boxes"], table["characters"], strict=True)
     characters = [
-        character_map(mask, boxes, "".join(text.split()), alphabet, (2 * height, 2 * width))
-        for mask, boxes, text in signs
+        character_map(mask, boxes, own, alphabet, size) if alphabet else np.zeros(size, np.uint8)
+        for mask, boxes, own in signs
     ]
     return TrainingData(
         key=key,
@@ -47,7 +47,9 @@ def encode(dataset: Path, model: Model, key: str, threads: int) -> TrainingData:
         captions=tuple(prompts),
         boxes=torch.tensor([list(map(float, box)) for _, box, _ in regions]),
         owners=torch.tensor([sample for sample, _, _ in regions]),
-        texts=texts,
+        texts=tuple(line for _, _, line in regions),
         masks=(latent_masks(torch.from_numpy(ink), images.shape[1] // height) * 255).round().to(torch.uint8),
         characters=torch.from_numpy(np.stack(characters)),
+        alphabet=alphabet,
+        stages=tuple(table["stage"].value_counts(sort=False).sort_index().tolist()),
     )

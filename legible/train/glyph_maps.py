@@ -1,5 +1,7 @@
 """Where the glyphs are, in cells of the latents: coverage and characters, for the losses that look at latents."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +23,11 @@ def latent_masks(masks: Tensor, factor: int) -> Tensor:
 
 
 def character_map(
-    mask: np.ndarray, boxes: list[list[int]], characters: str, alphabet: str, size: tuple[int, int]
+    mask: np.ndarray,
+    boxes: list[list[int]],
+    characters: Sequence[str],
+    alphabet: Sequence[str],
+    size: tuple[int, int],
 ) -> np.ndarray:
     """Which character covers which cell of a grid, uint8 [h2, w2]: 0 = background, 1 + its index in the alphabet.
 
@@ -41,9 +47,9 @@ def character_map(
     """
     unknown = [character for character in characters if character not in alphabet]
     if unknown:
-        raise UserError(f"text {characters!r}: the character {unknown[0]!r} is not in the alphabet {alphabet!r}")
+        raise UserError(f"text {''.join(characters)!r}: the character {unknown[0]!r} is not in {''.join(alphabet)!r}")
     if len(characters) != len(boxes):
-        raise UserError(f"text {characters!r}: {len(characters)} characters have {len(boxes)} character boxes")
+        raise UserError(f"text {''.join(characters)!r}: {len(characters)} characters have {len(boxes)} character boxes")
     if mask.shape[0] % size[0] or mask.shape[1] % size[1] or len(alphabet) > 255:
         raise UserError(f"a mask of {mask.shape} pixels cannot be cut into {size} cells of at most 255 classes")
     if not boxes:

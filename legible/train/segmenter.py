@@ -1,6 +1,7 @@
 """Training of the latent segmenter: on clean latents and on degraded ones, because x̂0 from one step is blurry."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ def degraded(latents: Tensor, std: Tensor, generator: torch.Generator) -> Tensor
 def train_segmenter(
     latents: Tensor,
     characters: Tensor,
-    alphabet: str,
+    alphabet: Sequence[str],
     width: int,
     steps: int,
     batch: int,

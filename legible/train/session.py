@@ -15,7 +15,7 @@ from legible.losses.view import AuxLoss
 from legible.models.family import Family
 from legible.progress import progress
 from legible.rewards.reward import RewardFunction
-from legible.seeds import Stream, sample_order, stateless_generator
+from legible.seeds import Stream, sample_order, staged_order, stateless_generator
 from legible.tensors import save_tensors
 from legible.train.anchor import Reference
 from legible.train.balance import Balance
@@ -71,8 +71,12 @@ class Session:
         # Views: they follow training.
         self.mine = {name: local(parameter.detach()) for name, parameter in task.parameters.items()}
         self.averaged = {name: part.float().clone() for name, part in self.mine.items()} if training.ema else {}
-        lengths = task.data.padded_lengths() if training.bucket else None
-        self.order = sample_order(len(task.data.latents), training.batch_size, task.seed, lengths)
+        if training.order == "stages":
+            seen = training.steps * training.batch_size * training.accumulation
+            self.order = staged_order(task.data.stages, seen, task.seed)
+        else:
+            lengths = task.data.padded_lengths() if training.bucket else None
+            self.order = sample_order(len(task.data.latents), training.batch_size, task.seed, lengths)
         self.passes = group.passes(training)
         shuffled = "shuffled" in (training.aux.targets, training.reward.targets)
         self.others = other_samples(len(task.data.latents), task.seed) if shuffled else None

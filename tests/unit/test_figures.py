@@ -296,6 +296,7 @@ def test_the_training_figure_compares_each_seed_with_its_own_control(results):
         ("best_and_worst", "images/clip_region-seed0/held_out/manifest.jsonl"),
         ("training_curves", "runs/clip_region/seed1/metrics.jsonl"),
         ("dataset", "data/train.parquet"),
+        ("dataset", "data/showcase.parquet"),
     ],
 )
 @pytest.mark.parametrize("damage", ["missing", "empty", "foreign"])

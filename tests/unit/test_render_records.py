@@ -11,11 +11,11 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
+from legible.config.render import Recipe
 from legible.errors import UserError
 from legible.render import records
 from legible.render.compose import draw
 from legible.render.exporters import EXPORTERS, PAGE, corners, export
-from legible.render.recipe import Recipe
 from legible.render.records import decoded, draw_rows, encoded, preview, read_rows, write_records
 from legible.render.scripts import known
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,14 +14,18 @@ import uharfbuzz as hb
 from bidi.algorithm import get_display
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from legible.config import Fonts
+from legible.config.render import GROUNDS, LAYOUTS, PRESETS, Recipe
 from legible.errors import UserError
+from legible.render import grounds
 from legible.render.compose import draw, drawn_face, letters_of, words_of
 from legible.render.faces import Face, open_face
-from legible.render.layout import along, arc, block_of, flat, in_perspective
+from legible.render.fonts import find_fonts
+from legible.render.layout import along, arc, block_of, flat, in_perspective, through
 from legible.render.looks import luminances
 from legible.render.raster import Outlines, fill, inks, joined, laid, within
-from legible.render.recipe import LAYOUTS, PRESETS, Recipe
 from legible.render.scripts import known, script_called, shipped_font, spelled_out
 from legible.render.shaping import LONGEST, Shaped, Unshapable, bidi_levels, scripts_of, shape, visual_runs
 from legible.render.typeset import parts_of, typeset
@@ -294,7 +299,8 @@ SMALL = {"height": 96, "width": 256, "size": (14, 30)}
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pictures_of_each_layout(layout):
     """Boxes hold the ids' pixels, words hold their clusters' text, and letters stand out."""
-    recipe = Recipe(**SMALL, texts=(1, 2), layouts={layout: 1.0}, hidden=0.3)
+    bent = {"curve": ((0, 0), (2, -0.4), (3, 0), (5, 0.3))} if layout == "curve" else {}
+    recipe = Recipe(**SMALL, texts=(1, 2), layouts={layout: 1.0}, hidden=0.3, **bent)
     for index in range(4):
         sample = draw(recipe, 5, index)
         assert sample.image.shape == (96, 256, 3)
@@ -393,7 +399,7 @@ def test_repertoires_are_what_their_standards_have():
 
 def test_a_drawn_face_is_one_of_the_scripts():
     rng = np.random.default_rng(0)
-    faces: list[Face] = [drawn_face(rng, script_called("latin")) for _ in range(40)]
+    faces: list[Face] = [drawn_face(Recipe(), rng, script_called("latin")) for _ in range(40)]
     assert {face.name for face in faces} == set(script_called("latin").fonts)
     assert len({face.axes for face in faces}) > 3
 
@@ -437,3 +443,37 @@ def test_bad_arguments_are_one_sentence(arguments, message, tmp_path):
 
 def environment() -> dict:
     return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def test_a_curve_runs_through_its_points_and_is_as_long_as_the_line():
+    given = [(0.0, 0.0), (1.0, -2.0), (3.0, 1.0), (4.0, 0.0)]
+    path = through(given, 100.0, steps=4001)
+    assert np.hypot(*np.diff(path, axis=0).T).sum() == pytest.approx(100.0)
+    scale = np.hypot(*(path[-1] - path[0])) / np.hypot(4.0, 0.0)
+    for x, y in given:
+        assert np.hypot(*(path - scale * np.array([x, y])).T).min() < 0.1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"layouts": {"curve": 1.0}}, {"layouts": {"curve": 1.0}, "curve": [(0, 0)]},
+     {"layouts": {"curve": 1.0}, "curve": [(0, 0), (0, 0)]}],
+)  # fmt: skip
+def test_a_curve_without_two_points_is_refused(settings):
+    with pytest.raises(ValidationError, match="two points or more"):
+        Recipe(**settings)
+
+
+def test_the_users_own_fonts_are_drawn_with_beside_the_scripts(tmp_path):
+    source = next(font for font in find_fonts(Fonts()) if font.name == "DejaVu Sans Bold")
+    shutil.copyfile(source.path, tmp_path / "mine.ttf")
+    recipe = Recipe(**SMALL, scripts={"cyrillic": 1.0}, fonts=(str(tmp_path),), layouts={"line": 1.0})
+    names = {draw(recipe, 0, index).lines[0].font for index in range(30)}
+    assert str(tmp_path / "mine.ttf") in names
+    assert names & set(script_called("cyrillic").fonts)
+    with pytest.raises(UserError, match="no font file and no folder with one"):
+        draw(Recipe(**SMALL, fonts=(str(tmp_path / "none"),)), 0, 0)
+
+
+def test_the_configuration_and_the_engine_name_the_same_grounds():
+    assert tuple(grounds.GROUNDS) == GROUNDS

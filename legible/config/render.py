@@ -1,14 +1,15 @@
-"""What is drawn: every element of a picture with its probability, and three named presets (a curriculum)."""
+"""What the text engine draws: every element of a picture with its probability, three named presets, a curriculum."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from legible.config.section import Fraction, NonNegative, Positive, Section
-from legible.render.grounds import GROUNDS
+from legible.config.section import Fraction, NonNegative, Positive, PositiveFloat, Section
+from legible.errors import describe
 from legible.render.scripts import known
 
-LAYOUTS = ("line", "lines", "columns", "vertical", "turned", "arc", "wave", "perspective")
+GROUNDS = ("flat", "gradient", "clouds", "stripes", "paper", "bricks", "bokeh")
+LAYOUTS = ("line", "lines", "columns", "vertical", "turned", "arc", "wave", "curve", "perspective")
 FILLS = ("flat", "gradient", "texture")
 Side = Annotated[int, Field(ge=16, le=8192, strict=True)]
 Pair = tuple[Positive, Positive]
@@ -31,7 +32,12 @@ class Recipe(Section):
     layouts: Weights = Field(
         {"line": 4, "lines": 2, "columns": 1, "vertical": 1, "turned": 1, "arc": 1, "wave": 1, "perspective": 2}
     )
-    grounds: Weights = Field({name: 1.0 for name in GROUNDS})
+    curve: tuple[tuple[float, float], ...] = Field(
+        (),
+        description="points of the layout `curve`, to the right and down, in any scale; a smooth line joins them",
+    )
+    fonts: tuple[str, ...] = Field((), description="further font files, or folders of them, beside a script's own")
+    grounds: Weights = Field(dict.fromkeys(GROUNDS, 1.0))
     photographs: str | None = Field(None, description="folder of pictures; half of the grounds are then out of them")
     fills: Weights = Field({"flat": 3, "gradient": 1, "texture": 1})
     outline: Fraction = 0.2
@@ -52,7 +58,7 @@ class Recipe(Section):
     @field_validator("layouts", "fills", "grounds", "scripts")
     @classmethod
     def some(cls, weights: dict[str, float], info: object) -> dict[str, float]:
-        allowed = {"layouts": LAYOUTS, "fills": FILLS, "grounds": tuple(GROUNDS), "scripts": tuple(known().scripts)}
+        allowed = {"layouts": LAYOUTS, "fills": FILLS, "grounds": GROUNDS, "scripts": tuple(known().scripts)}
         for name in weights:
             if name not in allowed[info.field_name]:
                 raise ValueError(f"'{name}' is not among {', '.join(allowed[info.field_name])}")
@@ -71,6 +77,8 @@ class Recipe(Section):
     def roomy(self) -> "Recipe":
         if 2 * self.margin + 8 > min(self.height, self.width):
             raise ValueError(f"margin: {self.margin} leaves no room on {self.width} × {self.height} pixels")
+        if self.layouts.get("curve") and len(set(self.curve)) < max(2, len(self.curve)):
+            raise ValueError("curve: the layout `curve` needs two points or more, all different")
         for code in self.languages:
             if not any(code in script.languages for script in known().scripts.values()):
                 raise ValueError(f"languages: '{code}' is no language of resources/scripts.yaml")
@@ -89,3 +97,40 @@ PRESETS: dict[str, dict] = {
         **PLAIN,
     },
 }
+
+
+class Stage(Section):
+    """One stage of the curriculum."""
+
+    preset: Literal["pure", "scenes", "templates"]
+    share: PositiveFloat = Field(1.0, description="of the samples, beside the other stages' shares")
+    recipe: dict[str, Any] = Field({}, description="what this stage has otherwise than the section's own recipe")
+
+
+class Render(Section):
+    """Draw the dataset with the text engine (docs/TEXT_ENGINE.md); size and number are those of `data`."""
+
+    stages: tuple[Stage, ...] = Field((Stage(preset="scenes"),), min_length=1, description="in order")
+    recipe: dict[str, Any] = Field(
+        {}, description="laid over every stage's preset: scripts, texts, layouts, grounds, outline … (Recipe)"
+    )
+    encoding: Literal["jpeg", "png"] = "png"
+
+    @model_validator(mode="after")
+    def drawable(self) -> "Render":
+        """Wrong recipes stop here, not after an hour of drawing."""
+        for number in range(len(self.stages)):
+            self.recipe_of(number, 512, 512)
+        return self
+
+    def recipe_of(self, number: int, height: int, width: int) -> Recipe:
+        """The recipe of a stage for pictures of `height` × `width` pixels."""
+        stage = self.stages[number]
+        for place, settings in (("recipe", self.recipe), (f"stages.{number}.recipe", stage.recipe)):
+            if taken := [key for key in ("height", "width") if key in settings]:
+                raise ValueError(f"{place}.{taken[0]}: the size is that of `data`; leave it out here")
+        try:
+            merged = PRESETS[stage.preset] | self.recipe | stage.recipe
+            return Recipe.model_validate({"height": height, "width": width, **merged})
+        except ValidationError as error:
+            raise ValueError(f"stage {number} ({stage.preset}): {describe(error)}") from error
