@@ -11,7 +11,7 @@ from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
 from legible.config.render import Render
 from legible.config.rewards import REWARDS, Aesthetic, CaptionClip, Hps, ImageReward, PickScore, critics_of
-from legible.config.section import Name, Natural, Section
+from legible.config.section import Fraction, Name, Natural, Section
 from legible.config.training import Anchor, Training
 from legible.errors import describe
 from legible.models.spec import spec_of
@@ -67,6 +67,9 @@ class Config(Section):
     drift: Drift | None = Field(None, description="measure image drift on prompts without text; null = not")
     reward_scores: tuple[str, ...] = Field(
         (), description="rewards by which all drawn pictures are scored, with the guards that void a gain; [] = not"
+    )
+    cer_levels: tuple[Fraction, ...] = Field(
+        (), description="draw how many steps each arm with snapshots takes to these character error rates; [] = not"
     )
     gradients: Natural = Field(0, description="samples on which each loss's gradient is measured per σ; 0 = not at all")
     regimes: dict[Name, dict[str, Any]] = Field(

@@ -1,0 +1,68 @@
+"""Letters that nano has never drawn: tokens and embeddings of their own, and nothing else changed."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoTokenizer, Qwen3Model
+
+from legible.corpus.templates import vocabulary
+from legible.corpus.words import letters_of
+from legible.fingerprint import ROOT
+from legible.models.zimage.nano import TINY, build_text_encoder
+from legible.nano.letters import add_letters, drawn_rows, further_letters
+from legible.nano.tokenizer import build_tokenizer
+
+CAPTION = 'a sign that says "{}" in bold black letters on white'
+
+
+@pytest.fixture
+def pair():
+    tokenizer = build_tokenizer(vocabulary())
+    torch.manual_seed(0)
+    return tokenizer, build_text_encoder(TINY, len(tokenizer)).eval()
+
+
+def test_without_them_no_letter_can_be_told_from_another(pair):
+    tokenizer, _ = pair
+    unknown = tokenizer.convert_tokens_to_ids("<unk>")
+    assert tokenizer(CAPTION.format("ЖЩ")).input_ids.count(unknown) == 2
+
+
+def test_each_letter_gets_a_token_and_a_row_and_the_rest_stays(pair):
+    tokenizer, encoder = pair
+    before, old = copy.deepcopy(encoder), tokenizer(CAPTION.format("HELLO"), return_tensors="pt")
+    add_letters(tokenizer, encoder, further_letters(), 7)
+    assert tokenizer.tokenize(CAPTION.format("ЖAΩ"))[4:9] == ['"', "Ж", "A", "Ω", '"']
+    new = tokenizer(CAPTION.format("HELLO"), return_tensors="pt")
+    assert torch.equal(old.input_ids, new.input_ids)
+    with torch.no_grad():
+        assert torch.equal(before(**old).last_hidden_state, encoder(**new).last_hidden_state)
+    rows = encoder.get_input_embeddings().weight
+    assert len(rows) == len(tokenizer) == encoder.config.vocab_size
+    added = rows[-len(further_letters()) :]
+    assert len({tuple(row) for row in added.tolist()}) == len(further_letters())
+    assert torch.equal(rows[: len(before.get_input_embeddings().weight)], before.get_input_embeddings().weight)
+    sizes = len(tokenizer)
+    add_letters(tokenizer, encoder, further_letters(), 7)  # they are there already
+    assert len(tokenizer) == sizes
+
+
+def test_a_new_row_is_a_letter_among_letters():
+    like = torch.randn((26, 8), generator=torch.Generator().manual_seed(1)) * 3 + 5
+    rows = drawn_rows(like, 4000, 0)
+    assert torch.allclose(rows.mean(0), like.mean(0), atol=0.25)
+    assert torch.allclose(rows.std(0), like.std(0), rtol=0.1)
+    assert torch.equal(rows, drawn_rows(like, 4000, 0))
+    assert not torch.equal(rows, drawn_rows(like, 4000, 1))
+
+
+def test_the_shipped_nano_knows_greek_and_cyrillic_capitals():
+    folder = ROOT / "resources" / "nano" / "zimage"
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = Qwen3Model.from_pretrained(folder / "text_encoder")
+    letters = letters_of("greek") + letters_of("cyrillic")
+    assert letters == further_letters()
+    ids = tokenizer.convert_tokens_to_ids(list(letters))
+    assert sorted(ids) == list(range(len(tokenizer) - len(letters), len(tokenizer)))
+    assert encoder.config.vocab_size == len(tokenizer)
