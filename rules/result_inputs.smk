@@ -54,6 +54,7 @@ def figure_inputs(wildcards):
         "images": [path for name in PROMPT_SETS for path in image_manifests([*MODELS, *CEILINGS], name)],
         "metrics": expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds),
         "curve": [f"{RESULTS}/scores/curve.csv"],
+        "reached": [f"{RESULTS}/scores/steps_to_levels.csv"],
         "drift": [f"{RESULTS}/scores/drift.csv"],
         "gradients": [f"{RESULTS}/gradients.csv"],
         "data": [f"{RESULTS}/data/train.parquet"],

@@ -70,7 +70,8 @@ rule score_curve:
         readings=curve_readings,
         runs=curve_runs,
     output:
-        f"{RESULTS}/scores/curve.csv",
+        curve=f"{RESULTS}/scores/curve.csv",
+        reached=f"{RESULTS}/scores/steps_to_levels.csv",
     log:
         f"{RESULTS}/logs/score_curve.log",
     benchmark:
@@ -82,10 +83,11 @@ rule score_curve:
         runtime="1h",
     params:
         config=as_json(**SCORED),
+        levels=list(CONFIG.cer_levels),
         code=decides("score_curve", packages=SCORING),
     shell:
         'python "$LEGIBLE"/scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}'
-        " --runs {input.runs:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --runs {input.runs:q} --output {output.curve:q} --levels {params.levels:q} --reached {output.reached:q} 2>&1 | tee {log:q}"
 
 
 rule score:

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from legible.errors import run_cli
-from legible.metrics.curve import learning_curve, read_times
+from legible.metrics.curve import learning_curve, read_times, steps_to_levels
 from legible.metrics.files import image_key, read_config, read_rows, reading_key, write_csv
 
 
@@ -19,6 +19,8 @@ def main() -> None:
     parser.add_argument("--readings", required=True, nargs="+", type=Path, help="files of scripts/read_images.py")
     parser.add_argument("--runs", required=True, nargs="+", type=Path, help="run.json files; metrics.jsonl beside them")
     parser.add_argument("--output", required=True, type=Path, help="curve.csv")
+    parser.add_argument("--levels", nargs="*", type=float, default=[], help="error rates, to say when each is reached")
+    parser.add_argument("--reached", type=Path, help="CSV: when; needs --levels")
     args = parser.parse_args()
 
     config = read_config(args.config, "scoring", "arms", "seeds")
@@ -27,6 +29,8 @@ def main() -> None:
     times = read_times(args.runs)
     curve = learning_curve(manifests, readings, times, config["scoring"], list(config["arms"]), config["seeds"])
     write_csv(args.output, curve)
+    if args.reached:
+        write_csv(args.reached, steps_to_levels(curve, args.levels))
 
 
 if __name__ == "__main__":

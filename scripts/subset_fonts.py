@@ -1,6 +1,6 @@
 """Cut the shipped fonts out of their sources: the characters of the scripts that use them, with all that shaping needs.
 
-The sources are open fonts (OFL 1.1) that `--sources` holds somewhere below it, with a licence text beside each. Where a
+The sources are open fonts that `--sources` holds somewhere below it, with a licence text beside each. Where a
 font reserves its name, it is refused: a cut-out may not bear it.
 """
 
@@ -16,9 +16,11 @@ from fontTools.ttLib import TTCollection, TTFont
 from fontTools.varLib import instancer
 
 from legible.errors import UserError, run_cli
+from legible.fingerprint import ROOT
 from legible.io import sha256_file, write_json
 from legible.render.scripts import FontEntry, known
 
+MANIFEST = ROOT / "resources" / "fonts" / "fonts.json"
 RESERVED = re.compile(r"with Reserved Font Name[s]?\s+['\"“]?([\w ]+)", re.IGNORECASE)
 
 
@@ -61,26 +63,32 @@ def cut(path: Path, entry: FontEntry, characters: str) -> tuple[bytes, dict]:
     font.save(out)
     about = {"source": path.name, "sha256": sha256_file(path), "version": names[5], "copyright": names[0]}
     lost = [c for c in characters if ord(c) not in (font.getBestCmap() or {})]
-    return out.getvalue(), {**about, "license": "OFL-1.1", "without": "".join(lost)}
+    return out.getvalue(), {**about, "license": entry.license, "without": "".join(lost)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sources", type=Path, required=True, help="folder with the fonts somewhere below it")
-    parser.add_argument("--only", nargs="*", help="names of fonts in resources/scripts.yaml; all without it")
+    parser.add_argument("--only", nargs="*", help="of these fonts in resources/scripts.yaml; default: all")
     args = parser.parse_args()
 
-    manifest: dict[str, dict] = {}
+    unknown = [name for name in args.only or () if name not in known().fonts]
+    if unknown:
+        raise UserError(
+            f"--only: '{unknown[0]}' is no font of resources/scripts.yaml; there are {', '.join(known().fonts)}"
+        )
+    manifest: dict[str, dict] = json.loads(MANIFEST.read_text(encoding="utf-8")) if args.only else {}
     for name, entry in known().fonts.items():
+        if args.only and name not in args.only:
+            continue
         users = [script for script in known().scripts.values() if name in script.fonts]
         characters = "".join(sorted({c for script in users for c in script.repertoire}))
         path = found(args.sources, entry.source)
         target = entry.file(name)
         data, manifest[name] = cut(path, entry, characters)
-        if not args.only or name in args.only:
-            target.write_bytes(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
+        target.write_bytes(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
         print(json.dumps({"font": name, "bytes": len(data), "packed": target.stat().st_size}), flush=True)
-    write_json(known().fonts[name].file(name).with_name("fonts.json"), manifest)
+    write_json(MANIFEST, manifest)
 
 
 if __name__ == "__main__":

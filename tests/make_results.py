@@ -13,6 +13,7 @@ from PIL import Image
 from legible.config import Config, Data, Fonts, Scoring
 from legible.corpus.prompts import Excluded, Prompt
 from legible.io import write_json, write_jsonl, write_text
+from legible.metrics.curve import steps_to_levels
 from legible.metrics.scores import score_images
 from legible.metrics.summary import by_training_seed, summarise
 from legible.render.dataset import render_signs, write_dataset
@@ -197,6 +198,7 @@ def write_curve(folder: Path, arms: Sequence[str], rates: dict[str, float]) -> N
     control = table[table["arm"] == "diffusion_only"].set_index(keys)["value"]
     table["delta_vs_control"] = table["value"] - control.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
     table.to_csv(folder / "scores" / "curve.csv", index=False)
+    steps_to_levels(table, [0.15, 0.01]).to_csv(folder / "scores" / "steps_to_levels.csv", index=False)
 
 
 def write_gradients(folder: Path) -> None:

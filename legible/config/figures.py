@@ -101,6 +101,20 @@ FIGURES = {
             "equal time as well."
         ),
     ),
+    "steps_to_cer": FigureEntry(
+        title="How many steps to a given error rate",
+        module="legible.figures.steps_to_cer",
+        needs=("reached", "arms"),
+        style=FigureStyle(height=4.0),
+        when=lambda config: bool(config.cer_levels) and any(config.arm(arm).snapshots for arm in config.arms),
+        caption=(
+            "After how many optimiser steps each training first lies at a character error rate or below it; fewer is "
+            "better. Between two snapshots the rate is taken to change linearly. Rings are single training seeds, the "
+            "upright line their mean; a seed that never gets there stands as an arrow at the end of its training, and "
+            "then no mean is drawn. The number is what the arm takes of the control's steps, the lowest and the "
+            "highest of the training seeds in brackets; a step with an auxiliary loss takes longer."
+        ),
+    ),
     "samples": FigureEntry(
         title="The same prompts, side by side",
         module="legible.figures.samples",

@@ -32,6 +32,7 @@ REWARDS = (
 )
 GUARDS = ("arm", "prompt_set", "guard", "value", "limit", "broken")
 CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
+REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step")
 GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")
 
 
@@ -171,6 +172,7 @@ READ = {
     "images": lambda results, arms, seeds: results / "images",
     "metrics": read_metrics,
     "curve": lambda results, arms, seeds: read_curve(results),
+    "reached": lambda results, arms, seeds: read_csv(results / "scores" / "steps_to_levels.csv", REACHED),
     "drift": lambda results, arms, seeds: read_drift(results),
     "gradients": lambda results, arms, seeds: read_gradients(results),
     "data": lambda results, arms, seeds: results / "data" / "train.parquet",

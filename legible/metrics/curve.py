@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from legible.config import Scoring
@@ -15,6 +16,7 @@ from legible.metrics.summary import columns, prompt_means, ratio, with_distance
 from legible.names import BASE, CEILINGS, CONTROL, Run, run_of
 
 COLUMNS = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value", "delta_vs_control", "n_images")
+REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "seconds")
 # Run → how many steps it took, and the seconds of training after so many steps.
 Times = Mapping[Run, tuple[int, dict[int, float]]]
 
@@ -119,3 +121,35 @@ def with_difference(curve: pd.DataFrame) -> pd.DataFrame:
     control = curve[curve["arm"] == CONTROL].set_index(at)["value"]
     difference = curve["value"] - control.reindex(pd.MultiIndex.from_frame(curve[at])).to_numpy()
     return curve.assign(delta_vs_control=difference.where(curve["arm"] != CONTROL))
+
+
+def steps_to_levels(curve: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
+    """After how many steps, and seconds, each training's error rate first lies at a level or below it (`REACHED`).
+
+    Between two snapshots the rate is taken to change linearly. What never gets there has NaN.
+
+    Args:
+        curve: rows of curve.csv.
+        levels: micro character error rates.
+    """
+    rows = []
+    for keys, own in curve.sort_values("step").groupby(["prompt_set", "engine", "arm", "training_seed"], sort=False):
+        value = own["value"].to_numpy()
+        for level in levels:
+            below = np.flatnonzero(value <= level)
+            first = int(below[0]) if len(below) else None
+            reached = {name: crossing(own[name].to_numpy(), value, first, level) for name in ("step", "seconds")}
+            rows.append(dict(zip(REACHED, (*keys, level), strict=False)) | reached)
+    order = {arm: place for place, arm in enumerate(dict.fromkeys(curve["arm"]))}
+    rows.sort(key=lambda row: (row["prompt_set"], row["engine"], -row["level"], order[row["arm"]]))
+    return pd.DataFrame(rows, columns=REACHED)
+
+
+def crossing(place: np.ndarray, value: np.ndarray, first: int | None, level: float) -> float:
+    """Where the line from the point before `first` to it crosses `level`; NaN for none, the start for the first one."""
+    if first is None:
+        return float("nan")
+    if first == 0:
+        return float(place[0])
+    share = (value[first - 1] - level) / (value[first - 1] - value[first])
+    return float(place[first - 1] + share * (place[first] - place[first - 1]))

@@ -22,6 +22,7 @@ class FontEntry(Section):
     words: tuple[str, ...] = Field(min_length=1)
     source: str
     face: str | None = None
+    license: str = "OFL-1.1"
     pin: dict[str, float] = Field({}, description="axes that the cut-out no longer has, and where they stand")
 
     def file(self, name: str, root: Path = ROOT) -> Path:

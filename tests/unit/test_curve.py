@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from legible.io import write_json, write_jsonl
+from legible.metrics.curve import steps_to_levels
 
 pytestmark = pytest.mark.slow  # whole pages, figures and bootstraps
 
@@ -117,3 +118,29 @@ def test_a_point_with_other_images_a_lost_log_and_a_snapshot_after_the_end(exper
     write_run(experiment, "ctc", 6)
     write_jsonl(experiment / "runs" / "ctc" / "seed0" / "metrics.jsonl", [{"step": 1, "seconds": 1.0}])
     assert "the metrics.jsonl of ctc-seed0 has no row of step 5" in run_script(experiment).stderr
+
+
+def test_steps_to_levels_between_snapshots_and_never():
+    rows = [
+        {
+            "prompt_set": "p",
+            "engine": "e",
+            "arm": arm,
+            "training_seed": seed,
+            "step": step,
+            "seconds": 2 * step,
+            "value": v,
+        }
+        for arm, seed, values in (("a", 0, [0.9, 0.7, 0.3, 0.35]), ("a", 1, [0.9, 0.9, 0.9, 0.8]), ("b", 0, [0.4] * 4))
+        for step, v in zip((0, 10, 20, 40), values, strict=True)
+    ]
+    found = steps_to_levels(pd.DataFrame(rows).sample(frac=1, random_state=0), [0.5, 0.3]).set_index(
+        ["arm", "training_seed", "level"]
+    )
+    assert found["step"]["a", 0, 0.5] == pytest.approx(15)
+    assert found["seconds"]["a", 0, 0.5] == pytest.approx(30)
+    assert found["step"]["a", 0, 0.3] == 20
+    assert found["step"].isna()["a", 1, 0.5]
+    assert found["step"]["b", 0, 0.5] == 0
+    assert found["step"].isna()["b", 0, 0.3]
+    assert steps_to_levels(pd.DataFrame(rows), []).empty

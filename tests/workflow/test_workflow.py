@@ -109,6 +109,7 @@ EVIDENCE = {
     "results_page": "pages/RESULTS.md",
     "drift": {"limit": 2},
     "gradients": 2,
+    "cer_levels": [0.9, 0.1],
     "segmenter": {"steps": 2, "width": 16},
     "arms": {
         "diffusion_only": {"snapshots": [1]},
@@ -230,3 +231,48 @@ def test_arms_are_trained_by_rewards_and_go_on_from_one_another(project):
     again = project.would_run(*targets)
     assert {("train_arm", f"arm={arm}, seed=0") for arm in ("reading", "both")} <= again
     assert not any("diffusion_only" in wildcards for _, wildcards in again)
+
+
+ENGINE = {
+    "experiment": "engine",
+    "data": {"train": 12, "test": 2, "height": 32, "width": 64},
+    "render": {
+        "stages": [{"preset": "pure"}, {"preset": "scenes"}],
+        "recipe": {"scripts": {"hebrew": 1.0}, "texts": [1, 1], "words": [1, 1], "size": [10, 20], "margin": 2},
+    },
+    "prompt_sets": {"short": None, "hebrew": {"path": "hebrew.jsonl"}},
+    "segmenter": {"steps": 2, "width": 16},
+    "training": {"order": "stages"},
+    "arms": {
+        "clip_region": None,
+        "letters": {"aux": {"loss": {"glyph_mask": 1.0, "char_segmentation": 1.0}, "lambda": 1.0, "every": 1}},
+    },
+    "scoring": {"judge_limit": None},
+}
+
+
+def test_the_text_engine_draws_the_data_and_a_judge_that_cannot_read_them_is_refused(project):
+    """From rendering to the report in a script that runs to the left, in two stages; RapidOCR knows no Hebrew."""
+    words = ["שלום", "ספר", "עיר"]
+    rows = [{"id": f"h{n}", "prompt": f'a sign that says "{w}"', "targets": [w]} for n, w in enumerate(words)]
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (project.folder / "hebrew.jsonl").write_text(text, encoding="utf-8")
+    (project.folder / "engine.yaml").write_text(yaml.safe_dump(ENGINE))
+    project.snakemake("--configfile", "engine.yaml")
+    results = project.folder / "results" / "engine"
+    data = pd.read_parquet(results / "data" / "train.parquet")
+    assert data["stage"].tolist() == [0] * 6 + [1] * 6
+    assert set(data["kind"]) == {"hebrew"}
+    assert not any(word in text for word in words for text in data["text"])
+    summary = pd.read_csv(results / "scores" / "summary.csv")
+    assert {"diffusion_only", "letters"} <= set(summary["arm"])
+    assert (results / "report.html").is_file()
+    judge = pd.read_csv(results / "scores" / "judges" / "rapidocr.csv")
+    assert judge["errors"].sum() > 0.5 * judge["characters"].sum()
+
+    strict = ENGINE | {"experiment": "refused", "scoring": {"judge_limit": 0.03}}
+    (project.folder / "refused.yaml").write_text(yaml.safe_dump(strict))
+    said = project.snakemake("--configfile", "refused.yaml", "--", "results/refused/report.html", check=False)
+    assert "ocr.rapidocr: it cannot judge the prompt set hebrew: of our own clean renders it gets" in said
+    assert "scoring.judge_limit is 0.03" in said
+    assert not (project.folder / "results" / "refused" / "report.html").exists()
