@@ -74,9 +74,7 @@ def main() -> None:
 
     unknown = [name for name in args.only or () if name not in known().fonts]
     if unknown:
-        raise UserError(
-            f"--only: '{unknown[0]}' is no font of resources/scripts.yaml; there are {', '.join(known().fonts)}"
-        )
+        raise UserError(f"--only: '{unknown[0]}' is none of the fonts in resources/scripts.yaml")
     manifest: dict[str, dict] = json.loads(MANIFEST.read_text(encoding="utf-8")) if args.only else {}
     for name, entry in known().fonts.items():
         if args.only and name not in args.only:

@@ -52,7 +52,7 @@ class Recipe(Section):
         3.0, description="of letters and what lies under them (WCAG)"
     )
     captions: Literal["english", "own"] = Field(
-        "english", description="english says how it looks; own = a sentence in the text's language, which does not"
+        "english", description="english says how it looks; own = in the text's language (resources/words/looks.yaml)"
     )
 
     @field_validator("layouts", "fills", "grounds", "scripts")

@@ -17,6 +17,7 @@ from legible.config.render import Recipe
 from legible.corpus.templates import PALETTE
 from legible.errors import UserError
 from legible.render import grounds
+from legible.render.captions import Said, english, own, own_ground
 from legible.render.faces import Face, font_files, open_face
 from legible.render.layout import Block, Warp, along, arc, block_of, flat, in_perspective, through
 from legible.render.looks import Look, luminances, paint
@@ -27,7 +28,6 @@ from legible.render.sign import luminance
 from legible.render.typeset import Cluster, Line, Typeset, Word, typeset
 
 TRIES = 200  # of one picture
-ENGLISH = ("a sign that says {quoted}", "a poster that reads {quoted}", "the text {quoted}", "a page with {quoted}")
 WIDEST_STRING, SHORTEST = 8, 8  # characters of a random string; pixels to the em, below which nothing is readable
 
 
@@ -108,17 +108,20 @@ def draw_once(recipe: Recipe, rng: np.random.Generator, index: int, rejected: Co
     first, second = drawn_colors(rng)
     ground = pick(rng, recipe.grounds)
     if recipe.photographs and rng.random() < 0.5:
-        picture, where = grounds.photograph(rng, height, width, recipe.photographs), "on a photograph"
+        picture, where = grounds.photograph(rng, height, width, recipe.photographs), " on a photograph"
+        ground, first = "photograph", ""
     else:
         picture = grounds.GROUNDS[ground][0](rng, height, width, PALETTE[first], PALETTE[second])
-        where = grounds.GROUNDS[ground][1].format(first=first, second=second)
+        where = " " + grounds.GROUNDS[ground][1].format(first=first, second=second)
+    if recipe.captions == "own":
+        where = own_ground([text.language for text in texts], ground, first)
     inks = [ink for text in texts for ink in text.set.inks]
     coverage, ids = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint16)
     said, lowest, before = [], 21.0, 0
     for text in texts:
         x0, y0, x1, y1 = box = text.box
         ink, numbers = laid(text.set.inks, box)
-        look, words = draw_look(recipe, rng, picture[y0:y1, x0:x1])
+        look, look_said = draw_look(recipe, rng, picture[y0:y1, x0:x1])
         contrast = paint(picture, ink, box, look, text.size, rng)
         if contrast < recipe.contrast:
             raise Rejected("letters do not stand out from the ground")
@@ -128,14 +131,18 @@ def draw_once(recipe: Recipe, rng: np.random.Generator, index: int, rejected: Co
         np.maximum(coverage[y0:y1, x0:x1], ink, out=coverage[y0:y1, x0:x1])
         before += len(text.set.inks)
         lowest = min(lowest, contrast)
-        said.append(caption_of(recipe, rng, text, words))
+        written = [line.text for line in text.set.lines]
+        if recipe.captions == "own":
+            said.append(own(rng, text.script, text.language, written, look_said))
+        else:
+            said.append(english(rng, written, text.face, text.layout, look_said))
     seen = hide(picture, texts, recipe, rng)
     photometry(picture, recipe, rng)
     clusters, written, lines = numbered(texts)
     coverage[~seen], ids[~seen] = 0, 0
     return Sample(
         index=index,
-        caption=" and ".join(said) + (f" {where}" if recipe.captions == "english" else ""),
+        caption=(" and " if recipe.captions == "english" else " · ").join(said) + where,
         image=picture,
         coverage=coverage,
         ids=ids,
@@ -280,14 +287,14 @@ def drawn_colors(rng: np.random.Generator) -> tuple[str, str]:
     return list(PALETTE)[int(first)], list(PALETTE)[int(second)]
 
 
-def draw_look(recipe: Recipe, rng: np.random.Generator, ground: np.ndarray) -> tuple[Look, dict[str, str]]:
-    """A look for a piece of ground, and its words: those before "letters" and those after."""
+def draw_look(recipe: Recipe, rng: np.random.Generator, ground: np.ndarray) -> tuple[Look, Said]:
+    """A look for a piece of ground, and what a caption says of it."""
     shades = luminances(ground[:: max(1, ground.shape[0] // 24), :: max(1, ground.shape[1] // 24)].reshape(-1, 3))
     fits = [name for name in PALETTE if stands_out(name, (shades.min(), shades.max()), recipe.contrast)]
     if not fits:
         raise Rejected("no colour stands out from the ground")
     color, other = (fits[int(i)] for i in rng.integers(0, len(fits), 2))
-    look, before, after = Look(PALETTE[color]), [color], []
+    look, before, after, effects = Look(PALETTE[color]), [color], [], []
     fill = pick(rng, recipe.fills)
     if fill == "gradient" and other != color:
         look = replace(look, second=PALETTE[other], angle=float(rng.uniform(0, 2 * np.pi)))
@@ -300,49 +307,28 @@ def draw_look(recipe: Recipe, rng: np.random.Generator, ground: np.ndarray) -> t
     chance, edge = rng.random(4), edges[int(rng.integers(len(edges)))] if edges else None
     if chance[0] < recipe.outline and edge:
         look, after = replace(look, outline=(float(rng.uniform(0.03, 0.08)), PALETTE[edge])), [f"outlined in {edge}"]
+        effects.append("outline")
     if chance[1] < recipe.shadow:
         right, down, blur = rng.uniform(0.03, 0.1, 3)
         look = replace(look, shadow=(float(right), float(down), float(blur) / 2, float(rng.uniform(0.4, 0.8))))
         after.append("with a shadow")
+        effects.append("shadow")
     if chance[2] < recipe.glow and edge:
         look = replace(look, glow=(float(rng.uniform(0.1, 0.25)), PALETTE[edge]))
         before.insert(0, "glowing")
+        effects.append("glow")
     if chance[3] < recipe.extrusion and edge:
         depth, angle = float(rng.uniform(0.05, 0.15)), float(rng.uniform(0, 2 * np.pi))
         look = replace(look, extrusion=(depth, angle, PALETTE[edge]))
         before.insert(0, "raised")
-    return look, {"before": " ".join(before), "after": " ".join(after)}
+        effects.append("extrusion")
+    return look, Said(color, " ".join(before), " ".join(after), tuple(effects))
 
 
 def stands_out(name: str, shades: tuple[float, float], contrast: float) -> bool:
     """Whether a colour has this contrast ratio to both ends of a range of luminance."""
     own = luminance(PALETTE[name])
     return all((max(own, shade) + 0.05) / (min(own, shade) + 0.05) >= contrast for shade in shades)
-
-
-PLACED = {
-    **{"line": "", "lines": "in several lines", "columns": "in two columns", "vertical": "from top to bottom"},
-    **{
-        "turned": "at a slant",
-        "arc": "along an arc",
-        "wave": "along a wave",
-        "curve": "along a curve",
-        "perspective": "seen at an angle",
-    },
-}
-
-
-def caption_of(recipe: Recipe, rng: np.random.Generator, text: Text, words: dict[str, str]) -> str:
-    """What is said of one text."""
-    quoted = " ".join(f'"{line.text}"' for line in text.set.lines)
-    if recipe.captions == "own":
-        sentences = known().scripts[text.script].sentences
-        return sentences[int(rng.integers(len(sentences)))].format(text=" ".join(line.text for line in text.set.lines))
-    weight = dict(text.face.axes).get("wght", 400.0)
-    style = ["bold"] if weight >= 600 else (["light"] if weight <= 300 else [])
-    sentence = ENGLISH[int(rng.integers(len(ENGLISH)))].format(quoted=quoted)
-    letters = " ".join((*style, words["before"], *text.face.words, "letters"))
-    return " ".join(part for part in (sentence, "in", letters, words["after"], PLACED[text.layout]) if part)
 
 
 def hide(picture: np.ndarray, texts: list[Text], recipe: Recipe, rng: np.random.Generator) -> np.ndarray:

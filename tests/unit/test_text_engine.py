@@ -18,8 +18,10 @@ from pydantic import ValidationError
 
 from legible.config import Fonts
 from legible.config.render import GROUNDS, LAYOUTS, PRESETS, Recipe
+from legible.corpus.templates import PALETTE
 from legible.errors import UserError
 from legible.render import grounds
+from legible.render.captions import looks
 from legible.render.compose import draw, drawn_face, letters_of, words_of
 from legible.render.faces import Face, open_face
 from legible.render.fonts import find_fonts
@@ -477,3 +479,24 @@ def test_the_users_own_fonts_are_drawn_with_beside_the_scripts(tmp_path):
 
 def test_the_configuration_and_the_engine_name_the_same_grounds():
     assert tuple(grounds.GROUNDS) == GROUNDS
+
+
+def test_captions_in_the_texts_own_language_say_how_it_looks():
+    """Every language with look words has one for every colour, effect and ground, and the caption holds them."""
+    for language, words in looks().items():
+        assert any(language in script.languages for script in known().scripts.values())
+        assert set(words["colors"]) == set(PALETTE)
+        assert set(words["looks"]) == {"outline", "shadow", "glow", "extrusion"}
+        assert set(words["grounds"]) == {*GROUNDS, "photograph"}
+    recipe = {**SMALL, "texts": (1, 1), "layouts": {"line": 1.0}, "grounds": {"bricks": 1.0}, "outline": 1.0}
+    for script, language in (("cyrillic", "ru"), ("arabic", "ar"), ("chinese", "zh"), ("latin", "de")):
+        settings = {**recipe, "scripts": {script: 1.0}, "languages": (language,), "captions": "own"}
+        captions = [draw(Recipe(**settings), 1, index) for index in range(3)]
+        for sample in captions:
+            assert sample.lines[0].text in sample.caption
+            if language in looks():
+                assert looks()[language]["grounds"]["bricks"] in sample.caption
+                assert any(color in sample.caption for color in looks()[language]["colors"].values())
+    english = draw(Recipe(**recipe, scripts={"cyrillic": 1.0}), 1, 0)
+    assert " letters" in english.caption
+    assert "brick wall" in english.caption
