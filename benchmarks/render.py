@@ -1,13 +1,15 @@
-"""Pictures per second and core of the text engine, next to SynthTIGER and trdg, each in an environment of its own.
+"""Pictures per second and core of the text engine, next to SynthTIGER, SynthDoG and trdg in environments of their own.
 
-python benchmarks/render.py --output FILE.json [--synthtiger FOLDER] [--environments FOLDER]
+python benchmarks/render.py --output FILE.json [--synthtiger FOLDER] [--synthdog FOLDER] [--environments FOLDER]
 
-Every case is a process with one thread that draws some pictures to warm up and then counts its own *processor* seconds.
+Every case is a process with one thread that draws some pictures to warm up and then counts its own *processor* seconds
+("processes N" counts wall seconds, of 512 × 512).
 All cases run one after the other, round by round. Legible's figures include labels, masks and encoding (JPEG, PNG);
 the others' are what their generator returns (SynthTIGER's with glyph boxes and masks, trdg's with a mask).
 
 The peers' environments are made by uv where they do not exist yet (needs a package index). SynthTIGER's fonts, textures
-and words come from a copy of its repository (clovaai/synthtiger); without one it is left out.
+and words come from a copy of its repository (clovaai/synthtiger), SynthDoG (of SynthTIGER's environment) is a folder of
+another one (clovaai/donut, synthdog/); without these they are left out.
 """
 
 import argparse
@@ -34,7 +36,8 @@ PINS = {
         ["diffimg", "arabic-reshaper", "python-bidi", "wikipedia", "pillow<10", "numpy<2"],
     ],
 }
-LEGIBLE = ("512", "1024", "64x256", "32x128", "pure 64x256", "latin 64x256")
+LEGIBLE = ("512", "templates 512", "1024", "64x256", "32x128", "pure 64x256", "latin 64x256", "latin untextured 64x256")
+LEGIBLE += ("drawn latin untextured 64x256", "processes 1", "processes 2")
 
 
 def environment(folder: Path, name: str) -> Path:
@@ -73,6 +76,9 @@ def cases(args: argparse.Namespace) -> dict[str, list[str]]:
         for kind in ("own", "plain"):
             command = [str(python), str(PEERS / "synthtiger_peer.py"), str(args.synthtiger.resolve()), kind]
             found[f"synthtiger {kind}"] = command
+    if args.synthdog:
+        python = environment(args.environments, "synthtiger")
+        found["synthdog 512"] = [str(python), str(PEERS / "synthdog_peer.py"), str(args.synthdog.resolve()), "512"]
     python = environment(args.environments, "trdg")
     return found | {f"trdg {kind}": [str(python), str(PEERS / "trdg_peer.py"), kind] for kind in ("white", "noise")}
 
@@ -81,9 +87,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True)
     parser.add_argument("--synthtiger", type=Path, help="copy of SynthTIGER's repository")
+    parser.add_argument("--synthdog", type=Path, help="copy of SynthDoG, with its English resources")
     parser.add_argument("--environments", type=Path, default=Path("/tmp/legible_peers"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=200, help="pictures of Legible and trdg; SynthTIGER's are a tenth")
+    parser.add_argument("--count", type=int, default=200, help="pictures of Legible and trdg; of others a tenth")
     args = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT)
 
@@ -93,7 +100,7 @@ def main() -> None:
     commands = cases(args)
     for number in range(args.rounds):
         for name, command in commands.items():
-            count = args.count // 10 if name.startswith("synthtiger") else args.count
+            count = args.count // 10 if name.startswith("synth") else args.count
             more = [str(count), str(max(5, count // 2)), str(number), *([words] if name.startswith("trdg") else [])]
             found = json.loads(run([*command, *more]).splitlines()[-1])
             rates.setdefault(name, []).append(found["images"] / found["seconds"])
