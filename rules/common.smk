@@ -72,7 +72,8 @@ UNSEEN = CONFIG.ocr.easyocr if CONFIG.ocr.easyocr and CONFIG.ocr.easyocr.network
 NANO = "results/nano_models"
 TWINS = ["aesthetic", "hps", "pickscore"]  # of published rewards, on top of the caption CLIP
 READERS = ["recognizer_conv", "recognizer_crnn"]
-NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", *READERS, "unet", "unet_clip", "vae"]
+FURTHER_READERS = {"cyrillic_conv": "cyrillic", "cyrillic_crnn": "cyrillic"}  # of other alphabets
+NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", *READERS, *FURTHER_READERS, "unet", "unet_clip", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]

@@ -112,6 +112,11 @@ def nano_needs(wildcards):
     return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
 
 
+def nano_prompts(wildcards):
+    """The evaluation prompts whose targets a part may not learn."""
+    return f"{HERE}resources/prompts/{FURTHER_READERS.get(wildcards.nano_part, 'held_out')}.jsonl"
+
+
 def prompt_file(wildcards):
     """The file of a prompt set."""
     return CONFIG.drift.prompts if wildcards.prompt_set == DRIFT else CONFIG.prompt_sets[wildcards.prompt_set].path

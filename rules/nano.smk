@@ -5,7 +5,7 @@ rule train_nano_part:
     """Train one nano model; checkpoints and curves stay in the work folder, so a killed training resumes."""
     input:
         needs=nano_needs,
-        prompts=f"{HERE}resources/prompts/held_out.jsonl",
+        prompts=nano_prompts,
         words=[f"{HERE}resources/words/common.txt", f"{HERE}resources/words/rare.txt"],
     output:
         f"{NANO}/{{nano_part}}.json",

@@ -32,6 +32,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     recipe = tiny() if arguments.tiny else Recipe()
+    if arguments.part in recipe.recognizers:
+        recipe = recipe.written_in(recipe.recognizers[arguments.part].script)
     plain = recipe.as_dict()
     relevant = {name: plain[name] for name in ("seed", "pool", "fonts", "data")}
     relevant |= {"scenes": plain["scenes"]} if arguments.part in SEE_SCENES else {}

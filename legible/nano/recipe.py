@@ -146,7 +146,7 @@ class Recipe:
             "cyrillic_conv": RecognizerRecipe(
                 seed=3,
                 network_params={"channels": 40, "hidden_size": 128},
-                steps=1200,
+                steps=2000,
                 margin=8.0,
                 architecture="recognizer_conv",
                 script="cyrillic",

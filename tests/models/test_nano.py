@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, CLIPModel, CLIPTextModel
 from legible.config import CaptionClip, Clip, EasyOcr, Fonts, Model, Reward
 from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.templates import PALETTE, TEMPLATES, vocabulary
+from legible.corpus.words import DIGITS, letters_of
 from legible.losses.regions import crop_regions
 from legible.models.caption_clip import open_critic
 from legible.models.clip import open_clip_model
@@ -437,13 +438,14 @@ def test_the_learning_rate_restarts_where_the_recipe_says():
     assert rates[69] == 0.125
 
 
-@pytest.mark.parametrize("name", ["recognizer_crnn", "recognizer_conv"])
-def test_the_shipped_recognizers_read(pool, tmp_path, name):
+@pytest.mark.parametrize("name", list(Recipe().recognizers))
+def test_the_shipped_recognizers_read(tmp_path, name):
     folder = shipped(f"{name}/{name}.safetensors")
-    network = recognizer.open_network(folder)
-    margin = 2.0 if Recipe().recognizers[name].margin else None  # a reader of regions, or of whole signs
+    network, own = recognizer.open_network(folder), Recipe().recognizers[name]
+    pool = held_out_pool(Recipe().written_in(own.script))
     first = Pool(pool.images[:32], pool.captions[:32], pool.texts[:32])
-    assert recognizer.measure(network, first, margin)["cer"] < 0.1
+    characters = letters_of(own.script) + DIGITS
+    assert recognizer.measure(network, characters, first, 2.0 if own.margin else None)["cer"] < 0.1  # regions, or signs
     engine = open_engine("easyocr", EasyOcr(network=str(folder)), tmp_path)
     read = [
         "".join(part.text for part in engine.read(image)) for image in judge.to_images(pool.pixels(torch.arange(16)))
@@ -461,6 +463,7 @@ def test_the_shipped_models_are_small_and_say_where_they_come_from():
     }
     rest = sizes.pop("stable_diffusion") + sizes.pop("caption_clip") + sizes.pop("stable_diffusion_clip")
     twins = sizes.pop("pickscore") + sizes.pop("hps")
+    assert sizes.pop("cyrillic_conv") + sizes.pop("cyrillic_crnn") <= 4 * 2**20
     assert sum(sizes.values()) <= 40 * 2**20
     assert rest <= 42 * 2**20
     assert twins <= 12 * 2**20
