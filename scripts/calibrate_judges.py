@@ -19,11 +19,11 @@ from legible.render.scripts import known, script_called
 def rows_of(names: list[str], sizes: list[int], count: int, cache: Path) -> list[Calibrated]:
     """Every judge of every script; a judge that is not installed is named and left out."""
     rows: list[Calibrated] = []
-    todo = [(name, engine, settings) for name in names for engine, settings in script_called(name).judges.items()]
-    for name, engine, settings in progress(todo, "calibrate", len(todo), "judge of a script"):
+    todo = [(name, engine, entry) for name in names for engine, entry in script_called(name).judges.items()]
+    for name, engine, entry in progress(todo, "calibrate", len(todo), "judge of a script"):
         try:
-            section = getattr(Ocr.model_validate({engine: settings}), engine)
-            rows += calibrate(open_engine(engine, section, cache), name, sizes, count)
+            section = getattr(Ocr.model_validate({engine: entry.settings}), engine)
+            rows += calibrate(open_engine(engine, section, cache), name, sizes, count, entry)
         except ValidationError as error:
             raise UserError(f"resources/scripts.yaml: scripts.{name}.judges: {describe(error)}") from error
         except UserError as error:

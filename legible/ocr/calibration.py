@@ -16,7 +16,7 @@ from legible.ocr import Engine, in_reading_order
 from legible.render.faces import open_face
 from legible.render.layout import block_of, flat
 from legible.render.raster import laid
-from legible.render.scripts import script_called, words_of
+from legible.render.scripts import JudgeEntry, script_called, words_of
 from legible.render.shaping import Shaped, Unshapable, shape
 from legible.render.typeset import typeset
 
@@ -44,15 +44,15 @@ class Calibrated:
 
 
 def clean_lines(
-    name: str, font: str, size: int, kind: str, count: int, margin: int
+    name: str, font: str, size: int, kind: str, count: int, margin: int, languages: Sequence[str] = ()
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Lines with their pictures; the same words for every judge. What the font cannot draw is left out."""
+    """Lines in these languages (empty: all of the script) and their pictures; what the font lacks is left out."""
     script, rng = script_called(name), np.random.default_rng((size, count, KINDS[kind]))
-    face, drawn = open_face(font), 0
+    face, drawn, spoken = open_face(font), 0, languages or script.languages
     for _ in range(20 * count):
         if drawn == count:
             return
-        listed = words_of(script.languages[int(rng.integers(len(script.languages)))])
+        listed = words_of(spoken[int(rng.integers(len(spoken)))])
         text = " ".join(listed[int(i)] for i in rng.integers(0, len(listed), KINDS[kind]))
         try:
             line = shape(text, face, script.code, script.languages[0], direction=script.direction)
@@ -74,14 +74,15 @@ def pictured(line: Shaped, size: int, margin: int) -> Image.Image:
 
 
 def calibrate(
-    engine: Engine, name: str, sizes: Sequence[int] = (24, 40), count: int = 30, margin: int = 10
+    engine: Engine, name: str, sizes: Sequence[int] = (24, 40), count: int = 30, entry: JudgeEntry | None = None
 ) -> Iterator[Calibrated]:
     """Read the clean lines of a script in each of its fonts, words and phrases, at each size (pixels to the em)."""
+    entry = entry or JudgeEntry()
     for font in script_called(name).fonts:
         for size in sizes:
             for kind in KINDS:
                 wanted = total = wrong = unread = 0
-                for text, picture in clean_lines(name, font, size, kind, count, margin):
+                for text, picture in clean_lines(name, font, size, kind, count, entry.margin, entry.languages):
                     reading = " ".join(found.text for found in in_reading_order(engine.read(picture)))
                     target, read = (characters(compared(t)) for t in (text, reading))
                     total, wanted = total + len(target), wanted + 1

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from legible.config.section import Section
+from legible.config.section import Natural, Section
 from legible.errors import UserError, describe
 from legible.fingerprint import ROOT
 
@@ -30,6 +30,14 @@ class FontEntry(Section):
         return root / "resources" / "fonts" / f"{name}.font.xz"
 
 
+class JudgeEntry(Section):
+    """A judge of a script, as it is calibrated."""
+
+    settings: dict[str, Any] = Field({}, description="as in the section ocr")
+    languages: tuple[str, ...] = Field((), description="for which it is meant; empty = all of the script")
+    margin: Natural = Field(10, description="pixels that stay free around a line")
+
+
 class Script(Section):
     """One writing system."""
 
@@ -39,7 +47,7 @@ class Script(Section):
     capitals: tuple[str, ...] = Field((), description="letters for plain signs, as characters; none where they join")
     fonts: tuple[str, ...] = Field(min_length=1)
     sentences: tuple[str, ...] = Field(min_length=1)
-    judges: dict[str, dict[str, Any]] = Field({}, description="engine → its settings, as in the section ocr")
+    judges: dict[str, JudgeEntry] = Field({}, description="engine → how it judges")
     direction: Direction = "left to right"
     vertical: bool = False
 
