@@ -32,7 +32,7 @@ rule read_ocr:
     input:
         images=expand(f"{RESULTS}/images/{{model}}/{{{{prompt_set}}}}/manifest.jsonl", model=READ_MODELS),
         network=engine_files,
-        judge=rules.check_judge.output,
+        judge=rules.check_judge.output,  # whether, not what; what was read is in the store
     output:
         expand(f"{RESULTS}/ocr/{{{{engine}}}}/{{model}}/{{{{prompt_set}}}}.jsonl", model=READ_MODELS),
     log:

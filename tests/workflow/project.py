@@ -119,5 +119,10 @@ def readings(engine: str = "rapidocr") -> set[Job]:
     return {("read_ocr", f"engine={engine}, prompt_set=short")}
 
 
+def checked(engine: str = "rapidocr") -> set[Job]:
+    """What a judge gets wrong by itself."""
+    return {("check_judge", f"engine={engine}")}
+
+
 MODELS = ("base", "diffusion_only-seed0", "clip_region-seed0", "ceiling_render", "ceiling_vae")
 SCORES = {("score_readings", ""), *figures(FROM_SCORES), ("build_report", "")}

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from project import SCORES, figures, readings
+from project import SCORES, checked, figures, readings
 
 pytestmark = pytest.mark.workflow
 
@@ -32,7 +32,7 @@ def test_one_more_engine_reads_the_images_that_are_there(project):
     def change(config: dict) -> None:
         config["ocr"]["easyocr"] = {"network": "resources/tiny/recognizer_crnn"}
 
-    assert project.changed(change) == {*readings("easyocr"), *SCORES, ("write_config", "")}
+    assert project.changed(change) == {*checked("easyocr"), *readings("easyocr"), *SCORES, ("write_config", "")}
 
 
 def test_another_clip_leaves_the_control_alone(project):
@@ -71,9 +71,9 @@ ARM = {
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("legible/ocr/rapid.py", readings() | SCORES),
+        ("legible/ocr/rapid.py", checked() | readings() | SCORES),
         ("legible/ocr/easy.py", set()),  # this engine is not in use
-        ("legible/metrics/text.py", SCORES),
+        ("legible/metrics/text.py", checked() | readings() | SCORES),
         ("legible/losses/clip_region.py", ARM),  # the control is left alone
         ("legible/models/clip.py", ARM),
         ("legible/losses/char_segmentation.py", set()),  # no arm uses it
@@ -135,7 +135,8 @@ def test_another_way_to_render_reruns_the_dataset_and_what_follows(project):
     jobs = project.edited("legible/render/sign.py", "\n\nANSWER = 42\n")
     assert {rule for rule, _ in jobs} == {
         "render_dataset", "encode_dataset", "train_arm", "generate_finetuned", "render_ceiling", "round_trip_ceiling",
-        "read_ocr", "score_readings", "plot_figure", "build_report",
+        "check_judge", "read_ocr", "score_readings", "plot_figure", "build_report",
+        "draw_showcase",  # of the dataset's figure: contrast is one formula
     }  # fmt: skip
     assert ("generate_baseline", "prompt_set=short") not in jobs
 
@@ -144,7 +145,7 @@ def test_an_upgraded_engine_reads_again(project, tmp_path):
     about = tmp_path / "rapidocr-99.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: rapidocr\nVersion: 99.0\n")
-    assert project.would_run(path=str(tmp_path)) == readings() | SCORES
+    assert project.would_run(path=str(tmp_path)) == checked() | readings() | SCORES
 
 
 def test_an_upgraded_package_that_nothing_depends_on_changes_nothing(project, tmp_path):
