@@ -12,9 +12,9 @@ rule check_judge:
         f"{RESULTS}/logs/check_judge_{{engine}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/check_judge_{{engine}}.tsv"
+    priority: 10  # what it refuses, nobody should have trained for
     conda:
         ENVIRONMENT
-    priority: 10  # what it refuses, nobody should have trained for
     resources:
         mem_mb=6000,
         runtime="2h",
