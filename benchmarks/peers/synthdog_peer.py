@@ -4,13 +4,12 @@ FOLDER is `synthdog/` of Donut's repository with its English resources; SIDE mak
 many pixels, where its own configuration draws 720 to 1024 by up to twice as much. Everything else is its own.
 """
 
-import json
 import os
 import sys
-import time
 
 import synthtiger
 import yaml
+from timing import report
 
 
 def main() -> None:
@@ -24,21 +23,7 @@ def main() -> None:
     config.update(square)
     config["document"].update(square)
     template = synthtiger.read_template("template.py", "SynthDoG", config)
-    areas = []
-
-    def draw() -> None:
-        areas.append(template.generate()["image"].shape[:2])
-
-    for _ in range(warmup):
-        draw()
-    areas.clear()
-    start = time.process_time()
-    for _ in range(count):
-        draw()
-    seconds = time.process_time() - start
-    heights, widths = zip(*areas, strict=True)
-    middle = sorted(heights)[count // 2], sorted(widths)[count // 2]
-    print(json.dumps({"seconds": seconds, "images": count, "median": middle}))
+    report(lambda: template.generate()["image"].shape[:2], count, warmup)
 
 
 main()

@@ -4,13 +4,12 @@ FOLDER is its repository; CONFIG a YAML of its example template, or "textures" a
 one with smaller textures, or without textures, visibility check and midground.
 """
 
-import json
 import os
 import sys
-import time
 
 import synthtiger
 import yaml
+from timing import report
 
 
 def settings(name: str) -> dict:
@@ -31,28 +30,17 @@ def main() -> None:
     os.chdir(folder)
     synthtiger.set_global_random_seed(seed)
     template = synthtiger.read_template("examples/synthtiger/template.py", "SynthTiger", settings(name))
-    areas = []
 
-    def draw() -> None:
+    def draw() -> tuple[int, int]:
         while True:  # as its own generator does: what fails is drawn again
             try:
                 data = template.generate()
             except Exception:
                 continue
             if data is not None:
-                areas.append(data["image"].shape[:2])
-                return
+                return data["image"].shape[:2]
 
-    for _ in range(warmup):
-        draw()
-    areas.clear()
-    start = time.process_time()
-    for _ in range(count):
-        draw()
-    seconds = time.process_time() - start
-    heights, widths = zip(*areas, strict=True)
-    middle = sorted(heights)[count // 2], sorted(widths)[count // 2]
-    print(json.dumps({"seconds": seconds, "images": count, "median": middle}))
+    report(draw, count, warmup)
 
 
 main()

@@ -4,11 +4,10 @@ KIND is "white" (plain ground) or "noise" (Gaussian noise, distorted along a sin
 high.
 """
 
-import json
 import random
 import sys
-import time
 
+from timing import report
 from trdg.generators import GeneratorFromStrings
 
 
@@ -20,16 +19,12 @@ def main() -> None:
     lines = [" ".join(random.choices(words, k=3)) for _ in range(1000)]
     more = {"background_type": 1} if kind == "white" else {"background_type": 0, "distorsion_type": 1, "blur": 1}
     drawn = iter(GeneratorFromStrings(lines, count=count + warmup, size=64, output_mask=True, **more))
-    sizes = []
-    for _ in range(warmup):
-        next(drawn)
-    start = time.process_time()
-    for _ in range(count):
+
+    def draw() -> tuple[int, int]:
         (image, _mask), _text = next(drawn)
-        sizes.append(image.size)
-    seconds = time.process_time() - start
-    middle = sorted(size[1] for size in sizes)[count // 2], sorted(size[0] for size in sizes)[count // 2]
-    print(json.dumps({"seconds": seconds, "images": count, "median": middle}))
+        return image.size[::-1]
+
+    report(draw, count, warmup)
 
 
 main()

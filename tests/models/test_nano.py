@@ -453,6 +453,13 @@ def test_the_shipped_recognizers_read(tmp_path, name):
     assert sum(a == b for a, b in zip(read, pool.texts, strict=False)) > 10
 
 
+@pytest.mark.parametrize("name", [n for n, recipe in Recipe().recognizers.items() if recipe.architecture])
+def test_a_readers_source_is_that_of_its_architecture(name):
+    """EasyOCR wants the source under the network's own name."""
+    own = Recipe().recognizers[name].architecture
+    assert (SHIPPED / name / f"{name}.py").read_bytes() == (SHIPPED / own / f"{own}.py").read_bytes()
+
+
 def test_the_shipped_models_are_small_and_say_where_they_come_from():
     for path in ("zimage/model_index.json", *(f"{n}/{n}.safetensors" for n in ("recognizer_crnn", "recognizer_conv"))):
         shipped(path)
