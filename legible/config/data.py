@@ -1,9 +1,10 @@
 """Fonts, the synthetic dataset and the prompts."""
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from legible.config.model import Scheduler
 from legible.config.section import Name, Natural, NonNegative, Positive, PositiveFloat, Section
+from legible.render.scripts import known
 
 
 class Fonts(Section):
@@ -52,6 +53,14 @@ class Data(Section):
     margin: Natural = Field(2, description="pixels that stay free on every side; text that does not fit is rejected")
     jitter: Natural = Field(0, description="largest shift from the centre, in pixels")
     contrast: PositiveFloat = Field(4.5, description="smallest WCAG contrast ratio of text and background")
+
+    @field_validator("script")
+    @classmethod
+    def written(cls, script: str) -> str:
+        allowed = [name for name, entry in known().scripts.items() if entry.capitals]
+        if script not in allowed:
+            raise ValueError(f"plain signs are written in {', '.join(allowed)}; other scripts need a section render")
+        return script
 
     @model_validator(mode="after")
     def ordered(self) -> "Data":

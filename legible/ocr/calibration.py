@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from legible.config import Scoring
 from legible.corpus.text import UNSPACED, characters, normalize
 from legible.errors import UserError
 from legible.metrics.text import edit_counts
@@ -20,7 +21,7 @@ from legible.render.scripts import JudgeEntry, script_called, words_of
 from legible.render.shaping import Shaped, Unshapable, shape
 from legible.render.typeset import typeset
 
-LIMIT = 0.03  # CER on clean lines above which a judge is no judge of a script
+LIMIT = float(Scoring().judge_limit)  # CER on clean lines above which a judge is no judge of a script
 KINDS = {"words": 1, "phrases": 3}  # → words in a line
 
 

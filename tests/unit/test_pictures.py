@@ -114,6 +114,12 @@ def test_a_wrong_recipe_stops_with_the_configuration(settings, message):
         Config(render=settings)
 
 
+@pytest.mark.parametrize("script", ["arabic", "runes"])
+def test_plain_signs_have_an_alphabet(script):
+    with pytest.raises(ValidationError, match=r"plain signs are written in latin, greek, cyrillic; other scripts need"):
+        Config(data={"script": script})
+
+
 def test_an_arm_in_stages_needs_some():
     with pytest.raises(ValidationError, match="two stages or more"):
         Config(training={"order": "stages"})
