@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from legible.config import Data, Fonts
 from legible.corpus.prompts import Excluded, Prompt, load_prompts
@@ -144,6 +145,28 @@ def test_every_shipped_prompt_can_be_drawn_as_it_says(path):
 def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess:
     command = [sys.executable, f"scripts/{script}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+CYRILLIC = {  # set → seed, targets by length
+    "cyrillic_dev": (2026, {3: 48, 4: 56, 5: 56}),
+    "cyrillic": (2027, {3: 30, 4: 60, 5: 70}),
+}
+
+
+@pytest.mark.parametrize("name", list(CYRILLIC))
+def test_the_cyrillic_sets_are_what_the_script_writes(name, tmp_path):
+    """The second one, of configs/alphabet.yaml, shares no word with the one that its settings were chosen on."""
+    seed, lengths = CYRILLIC[name]
+    settings = yaml.safe_load((ROOT / "configs" / "alphabet.yaml").read_text(encoding="utf-8"))
+    config = {"fonts": settings["fonts"], "data": {"script": "cyrillic", "length": settings["data"]["length"]}}
+    config["fonts"]["characters"] += "0123456789"
+    dev = ROOT / "resources" / "prompts" / "cyrillic_dev.jsonl"
+    more = ["--exclude", dev] if name == "cyrillic" else []
+    plan = json.dumps({"word": {str(length): count for length, count in lengths.items()}})
+    arguments = ["--config", json.dumps(config), "--prefix", "cyrillic", "--seed", seed, "--plan", plan]
+    done = run("make_prompts.py", *arguments, *more, "--output", tmp_path / "made.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made.jsonl").read_bytes() == dev.with_name(f"{name}.jsonl").read_bytes()
 
 
 def test_the_shift_set_is_what_the_script_writes(tmp_path):
