@@ -8,12 +8,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from legible.config import Ocr
+from legible.config.scripts import known, script_called
 from legible.errors import UserError, describe, run_cli
 from legible.io import atomic_path
 from legible.ocr import open_engine
 from legible.ocr.calibration import LIMIT, Calibrated, calibrate, fit_for
 from legible.progress import progress
-from legible.render.scripts import known, script_called
 
 
 def rows_of(names: list[str], sizes: list[int], count: int, cache: Path) -> list[Calibrated]:

@@ -9,8 +9,8 @@ import json
 import unicodedata
 from pathlib import Path
 
+from legible.config.scripts import known
 from legible.errors import UserError, run_cli
-from legible.render.scripts import known
 
 LENGTH = range(2, 25)  # of a word, in characters
 

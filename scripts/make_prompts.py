@@ -38,7 +38,6 @@ TRIES = 100_000
 def draw_target(rng: np.random.Generator, script: str, kind: str, length: int, excluded: list[str]) -> str:
     """A string of this kind and length that neither holds nor is held by one of `excluded`."""
     common, rare = word_lists(script)
-    listed = common + rare
     pool = [word for word in (common if kind == "word" else rare) if len(word) == length]
     if kind in ("word", "rare") and not pool:
         raise UserError(f"--plan: {kind}: no listed word has {length} letters")
@@ -48,7 +47,7 @@ def draw_target(rng: np.random.Generator, script: str, kind: str, length: int, e
         else:
             alphabet = letters_of(script) if kind == "nonword" else DIGITS
             target = "".join(alphabet[i] for i in rng.integers(0, len(alphabet), length))
-        lost = sum(target in word for word in listed)
+        lost = sum(target in word for word in common + rare)
         if lost > (MOST_WORDS_LOST if kind in ("word", "rare") else 0):
             continue
         if not any(target in other or other in target for other in excluded):

@@ -15,10 +15,10 @@ from fontTools import subset
 from fontTools.ttLib import TTCollection, TTFont
 from fontTools.varLib import instancer
 
+from legible.config.scripts import FontEntry, known
 from legible.errors import UserError, run_cli
 from legible.fingerprint import ROOT
 from legible.io import sha256_file, write_json
-from legible.render.scripts import FontEntry, known
 
 MANIFEST = ROOT / "resources" / "fonts" / "fonts.json"
 RESERVED = re.compile(r"with Reserved Font Name[s]?\s+['\"“]?([\w ]+)", re.IGNORECASE)

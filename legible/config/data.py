@@ -3,8 +3,8 @@
 from pydantic import Field, field_validator, model_validator
 
 from legible.config.model import Scheduler
+from legible.config.scripts import known
 from legible.config.section import Name, Natural, NonNegative, Positive, PositiveFloat, Section
-from legible.render.scripts import known
 
 
 class Fonts(Section):

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from legible.config.scripts import known
 from legible.config.section import Fraction, NonNegative, Positive, PositiveFloat, Section
 from legible.errors import describe
-from legible.render.scripts import known
 
 GROUNDS = ("flat", "gradient", "clouds", "stripes", "paper", "bricks", "bokeh")
 LAYOUTS = ("line", "lines", "columns", "vertical", "turned", "arc", "wave", "curve", "perspective")

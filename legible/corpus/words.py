@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from legible.config import Data
+from legible.config.scripts import script_called, words_of
 from legible.errors import UserError
-from legible.render.scripts import script_called, words_of
 
 WORD_FOLDER = Path(__file__).resolve().parents[2] / "resources" / "words"
 LATIN = "latin"

@@ -8,8 +8,8 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from legible.config.scripts import known
 from legible.corpus.words import LATIN, letters_of
-from legible.render.scripts import known
 
 
 def further_letters() -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from legible.config import Scoring
+from legible.config.scripts import JudgeEntry, script_called, words_of
 from legible.corpus.text import UNSPACED, characters, normalize
 from legible.errors import UserError
 from legible.metrics.text import edit_counts
@@ -17,7 +18,6 @@ from legible.ocr import Engine, in_reading_order
 from legible.render.faces import open_face
 from legible.render.layout import block_of, flat
 from legible.render.raster import laid
-from legible.render.scripts import JudgeEntry, script_called, words_of
 from legible.render.shaping import Shaped, Unshapable, shape
 from legible.render.typeset import typeset
 

@@ -9,11 +9,11 @@ import yaml
 from pydantic import ValidationError
 
 from legible.config.render import PRESETS, Recipe
+from legible.config.scripts import known
 from legible.errors import UserError, describe, run_cli
 from legible.io import atomic_path
 from legible.render.exporters import EXPORTERS, export
 from legible.render.records import decoded, draw_rows, encoded, preview, write_records
-from legible.render.scripts import known
 
 
 def read_recipe(args: argparse.Namespace) -> Recipe:

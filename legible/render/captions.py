@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 import yaml
 
+from legible.config.scripts import known
 from legible.fingerprint import ROOT
 from legible.render.faces import Face
-from legible.render.scripts import known
 
 LOOKS = ROOT / "resources" / "words" / "looks.yaml"
 ENGLISH = ("a sign that says {quoted}", "a poster that reads {quoted}", "the text {quoted}", "a page with {quoted}")

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from legible.config.render import Recipe
+from legible.config.scripts import Script, known, words_of
 from legible.corpus.templates import PALETTE
 from legible.errors import UserError
 from legible.render import grounds
@@ -22,7 +23,6 @@ from legible.render.faces import Face, font_files, open_face
 from legible.render.layout import Block, Warp, along, arc, block_of, flat, in_perspective, through
 from legible.render.looks import Look, luminances, paint
 from legible.render.raster import Box, Ink, laid, within
-from legible.render.scripts import Script, known, words_of
 from legible.render.shaping import Unshapable, shape
 from legible.render.sign import luminance
 from legible.render.typeset import Cluster, Line, Typeset, Word, typeset

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import uharfbuzz as hb
 
+from legible.config.scripts import known, shipped_font
 from legible.errors import UserError
 from legible.render.fonts import SUFFIXES
-from legible.render.scripts import known, shipped_font
 
 ON, CONIC, CUBIC = 1, 0, 2  # FreeType's tags of a point
 FINE = 0.12  # em: longer pieces of an outline are divided before it is bent

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from legible.config import Data, Recipe, Render
+from legible.config.scripts import known
 from legible.corpus.prompts import Excluded, Prompt
 from legible.errors import UserError
 from legible.progress import progress
@@ -22,7 +23,6 @@ from legible.render.dataset import sample_seed
 from legible.render.faces import open_face
 from legible.render.layout import block_of, flat
 from legible.render.raster import Box, laid
-from legible.render.scripts import known
 from legible.render.shaping import Unshapable, shape
 from legible.render.sign import Sign, union
 from legible.render.typeset import Line, typeset

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from legible.config.render import Recipe
+from legible.config.scripts import known
 from legible.io import atomic_path, sha256_file, write_json
 from legible.progress import progress
 from legible.render.compose import Sample, draw
 from legible.render.dataset import PICTURE, feature
-from legible.render.scripts import known
 
 CHUNK = 32  # pictures
 Encoding = Literal["jpeg", "png"]

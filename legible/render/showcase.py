@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from legible.config.render import FILLS, Recipe
+from legible.config.scripts import known
 from legible.io import atomic_path
 from legible.progress import progress
 from legible.render.compose import draw
 from legible.render.records import row_of, schema
-from legible.render.scripts import known
 
 LAYOUTS = ("line", "arc", "lines", "perspective", "wave", "turned", "columns")
 EFFECTS = {"outline": 0.4, "shadow": 0.4, "glow": 0.3, "extrusion": 0.3, "light": 0.3, "noise": 0.3}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from legible.config.scripts import known
 from legible.errors import UserError
 from legible.ocr import Engine, Reading, whole_image
 from legible.ocr.calibration import LIMIT, Calibrated, calibrate, clean_lines, compared, fit_for
-from legible.render.scripts import known
 
 SCRIPTS = list(known().scripts)
 

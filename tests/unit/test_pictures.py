@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from legible.config import Config, Data, Fonts, Kinds, Render
+from legible.config.scripts import known
 from legible.corpus.prompts import Excluded, Prompt
 from legible.corpus.text import characters
 from legible.corpus.words import in_capitals, letters_of, load_lists, word_lists
@@ -17,7 +18,6 @@ from legible.errors import UserError
 from legible.render.dataset import load_table, render_signs, write_dataset
 from legible.render.fonts import find_fonts, select_fonts
 from legible.render.pictures import draw_pictures, draw_prompt
-from legible.render.scripts import known
 from legible.seeds import staged_order
 from legible.train.data import alphabet_of
 
@@ -94,7 +94,7 @@ def test_a_prompt_is_drawn_in_the_script_of_its_letters():
 
 
 def script_words(name: str) -> list[str]:
-    from legible.render.scripts import words_of
+    from legible.config.scripts import words_of
 
     return [word for word in words_of(known().scripts[name].languages[0]) if len(characters(word)) > 1]
 

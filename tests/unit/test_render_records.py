@@ -12,12 +12,12 @@ from datasets import load_dataset
 from PIL import Image
 
 from legible.config.render import Recipe
+from legible.config.scripts import known
 from legible.errors import UserError
 from legible.render import records
 from legible.render.compose import draw
 from legible.render.exporters import EXPORTERS, PAGE, corners, export
 from legible.render.records import decoded, draw_rows, encoded, preview, read_rows, write_records
-from legible.render.scripts import known
 
 RECIPE = Recipe(height=96, width=224, size=(14, 26), texts=(1, 2), hidden=0.3)
 COUNT = 12

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from legible.config import Fonts
 from legible.config.render import GROUNDS, LAYOUTS, PRESETS, Recipe
+from legible.config.scripts import known, script_called, shipped_font, spelled_out
 from legible.corpus.templates import PALETTE
 from legible.errors import UserError
 from legible.render import grounds
@@ -28,7 +29,6 @@ from legible.render.fonts import find_fonts
 from legible.render.layout import along, arc, block_of, flat, in_perspective, through
 from legible.render.looks import luminances
 from legible.render.raster import Outlines, fill, inks, joined, laid, within
-from legible.render.scripts import known, script_called, shipped_font, spelled_out
 from legible.render.shaping import LONGEST, Shaped, Unshapable, bidi_levels, scripts_of, shape, visual_runs
 from legible.render.typeset import parts_of, typeset
 
