@@ -36,8 +36,8 @@ PINS = {
         ["diffimg", "arabic-reshaper", "python-bidi", "wikipedia", "pillow<10", "numpy<2"],
     ],
 }
-LEGIBLE = ("512", "templates 512", "1024", "64x256", "32x128", "pure 64x256", "latin 64x256", "latin untextured 64x256")
-LEGIBLE += ("drawn latin untextured 64x256", "processes 1", "processes 2")
+LEGIBLE = ("512", "templates 512", "1024", "64x256", "32x128", "pure 64x256", "latin 64x256", "latin plain 64x256")
+LEGIBLE += ("drawn latin plain 64x256", "processes 1", "processes 2")
 
 
 def environment(folder: Path, name: str) -> Path:

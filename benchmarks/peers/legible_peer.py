@@ -23,7 +23,12 @@ CASES = {
     "32x128": {"height": 32, "width": 128, "size": (12, 26), **LINE},
     "pure 64x256": {"height": 64, "width": 256, "size": (20, 50), **PRESETS["pure"], "margin": 2},
     "latin 64x256": LATIN,
-    "latin untextured 64x256": {**LATIN, "grounds": {"flat": 1, "gradient": 1}, "fills": {"flat": 3, "gradient": 1}},
+    "latin plain 64x256": {
+        **LATIN,
+        "grounds": {"flat": 1, "gradient": 1},
+        "fills": {"flat": 3, "gradient": 1},
+        "contrast": 1.0,
+    },  # without textures and without the check of contrast
 }
 
 

@@ -32,7 +32,7 @@ REWARDS = (
 )
 GUARDS = ("arm", "prompt_set", "guard", "value", "limit", "broken")
 CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
-REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step")
+REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "last")
 GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")
 
 

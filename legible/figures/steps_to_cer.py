@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -34,20 +33,21 @@ def draw(reached: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> Figu
     levels = sorted(reached["level"].unique(), reverse=True)
     figure = new_figure(style, len(rows) * max(1.2, 0.7 + 0.36 * len(order)) + 0.5)
     grid = figure.subplots(len(rows), len(levels), squeeze=False, sharex=True, sharey=True)
-    most = 1.25 * float(np.nanmax(reached["step"])) if reached["step"].notna().any() else 1.0
+    most = 1.04 * float(reached["last"].max())
     for panels, (prompt_set, engine) in zip(grid, rows, strict=True):
         for axes, level in zip(panels, levels, strict=True):
             own = select(reached, prompt_set=prompt_set, engine=engine, level=level)
             control = select(own, arm=CONTROL).set_index("training_seed")["step"]
             for y, arm in enumerate(order):
-                steps = select(own, arm=arm).set_index("training_seed")["step"]
+                mine = select(own, arm=arm).set_index("training_seed")
+                steps, ends = mine["step"], mine["last"]
                 draw_rings(axes, steps.dropna(), y, colors[arm])
                 if steps.notna().all():
-                    axes.plot([steps.mean()] * 2, [y - 0.25, y + 0.3], color=colors[arm], linewidth=2)
-                for place in range(int(steps.isna().sum())):
-                    axes.plot(0.97 * most, y + 0.1 * place, ">", ms=5, color=colors[arm], clip_on=False)
+                    axes.plot([steps.mean()] * 2, [y - 0.12, y + 0.32], color=colors[arm], linewidth=2)
+                for place, end in enumerate(ends[steps.isna()]):
+                    axes.plot(end, y + 0.1 * place, ">", ms=5, color=colors[arm], clip_on=False)
                 if words := saved(steps, control) if arm != CONTROL else missing(steps):
-                    axes.text(0.02 * most, y - 0.32, words, fontsize=SMALL, color=INK, va="center")
+                    axes.text(0.02 * most, y - 0.34, words, fontsize=SMALL, color=INK, va="center")
             axes.set_yticks(range(len(order)), list(map(arm_label, order)))
             axes.set_ylim(len(order) - 0.4, -0.6)
             axes.set_xlim(0, most)

@@ -16,7 +16,7 @@ from legible.metrics.summary import columns, prompt_means, ratio, with_distance
 from legible.names import BASE, CEILINGS, CONTROL, Run, run_of
 
 COLUMNS = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value", "delta_vs_control", "n_images")
-REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "seconds")
+REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "seconds", "last")
 # Run → how many steps it took, and the seconds of training after so many steps.
 Times = Mapping[Run, tuple[int, dict[int, float]]]
 
@@ -126,7 +126,7 @@ def with_difference(curve: pd.DataFrame) -> pd.DataFrame:
 def steps_to_levels(curve: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
     """After how many steps, and seconds, each training's error rate first lies at a level or below it (`REACHED`).
 
-    Between two snapshots the rate is taken to change linearly. What never gets there has NaN.
+    Between two snapshots the rate is taken to change linearly. What never gets there has NaN; `last` is its last step.
 
     Args:
         curve: rows of curve.csv.
@@ -139,6 +139,7 @@ def steps_to_levels(curve: pd.DataFrame, levels: Sequence[float]) -> pd.DataFram
             below = np.flatnonzero(value <= level)
             first = int(below[0]) if len(below) else None
             reached = {name: crossing(own[name].to_numpy(), value, first, level) for name in ("step", "seconds")}
+            reached["last"] = int(own["step"].iloc[-1])
             rows.append(dict(zip(REACHED, (*keys, level), strict=False)) | reached)
     order = {arm: place for place, arm in enumerate(dict.fromkeys(curve["arm"]))}
     rows.sort(key=lambda row: (row["prompt_set"], row["engine"], -row["level"], order[row["arm"]]))
