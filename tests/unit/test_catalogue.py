@@ -44,12 +44,18 @@ def test_the_configuration_has_every_figure_with_its_own_style():
         ({"gradients": 8}, {"gradient_reach"}),
         ({"gradients": 8, "arms": {"diffusion_only": {}}}, set()),  # no loss to measure
         ({"arms": {"diffusion_only": {}, "ctc": ARM | {"snapshots": [8]}}}, {"learning_curves"}),
+        (
+            {"cer_levels": [0.5], "arms": {"diffusion_only": {}, "ctc": ARM | {"snapshots": [8]}}},
+            {"learning_curves", "steps_to_cer"},
+        ),
+        ({"cer_levels": [0.5]}, set()),  # no snapshots to find a step between
         ({"arms": {"diffusion_only": {}, "ctc": {"aux": ARM["aux"] | {"balance": "cosine"}}}}, {"adaptive_weights"}),
     ],
 )
 def test_a_figure_is_drawn_where_its_measurement_is_taken(raw, more):
     config = Config.model_validate(raw)
-    always = set(FIGURES) - {"drift_tradeoff", "gradient_reach", "learning_curves", "adaptive_weights"}
+    measured = {"drift_tradeoff", "gradient_reach", "learning_curves", "steps_to_cer", "adaptive_weights"}
+    always = set(FIGURES) - measured
     assert {name for name, figure in FIGURES.items() if figure.when(config)} == always | more
 
 
