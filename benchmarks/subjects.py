@@ -12,7 +12,7 @@ from legible.config import Clip, Model
 from legible.models.clip import OpenedClip, open_clip_model
 from legible.models.conditioning import Conditioning
 from legible.models.family import ROLES, Family, empty_model, open_model
-from legible.train.data import TrainingData
+from legible.train.data import TrainingData, alphabet_of
 
 WORDS = ("BAKERY", "HOTEL", "OPEN 24", "MARKET")
 
@@ -104,6 +104,8 @@ def samples(model: Family, captions: Conditioning, height: int, width: int) -> t
         texts=words,
         masks=torch.zeros((count, *latents.shape[-2:]), dtype=torch.uint8),
         characters=torch.zeros((count, 2 * latents.shape[-2], 2 * latents.shape[-1]), dtype=torch.uint8),
+        stages=(count,),
+        alphabet=alphabet_of(words),
     )
     return data, pixels
 

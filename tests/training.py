@@ -18,7 +18,7 @@ from legible.train import session
 from legible.train.adapters import save_weights, select_parameters
 from legible.train.anchor import Reference
 from legible.train.assistant import merge_assistant
-from legible.train.data import TrainingData
+from legible.train.data import TrainingData, alphabet_of
 from legible.train.loop import train
 from legible.train.session import Place, Task
 
@@ -68,6 +68,8 @@ def small_data(
         texts=tuple(TEXTS[i % 6] for i in range(len(owners))),
         masks=torch.randint(0, 256, (count, size[0] // 4, size[1] // 4), generator=generator, dtype=torch.uint8),
         characters=torch.randint(0, 3, (count, size[0] // 2, size[1] // 2), generator=generator, dtype=torch.uint8),
+        stages=(count,),
+        alphabet=alphabet_of(TEXTS),
     )
 
 

@@ -17,7 +17,7 @@ from legible.models.family import open_model
 from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
 from legible.train.balance import Balance, scheduled
-from legible.train.data import TrainingData, alphabet_of, other_samples
+from legible.train.data import TrainingData, other_samples
 from legible.train.step import SIGMA_EDGES, by_sigma, forward_pass, norms_and_cosine
 
 CLIP = {"loss": "clip_region", "lambda": 0.3, "every": 1}
@@ -279,7 +279,3 @@ def test_an_auxiliary_loss_reaches_the_transformer_and_nothing_that_is_frozen(fo
     loss(view).sum().backward()
     assert all(parameter.grad is None for parameter in model.vae.parameters())
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.transformer.layers.parameters())
-
-
-def test_the_alphabet_is_what_the_signs_say():
-    assert alphabet_of(("BAD", "C 3")) == "3ABCD"

@@ -120,7 +120,7 @@ def test_a_saved_segmenter_comes_back_and_its_bytes_are_the_same_in_each_run(tmp
         save_segmenter(tmp_path / name, network, "AÉ{")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     opened = load_segmenter(tmp_path / "a", CPU)
-    assert opened.alphabet == "AÉ{"
+    assert opened.alphabet == tuple("AÉ{")
     assert untouched(opened.network)
     latents = random(2, 4, 3, 5, dtype=torch.float32)
     with torch.no_grad():  # both: with a gradient another kernel may run, which rounds otherwise
