@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--synthtiger", type=Path, help="copy of SynthTIGER's repository")
     parser.add_argument("--synthdog", type=Path, help="copy of SynthDoG, with its English resources")
     parser.add_argument("--environments", type=Path, default=Path("/tmp/legible_peers"))
+    parser.add_argument("--only", nargs="+", help="cases by their names; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=200, help="pictures of Legible and trdg; of others a tenth")
     args = parser.parse_args()
@@ -97,7 +98,7 @@ def main() -> None:
     words = str(ROOT / "resources" / "words" / "cldr" / "en.txt")
     rates: dict[str, list[float]] = {}
     sizes: dict[str, list[int]] = {}
-    commands = cases(args)
+    commands = {name: command for name, command in cases(args).items() if not args.only or name in args.only}
     for number in range(args.rounds):
         for name, command in commands.items():
             count = args.count // 10 if name.startswith("synth") else args.count

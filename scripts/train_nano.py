@@ -32,9 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     recipe = tiny() if arguments.tiny else Recipe()
-    if arguments.part in recipe.recognizers:
-        recipe = recipe.written_in(recipe.recognizers[arguments.part].script)
-    plain = recipe.as_dict()
+    plain = recipe.of(arguments.part).as_dict()
     relevant = {name: plain[name] for name in ("seed", "pool", "fonts", "data")}
     relevant |= {"scenes": plain["scenes"]} if arguments.part in SEE_SCENES else {}
     relevant |= {"part": (plain | plain["recognizers"] | plain["preferences"])[arguments.part]}

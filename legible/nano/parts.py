@@ -28,9 +28,10 @@ FOLDERS = {  # of the parts that have none of their own name
 
 
 def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool, small: bool) -> dict:
-    """Train `part` into its folder below `output` and return what was measured; a reader learns the recipe's script."""
+    """Train `part` into its folder below `output` and return what was measured."""
     if part in recipe.preferences:
         return train_preference(part, recipe, key, work, output)
+    recipe = recipe.of(part)
     held_out = held_out_pool(recipe)
     pool = build_pool(recipe, load_prompts(prompts_of(recipe.data.script), None), work)
     if part == "vae":

@@ -168,6 +168,10 @@ class Recipe:
         fonts = Fonts(characters=letters_of(script) + DIGITS, train=CYRILLIC_FONTS)
         return replace(self, data=self.data.model_copy(update={"script": script}), fonts=fonts)
 
+    def of(self, part: str) -> "Recipe":
+        """The recipe as one part needs it: a reader's in the script that it reads."""
+        return self.written_in(self.recognizers[part].script) if part in self.recognizers else self
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for provenance and for checkpoint keys."""
         plain = asdict(replace(self, fonts=None, data=None))  # type: ignore[arg-type]
