@@ -200,7 +200,7 @@ def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
         return model.state_dict()
     (work / part).mkdir(exist_ok=True)
     shutil.copy(SHIPPED / part / f"{part}.py", work / part)
-    changed = replace(recipe.recognizers[part], steps=STEPS, batch=2)
+    changed = replace(recipe.recognizers[part], steps=STEPS, batch=2, script="latin")  # as the pool's signs
     recognizer.train_recognizer(part, changed, pool, held_out, "key", work, work / part)
     return recognizer.open_network(work / part).state_dict()
 
