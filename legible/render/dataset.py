@@ -5,9 +5,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +20,9 @@ from legible.corpus.prompts import Excluded
 from legible.corpus.words import DIGITS, Lists, load_lists, sample_line
 from legible.errors import UserError
 from legible.io import atomic_path, sha256_file, write_json
-from legible.progress import progress
 from legible.render.fonts import Font, check_text
 from legible.render.sign import Sign, contrast_ratio, draw_sign
+from legible.render.workers import in_processes
 
 MAX_REJECTIONS = 1000
 CHUNK = 250
@@ -98,16 +96,9 @@ def render_signs(
     arguments = [(source, low, high) for low, high in bounds]
     signs: list[Sign] = []
     rejections: Counter = Counter()
-    label = f"render {split} signs (×{CHUNK})"
-    if workers == 1 or len(arguments) < 2:
-        for part, rejected in progress(map(render_chunk, arguments), label, len(arguments), "chunk"):
-            signs += part
-            rejections += rejected
-        return signs, rejections
-    with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=get_context("spawn")) as pool:
-        for part, rejected in progress(pool.map(render_chunk, arguments), label, len(arguments), "chunk"):
-            signs += part
-            rejections += rejected
+    for part, rejected in in_processes(render_chunk, arguments, workers, f"render {split} signs (×{CHUNK})"):
+        signs += part
+        rejections += rejected
     return signs, rejections
 
 

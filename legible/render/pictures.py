@@ -6,9 +6,7 @@ lines was made for, so that such a line is in the picture and the caption, but i
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
-from multiprocessing import get_context
 
 import cv2
 import numpy as np
@@ -17,7 +15,6 @@ from legible.config import Data, Recipe, Render
 from legible.config.scripts import known
 from legible.corpus.prompts import Excluded, Prompt
 from legible.errors import UserError
-from legible.progress import progress
 from legible.render.compose import SHORTEST, Sample, draw
 from legible.render.dataset import sample_seed
 from legible.render.faces import open_face
@@ -26,6 +23,7 @@ from legible.render.raster import Box, laid
 from legible.render.shaping import Unshapable, shape
 from legible.render.sign import Sign, union
 from legible.render.typeset import Line, typeset
+from legible.render.workers import in_processes
 
 CHUNK = 32
 TRIES = 100  # pictures in a row that may say an evaluation target or have no level line
@@ -54,14 +52,9 @@ def draw_pictures(
         ]
     signs: list[Sign] = []
     rejected: Counter = Counter()
-    label = f"draw {split} pictures (×{CHUNK})"
-    if workers == 1 or len(arguments) < 2:
-        for part, thrown in progress(map(draw_chunk, arguments), label, len(arguments), "chunk"):
-            signs, rejected = signs + part, rejected + thrown
-        return signs, rejected
-    with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=get_context("spawn")) as pool:
-        for part, thrown in progress(pool.map(draw_chunk, arguments), label, len(arguments), "chunk"):
-            signs, rejected = signs + part, rejected + thrown
+    for part, thrown in in_processes(draw_chunk, arguments, workers, f"draw {split} pictures (×{CHUNK})"):
+        signs += part
+        rejected += thrown
     return signs, rejected
 
 

@@ -7,8 +7,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +18,9 @@ import pyarrow.parquet as pq
 from legible.config.render import Recipe
 from legible.config.scripts import known
 from legible.io import atomic_path, sha256_file, write_json
-from legible.progress import progress
 from legible.render.compose import Sample, draw
 from legible.render.dataset import PICTURE, feature
+from legible.render.workers import in_processes
 
 CHUNK = 32  # pictures
 Encoding = Literal["jpeg", "png"]
@@ -134,12 +132,7 @@ def draw_rows(
 ) -> Iterator[tuple[list[dict], Counter]]:
     """Pictures 0 … count − 1 in chunks, in order."""
     arguments = [(recipe, seed, low, min(low + CHUNK, count), encoding) for low in range(0, count, CHUNK)]
-    label = f"draw pictures (×{CHUNK})"
-    if workers == 1 or len(arguments) == 1:
-        yield from progress(map(draw_chunk, arguments), label, len(arguments), "chunk")
-        return
-    with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(arguments)), get_context("spawn")) as pool:
-        yield from progress(pool.map(draw_chunk, arguments), label, len(arguments), "chunk")
+    return in_processes(draw_chunk, arguments, workers or os.cpu_count() or 1, f"draw pictures (×{CHUNK})")
 
 
 def write_records(
