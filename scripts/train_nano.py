@@ -1,6 +1,6 @@
 """Train one part of the nano models; resumable.
 
-Denoisers need `vae`, twins of rewards `caption_clip`, and `unet_clip` needs `unet`.
+Denoisers need `vae`, `scenery` needs `denoiser`, twins of rewards `caption_clip`, and `unet_clip` needs `unet`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from legible.nano.parts import FOLDERS, PARTS, train_part
 from legible.nano.recipe import Recipe, tiny
 from legible.provenance import environment
 
-SEE_SCENES = ("caption_clip", "unet", "unet_clip", *Recipe().preferences)
+SEE_SCENES = ("scenery", "caption_clip", "unet", "unet_clip", *Recipe().preferences)
 
 
 def main() -> None:

@@ -23,6 +23,32 @@ TEMPLATES: dict[Kind, str] = {
     "blend": "{color} turning into {background} {direction}",
     "plain": "a plain {background} ground",
 }
+# Further phrasings, with which nano's Z-Image learns the same scenes; its drift prompts use none of them.
+PHRASINGS: dict[Kind, tuple[str, ...]] = {
+    "shapes": (
+        "a {background} ground with {count} {color} {shape}",
+        "on {background} {count} {color} {shape}",
+        "{count} {shape} in {color} on a {background} ground",
+    ),
+    "dots": (
+        "a {background} ground with {color} dots",
+        "on {background} {color} dots",
+        "dots in {color} on {background}",
+    ),
+    "stripes": ("{direction} stripes in {color} and {background}",),
+    "checks": ("checks in {color} and {background}",),
+    "blend": ("{direction} {color} turning into {background}",),
+    "plain": ("a ground in plain {background}",),
+}
+# What nothing is trained with: the drift prompts, whose anchor and model know the phrasings above only.
+UNSEEN: dict[Kind, str] = {
+    "shapes": "a ground in {background} with {count} {shape} in {color}",
+    "dots": "a ground in {background} with dots in {color}",
+    "stripes": "a ground with {color} and {background} in {direction} stripes",
+    "checks": "a ground with {color} checks on {background}",
+    "blend": "a ground in {color} turning {direction} into {background}",
+    "plain": "plain {background}",
+}
 # Shapes are what an attribute check can count: half of all.
 SHARES: dict[Kind, float] = {"shapes": 0.5, "dots": 0.1, "stripes": 0.12, "checks": 0.1, "blend": 0.12, "plain": 0.06}
 COLORS = tuple(PALETTE)
@@ -42,9 +68,13 @@ class Scene:
     @property
     def caption(self) -> str:
         """Its sentence."""
+        return self.phrased(TEMPLATES[self.kind])
+
+    def phrased(self, template: str) -> str:
+        """Its sentence after one of the templates of its kind."""
         shape = SHAPES[self.shape] if self.count > 1 else self.shape
         count = COUNTS[self.count - 1] if self.count else ""
-        return TEMPLATES[self.kind].format(
+        return template.format(
             count=count, shape=shape, color=self.color, background=self.background, direction=self.direction
         )
 
@@ -64,7 +94,7 @@ def draw_scene(rng: "np.random.Generator") -> Scene:
 def scene_words() -> list[str]:
     """Every word of these captions, sorted."""
     words = {*COUNTS, *STRIPED, *BLENDED, *SHAPES, *SHAPES.values()}
-    for template in TEMPLATES.values():
+    for template in TEMPLATES.values():  # the further phrasings need no other words, or only such of signs
         words.update(re.sub(r"{\w+}", " ", template).split())
     for name in COLORS:
         words.update(name.split())

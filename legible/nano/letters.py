@@ -3,13 +3,18 @@
 Without, every such letter is `<unk>`, and no training can tell one from another.
 """
 
+from dataclasses import replace
+
 import torch
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from legible.config.scripts import known
+from legible.corpus.templates import vocabulary
 from legible.corpus.words import LATIN, letters_of
+from legible.models.family import Family
+from legible.nano.tokenizer import build_tokenizer
 
 
 def further_letters() -> str:
@@ -32,6 +37,24 @@ def add_letters(tokenizer: PreTrainedTokenizerFast, encoder: PreTrainedModel, le
         weight: Tensor = encoder.get_input_embeddings().weight
         weight[: len(rows)] = rows
         weight[len(rows) :] = drawn_rows(rows[tokenizer.convert_tokens_to_ids(list(letters_of(LATIN)))], len(new), seed)
+
+
+def with_words(model: Family, words: list[str], seed: int) -> Family:
+    """The model with a tokenizer that keeps `words` whole, too; known tokens keep their rows, new rows are drawn."""
+    old, encoder = model.tokenizer, model.text_encoder
+    tokenizer, known = build_tokenizer([*vocabulary(), *words]), old.get_vocab()
+    tokenizer.add_tokens(
+        [AddedToken(letter, normalized=False) for letter in known if letter not in tokenizer.get_vocab()]
+    )
+    rows = encoder.get_input_embeddings().weight.detach().clone()
+    tokens = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])]
+    new = iter(drawn_rows(rows[[known[word] for word in vocabulary()]], sum(t not in known for t in tokens), seed))
+    encoder.resize_token_embeddings(len(tokens), mean_resizing=False)
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight.copy_(
+            torch.stack([rows[known[token]] if token in known else next(new) for token in tokens])
+        )
+    return replace(model, tokenizer=tokenizer)
 
 
 def drawn_rows(like: Tensor, count: int, seed: int) -> Tensor:

@@ -6,22 +6,34 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPModel, CLIPTextModel, PreTrainedTokenizerFast
 
+from legible.config import Model
 from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.scenes import scene_words
 from legible.corpus.templates import vocabulary
 from legible.io import write_text
-from legible.models.family import Family
+from legible.models.family import Family, open_model
 from legible.nano import caption_clip, clip, denoiser, judge, preference, recognizer, vae
-from legible.nano.letters import add_letters, further_letters
+from legible.nano.letters import add_letters, further_letters, with_words
 from legible.nano.pool import HELD_OUT, Pool, build_pool, held_out_pool, prompts_of, retrieval_pool, with_scenes
 from legible.nano.recipe import DenoiserRecipe, Recipe
 from legible.nano.tokenizer import build_tokenizer
 
-PARTS = ("vae", "denoiser", "caption_clip", *Recipe().preferences, "unet", "unet_clip", "clip", *Recipe().recognizers)
+PARTS = (
+    "vae",
+    "denoiser",
+    "scenery",
+    "caption_clip",
+    *Recipe().preferences,
+    "unet",
+    "unet_clip",
+    "clip",
+    *Recipe().recognizers,
+)
 FOLDERS = {  # of the parts that have none of their own name
     "aesthetic": "caption_clip",
     "vae": Recipe().denoiser.family,
     "denoiser": Recipe().denoiser.family,
+    "scenery": Recipe().denoiser.family,
     "unet": Recipe().unet.family,
     "unet_clip": f"{Recipe().unet.family}_clip",
 }
@@ -117,17 +129,25 @@ def train_denoiser(
     part: str, recipe: Recipe, pool: Pool, held_out: Pool, key: str, work: Path, output: Path,
     compiled: bool, small: bool,
 ) -> dict:  # fmt: skip
-    """The denoiser and its text encoder or the denoiser alone, on the caption CLIP's text tower."""
+    """The denoiser and its text encoder, or either part of it anew: `scenery` goes on from what `denoiser` left."""
     settings: DenoiserRecipe = getattr(recipe, part)
+    family = settings.family
     autoencoder = AutoencoderKL.from_pretrained(output / recipe.denoiser.family / "vae").eval()
-    build = denoiser.builder(settings.family)
+    build = denoiser.builder(family)
+    sizes, tokens = build.TINY if small else build.SIZES, build.CAPTION_TOKENS
     torch.manual_seed(recipe.seed)
     if part == "unet":
         autoencoder = vae.without_shift(autoencoder)
-        pool = with_scenes(pool, recipe, "train", recipe.scenes)
-        model = build.build(build.TINY if small else build.SIZES, autoencoder, caption_tokenizer(build.CAPTION_TOKENS))
+        model = build.build(sizes, autoencoder, caption_tokenizer(tokens))
+    elif part == "scenery":
+        section = Model(path=str(work / family), family=family, max_sequence_length=tokens, device="cpu")
+        model = open_model(section, ("denoiser", "autoencoder", "text", "scheduler"), torch.get_num_threads())
+        model = with_words(model, scene_words(), recipe.seed)
+        denoiser.parts_of(model).requires_grad_(True)
     else:
-        model = build.build(build.TINY if small else build.SIZES, autoencoder, build_tokenizer(vocabulary()))
+        model = build.build(sizes, autoencoder, build_tokenizer(vocabulary()))
+    if part != "denoiser":
+        pool = with_scenes(pool, recipe, "train", recipe.scenes, rephrased=part == "scenery")
     shift = autoencoder.config.shift_factor or 0.0
     latents = (vae.encode_pool(autoencoder, pool) - shift) * autoencoder.config.scaling_factor
 
@@ -143,5 +163,6 @@ def train_denoiser(
     )
     if part == "denoiser":
         add_letters(model.tokenizer, model.text_encoder, further_letters(), recipe.seed)
-    build.save(model, output / settings.family)
+    # Signs alone are no model to ship: what goes on from them finds them among the work.
+    build.save(model, (work if part == "denoiser" else output) / family)
     return {"held_out_cer": cer(model, len(held_out.texts)), "signs": len(held_out.texts)}

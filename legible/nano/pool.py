@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from legible.corpus.prompts import Excluded, load_prompts
+from legible.corpus.scenes import PHRASINGS, TEMPLATES
 from legible.corpus.words import LATIN
 from legible.io import atomic_path, sha256_json
 from legible.losses.regions import crop_regions
@@ -94,11 +95,19 @@ def padded_boxes(boxes: list[tuple[Box, ...]]) -> np.ndarray:
     return padded
 
 
-def with_scenes(pool: Pool, recipe: Recipe, split: str, count: int) -> Pool:
-    """The pool and `count` pictures without text of a split ("train" or "test") behind it; their texts are empty."""
+def with_scenes(pool: Pool, recipe: Recipe, split: str, count: int, rephrased: bool = False) -> Pool:
+    """The pool and `count` pictures without text of a split ("train" or "test") behind it; their texts are empty.
+
+    Args:
+        rephrased: their captions take turns between all phrasings; without, there is one for each kind.
+    """
     pictures = draw_scenes(recipe.seed, split, count, recipe.data.height, recipe.data.width)
     images = torch.from_numpy(np.stack([picture.image for picture in pictures]).transpose(0, 3, 1, 2).copy())
     captions = [picture.scene.caption for picture in pictures]
+    if rephrased:
+        choices = [(TEMPLATES[picture.scene.kind], *PHRASINGS[picture.scene.kind]) for picture in pictures]
+        templates = [choice[place % len(choice)] for place, choice in enumerate(choices)]
+        captions = [picture.scene.phrased(template) for picture, template in zip(pictures, templates, strict=True)]
     boxes = None if pool.boxes is None else torch.cat([pool.boxes, pool.boxes.new_zeros(count, *pool.boxes.shape[1:])])
     return Pool(torch.cat([pool.images, images]), [*pool.captions, *captions], [*pool.texts, *[""] * count], boxes)
 
