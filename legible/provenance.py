@@ -14,7 +14,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from legible.config import CRITICS, HEARD, JUDGES, Model, Training, critics_of
+from legible.config import CRITICS, HEARD, JUDGES, SAMPLED, Model, Training, critics_of
 from legible.fingerprint import ROOT, code_fingerprint
 from legible.models.spec import spec_of
 
@@ -70,7 +70,8 @@ def decides_encoding(model: Model) -> dict[str, str | None]:
 
 def decides_training(model: Model, training: Training) -> dict[str, str | None]:
     """`decides` of train_arm: an arm depends on its own losses only, and on what they look with."""
-    return _decides_losses("train_arm", model, training, training.heard)
+    method = [SAMPLED[training.reward.method]] if training.reward.sampled else []
+    return _decides_losses("train_arm", model, training, training.heard, method)
 
 
 def decides_gradients(model: Model, training: Training, losses: Iterable[str]) -> dict[str, str | None]:
@@ -78,7 +79,9 @@ def decides_gradients(model: Model, training: Training, losses: Iterable[str]) -
     return _decides_losses("measure_gradients", model, training, losses)
 
 
-def _decides_losses(script: str, model: Model, training: Training, losses: Iterable[str]) -> dict[str, str | None]:
+def _decides_losses(
+    script: str, model: Model, training: Training, losses: Iterable[str], methods: Iterable[str] = ()
+) -> dict[str, str | None]:
     low = {training.optimizer, training.weights, training.quantization}
     needed = {
         "peft": training.method == "lora" or training.assistant_lora is not None,
@@ -87,6 +90,7 @@ def _decides_losses(script: str, model: Model, training: Training, losses: Itera
     }
     critics = [CRITICS[name] for name in critics_of(losses)]
     modules = [spec_of(model.family).module, *(HEARD[loss].module for loss in losses), *(c.module for c in critics)]
+    modules += methods
     packages = [package for critic in critics for package in critic.packages]
     return decides(script, modules, [*DIFFUSION, *packages, *(name for name, used in needed.items() if used)])
 

@@ -25,6 +25,9 @@ class Stream(IntEnum):
     ROUNDING = 8  # stochastic, of bfloat16 weights
     BUCKETS = 9  # order of forward passes of captions of one length
     PROMPT_DROPOUT = 10  # per sample of a step
+    GROUP_NOISE = 31  # of a sampled picture, per member of a prompt's group; with an SDE also of its steps
+    GROUP_LEVELS = 32  # levels and noise at which it is trained on
+    GROUP_STEPS = 33  # which of the sampler's steps are trained on
 
 
 def stateless_generator(*parts: int) -> torch.Generator:

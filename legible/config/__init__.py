@@ -14,6 +14,7 @@ from legible.config.render import Recipe, Render
 from legible.config.rewards import (
     HEARD,
     REWARDS,
+    SAMPLED,
     Aesthetic,
     CaptionClip,
     Hps,
@@ -34,6 +35,7 @@ __all__ = [  # every section is imported from here
     "LOSSES",
     "NO_TEXT",
     "REWARDS",
+    "SAMPLED",
     "Aesthetic",
     "Anchor",
     "AnchorTerm",

@@ -14,6 +14,13 @@ LOSSES = {
     "glyph_mask": "the diffusion loss once more, on the glyphs' pixels alone; nothing is decoded, no model judges",
     "char_segmentation": "a small frozen network must find each character in its place, in the latent itself",
 }
+# Method (training.reward.method) that uses the rewards' values only → what it is.
+METHODS = {
+    "grpo": "by Flow-GRPO",
+    "nft": "by DiffusionNFT",
+    "dpo": "by Diffusion-DPO",
+    "best_of_n": "by rejection sampling",
+}
 NEVER_NAMED = (
     "aux",
     "reward",
@@ -72,6 +79,8 @@ def describe_rewards(reward: Mapping) -> str:
     parts = ["rewards " + " + ".join(f"{weight:g} · {name}" for name, weight in reward["weights"].items())]
     if reward.get("method") == "direct":
         parts.append("on one prediction from noisy real pictures")
+    elif reward.get("method") in METHODS:
+        parts.append(f"{METHODS[reward['method']]}, {reward['group']} pictures a prompt in {reward['steps']} steps")
     else:
         parts.append(f"through the last {reward['last']} of {reward['steps']} sampling steps")
     if reward.get("guidance_scale", 0) > 0:
