@@ -342,7 +342,7 @@ def test_the_best_is_picked_and_trained_on_by_the_diffusion_loss(folders, data):
 
 @dataclass(frozen=True)
 class Known:
-    """A flow from noise to x0 ~ N(mean, SPREAD²), its velocity in closed form. The mean is trained; latents are images."""
+    """A flow from noise to x0 ~ N(mean, SPREAD²), velocity in closed form; its mean is trained; latents are images."""
 
     mean: torch.nn.Parameter  # [3, 1, 1]
     device: torch.device = CPU
