@@ -69,7 +69,7 @@ def draw(
             for arm in order:
                 axes.plot(cost[arm], ends[arm], looks[arm][1], color=looks[arm][0], ms=5)
             light_grid(axes, "both")
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.08 * max(cost.values()) or 1)
             axes.xaxis.set_major_locator(MaxNLocator(3))
         panels[0].set_ylim(0, 1.05 * own["value"].max())
         panels[0].set_title(
