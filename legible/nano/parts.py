@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPModel, CLIPTextModel, PreTrainedTokenizerFast
@@ -11,6 +12,7 @@ from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.scenes import scene_words
 from legible.corpus.templates import vocabulary
 from legible.io import write_text
+from legible.metrics.attributes import ATTRIBUTES, by_picture
 from legible.models.family import Family, open_model
 from legible.nano import caption_clip, clip, denoiser, judge, preference, recognizer, vae
 from legible.nano.letters import add_letters, further_letters, with_words
@@ -18,6 +20,7 @@ from legible.nano.pool import HELD_OUT, Pool, build_pool, held_out_pool, prompts
 from legible.nano.recipe import DenoiserRecipe, Recipe
 from legible.nano.tokenizer import build_tokenizer
 
+NO_TEXT = "resources/prompts/no_text.jsonl"
 PARTS = (
     "vae",
     "denoiser",
@@ -165,4 +168,19 @@ def train_denoiser(
         add_letters(model.tokenizer, model.text_encoder, further_letters(), recipe.seed)
     # Signs alone are no model to ship: what goes on from them finds them among the work.
     build.save(model, (work if part == "denoiser" else output) / family)
-    return {"held_out_cer": cer(model, len(held_out.texts)), "signs": len(held_out.texts)}
+    measured = {"held_out_cer": cer(model, len(held_out.texts)), "signs": len(held_out.texts)}
+    return measured | (measure_scenery(model, recipe, settings, work) if part == "scenery" else {})
+
+
+def measure_scenery(model: Family, recipe: Recipe, settings: DenoiserRecipe, work: Path) -> dict:
+    """Pictures without text: on prompts of unseen scenes and sentences, is there text, and is there what they name?"""
+    prompts = load_prompts(NO_TEXT, text=False)
+    size = recipe.data.height, recipe.data.width
+    images = judge.sample_signs(model, [prompt.prompt for prompt in prompts], size, settings.sampling_steps)
+    ids = [prompt.id for prompt in prompts]
+    found = by_picture(np.stack([np.asarray(image) for image in images]), ids, {p.id: p for p in prompts})
+    right = {f"right_{attribute}": float(found[attribute].mean()) for attribute in ("all", *ATTRIBUTES)}
+    return {
+        "pictures_without_text": len(images),
+        "of_these_with_text": float(np.mean(judge.shows_text(images, work))),
+    } | right
