@@ -207,7 +207,7 @@ def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
     return recognizer.open_network(work / part).state_dict()
 
 
-# The denoiser's loop is the UNet's and the scenery's, both CLIPs on captions have one, and so have all twins of rewards.
+# The denoiser's loop is the UNet's and the scenery's; both CLIPs on captions have one, so have the twins of rewards.
 @pytest.mark.parametrize(
     "part", [part for part in PARTS if part not in ("scenery", "unet", "unet_clip", "aesthetic", "hps")]
 )
