@@ -150,7 +150,8 @@ def train_denoiser(
     else:
         model = build.build(sizes, autoencoder, build_tokenizer(vocabulary()))
     if part != "denoiser":
-        pool = with_scenes(pool, recipe, "train", recipe.scenes, rephrased=part == "scenery")
+        half, third = len(pool.texts), recipe.scenes
+        pool = with_scenes(pool, recipe, "train", *((half, True) if part == "scenery" else (third,)))
     shift = autoencoder.config.shift_factor or 0.0
     latents = (vae.encode_pool(autoencoder, pool) - shift) * autoencoder.config.scaling_factor
 

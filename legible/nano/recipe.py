@@ -112,10 +112,8 @@ class Recipe:
     )
     vae: VaeRecipe = VaeRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
-    scenery: DenoiserRecipe = (
-        DenoiserRecipe(  # the denoiser goes on, with pictures without text: a third of its samples
-            steps=2000, learning_rate=1e-3, warmup=100, decay=1200, restarts=(), short_until=0
-        )
+    scenery: DenoiserRecipe = DenoiserRecipe(  # the denoiser goes on; half of what it sees are pictures without text
+        steps=5600, learning_rate=1.5e-3, warmup=100, decay=1200, restarts=(2000,), short_until=0
     )
     clip: ClipRecipe = ClipRecipe()
     caption_clip: CaptionClipRecipe = CaptionClipRecipe()
