@@ -69,7 +69,7 @@ def draw(validation: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> F
     axes.set_ylabel("character error rate   ← better")
     prompts = int(validation["prompts"].iloc[0])
     axes.set_title(
-        f"{prompts} validation prompts; mean over seeds (thin: single seeds), rings: best of each; dotted: before training",
+        f"{prompts} validation prompts; mean over seeds (thin: single ones), rings: best of each; dotted: untrained",
         loc="left",
         fontsize=9,
     )
