@@ -268,8 +268,13 @@ def open_validator(
         files: `legible.train.key.used_files`.
 
     Raises:
-        UserError: the prompts, the judge or a part of the model cannot be opened, or the judge is what is listened to.
+        UserError: the prompts, the judge or a part of the model cannot be opened, the judge is what is listened to, or
+            the model as it trains is not the one that will be saved, or cannot draw.
     """
+    if training.sharded or training.assistant_lora or training.quantization != "none":
+        raise UserError(
+            "validation: not with sharded weights, an assistant_lora or a quantised base; leave one of both out"
+        )
     settings: Validation = config["validation"]
     judge, generation = getattr(config["ocr"], settings.judge), config["generation"]
     check_apart(settings.judge, judge, files.get("reader", {}))
