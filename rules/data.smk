@@ -46,6 +46,7 @@ rule render_dataset:
     input:
         fonts=rules.inspect_fonts.output.manifest,
         prompts=[CONFIG.prompt_sets[name].path for name in PROMPT_SETS],
+        validation=[CONFIG.validation.prompts] if CONFIG.validation else [],
         words=word_files(),
     output:
         train=f"{RESULTS}/data/train.parquet",
@@ -63,10 +64,11 @@ rule render_dataset:
     params:
         config=as_json(fonts=part("fonts"), data=part("data"), **ENGINE_PART),
         folder=output_folder,
+        validation=["--validation", CONFIG.validation.prompts] if CONFIG.validation else [],
         code=decides("render_dataset", ENGINE_CODE, [*RENDERING, *(ENGINE_PACKAGES if CONFIG.render else [])]),
     shell:
         'python "$LEGIBLE"/scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
-        " --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
+        " {params.validation:q} --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
 
 
 rule draw_showcase:

@@ -17,13 +17,14 @@ def arm_config(wildcards):
         **{name: part(name) if name in critics else {} for name in ("clip", "reader")},
         **{name: part(name) for name in critics if name not in ("clip", "reader", "segmenter")},
         training=training.model_dump(mode="json", by_alias=True),
-        generation=part("generation", "steps"),
+        generation=part("generation", *(["steps"] if not CONFIG.validation else WATCHED_GENERATION)),
+        **watched_sections(),
     )
 
 
 def arm_code(wildcards):
     """The code and the versions that decide one arm's training."""
-    return decides_training(CONFIG.model, CONFIG.arm(wildcards.arm))
+    return decides_training(CONFIG.model, CONFIG.arm(wildcards.arm), CONFIG.validation)
 
 
 def arm_start(wildcards):
@@ -42,7 +43,7 @@ def arm_models(wildcards):
     training = CONFIG.arm(wildcards.arm)
     text = model_files("text") if training.text_trained else []
     assistant = [training.assistant_lora] if training.assistant_lora else []
-    return loss_models(training.heard) + text + assistant
+    return loss_models(training.heard) + text + assistant + watched_files()
 
 
 def loss_models(losses):

@@ -52,7 +52,10 @@ def figure_inputs(wildcards):
         "seeds": [f"{RESULTS}/scores/seeds.csv"],
         "scores": [f"{RESULTS}/scores/scores.parquet"],
         "images": [path for name in PROMPT_SETS for path in image_manifests([*MODELS, *CEILINGS], name)],
-        "metrics": expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds),
+        **dict.fromkeys(
+            ("metrics", "validation"),
+            expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds),
+        ),
         "curve": [f"{RESULTS}/scores/curve.csv"],
         "reached": [f"{RESULTS}/scores/steps_to_levels.csv"],
         "drift": [f"{RESULTS}/scores/drift.csv"],

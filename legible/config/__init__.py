@@ -24,6 +24,7 @@ from legible.config.rewards import (
 )
 from legible.config.section import Section
 from legible.config.training import Anchor, AnchorTerm, Aux, Lora, SigmaSampling, Training
+from legible.config.validation import Validation
 from legible.errors import describe
 
 __all__ = [  # every section is imported from here
@@ -68,6 +69,7 @@ __all__ = [  # every section is imported from here
     "SigmaSampling",
     "Tesseract",
     "Training",
+    "Validation",
     "check_page",
     "critics_of",
     "describe",

@@ -1,6 +1,6 @@
 """The whole configuration, one pydantic model: unknown keys, wrong types and impossible values stop at once."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -13,8 +13,11 @@ from legible.config.render import Render
 from legible.config.rewards import REWARDS, Aesthetic, CaptionClip, Hps, ImageReward, PickScore, critics_of
 from legible.config.section import Fraction, Name, Natural, Section
 from legible.config.training import Anchor, Training
+from legible.config.validation import Validation
 from legible.errors import describe
 from legible.models.spec import spec_of
+
+READS = {"ctc", "recognizer_feature", "reading"}  # losses and rewards that listen to the reader
 
 
 class Config(Section):
@@ -64,6 +67,12 @@ class Config(Section):
     )
     seeds: tuple[Natural, ...] = Field((0, 1), description="training seeds per arm", min_length=1)
     anchor: Anchor = Anchor()
+    validation: Validation | None = Field(
+        None, description="e.g. {every: 16}: draw and read pictures while arms train; null = not"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="also write each run's log for tensorboard, wandb (offline), where installed; [] = not"
+    )
     drift: Drift | None = Field(None, description="measure image drift on prompts without text; null = not")
     reward_scores: tuple[str, ...] = Field(
         (), description="rewards by which all drawn pictures are scored, with the guards that void a gain; [] = not"
@@ -133,7 +142,7 @@ class Config(Section):
             raise ValueError("ocr: at least one engine is needed")
         judges = [engine.network if isinstance(engine, EasyOcr) else "" for engine in self.engines().values()]
         for name in self.arms:
-            own_reader = {"ctc", "recognizer_feature", "reading"} & set(self.arm(name).heard)
+            own_reader = READS & set(self.arm(name).heard)
             if own_reader and set(judges) == {self.reader.network}:
                 raise ValueError(f"arms.{name}: its own reader ({self.reader.network}) is the only judge; add rapidocr")
         return self
@@ -155,6 +164,35 @@ class Config(Section):
             )
         if "lora" in self.arms[name] and training.method != "lora":
             raise ValueError(f"arms.{name}.lora: method is {training.method}; set method: lora, or leave lora out")
+
+    @model_validator(mode="after")
+    def watchable(self) -> "Config":
+        """Validation draws what the finished run would, and reads it with a network that no arm listens to."""
+        if self.validation is None:
+            return self
+        judge = self.engines().get(self.validation.judge)
+        if judge is None:
+            known = ", ".join(self.engines())
+            raise ValueError(f"validation.judge: '{self.validation.judge}' is no engine of `ocr`; there are {known}")
+        for name in self.arms:
+            training = self.arm(name)
+            if READS & set(training.heard) and getattr(judge, "network", None) == self.reader.network:
+                raise ValueError(f"validation.judge: arms.{name} listens to its network ({self.reader.network})")
+            if training.sharded:
+                raise ValueError(
+                    f"arms.{name}.parallel: shard cannot draw pictures; choose replicate, or no validation"
+                )
+            if training.assistant_lora or training.quantization != "none":
+                raise ValueError(
+                    f"arms.{name}: with an assistant_lora or a quantised base, pictures drawn while training are not "
+                    "those of the finished run; leave it out, or set validation: null"
+                )
+            if training.snapshots and self.validation.chooses:
+                raise ValueError(
+                    f"arms.{name}.snapshots: learning curves end with the last step, but validation chooses another; "
+                    "set snapshots: [], or validation.keep: last and patience: null"
+                )
+        return self
 
     def check_start(self, name: str) -> None:
         """An arm may go on from another one that leaves full weights, and not in a circle."""

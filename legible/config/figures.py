@@ -190,6 +190,20 @@ FIGURES = {
             "before it is multiplied by λ."
         ),
     ),
+    "validation_curves": FigureEntry(
+        title="Spelling while it trained",
+        module="legible.figures.validation_curves",
+        needs=("validation", "arms"),
+        style=FigureStyle(height=4.0),
+        when=lambda config: config.validation is not None,
+        on_results_page=False,
+        caption=(
+            "Character error rate on the validation prompts, as one judge read the pictures while each arm trained; "
+            "lower is better. Strong lines are means over training seeds as far as all of them got, thin ones single "
+            "seeds; a ring marks each seed's best evaluation. These prompts are few and no scored prompt is among "
+            "them: they say when to stop, not how well an arm spells, and a lowest point is low by luck, too."
+        ),
+    ),
     "dataset": FigureEntry(
         title="What it was trained on",
         module="legible.figures.dataset",

@@ -14,6 +14,7 @@ from legible.metrics.files import read_rows
 from legible.metrics.scores import score_images
 from legible.metrics.summary import columns, prompt_means, ratio, with_distance
 from legible.names import BASE, CEILINGS, CONTROL, Run, run_of
+from legible.train.log import steps_of
 
 COLUMNS = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value", "delta_vs_control", "n_images")
 REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "seconds", "last")
@@ -31,7 +32,7 @@ def read_times(paths: Iterable[Path]) -> Times:
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}: a run.json with arm, seed and training.steps is needed") from error
         # Rows count steps from 0: the one of step k − 1 is written when k steps are done.
-        done = {row["step"] + 1: row["seconds"] for row in read_rows(path.parent / "metrics.jsonl")}
+        done = {row["step"] + 1: row["seconds"] for row in steps_of(read_rows(path.parent / "metrics.jsonl"))}
         times[key] = (steps, {0: 0.0} | done)
     return times
 

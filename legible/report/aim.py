@@ -45,6 +45,7 @@ class EqualTime:
 def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], arm: str, prompt_set: str) -> Condition:
     """Is the micro CER at least 40 % below the own control's for every engine, at the same number of steps?
 
+    Where validation chose the weights of a step (the control's, too), both trained for as many; the words say which.
     Met only when every interval as a whole lies there; not shown when the values do, but an interval reaches out.
     """
     rows = claims(summary)
@@ -56,14 +57,36 @@ def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], ar
         for r in rows.itertuples()
     )
     words += against(control)
-    steps = {name: {run["steps"] for (own, _), run in runs.items() if own == name} for name in (arm, control)}
-    if steps[arm] != steps[control]:
-        own, other = (", ".join(map(str, sorted(steps[name]))) for name in (arm, control))
-        return Condition(NOT_MET, f"{words}; but {own} steps against {other}")
+    mine, theirs = ([run for (name, _), run in runs.items() if name == each] for each in (arm, control))
+    stopped = {run["steps"] for run in mine} != {run["steps"] for run in theirs}
+    if stopped:
+        words += f"; but {counted_steps(mine, 'steps')} steps against {counted_steps(theirs, 'steps')}"
+    if stopped and not by_one_rule([*mine, *theirs]):
+        return Condition(NOT_MET, words)
+    if chosen_best([*mine, *theirs]):
+        steps = [counted_steps(own, "best_step") for own in (mine, theirs)]
+        words += f"; weights chosen by validation, of step {steps[0]} against {steps[1]}"
     if not (rows["relative_delta"] <= GOAL).all():
         return Condition(NOT_MET, words)
-    state = MET if (rows["relative_high"] <= GOAL).all() else NOT_SHOWN
+    # Stopped early by one rule, the two trained for unequal times: that shows nothing at equal steps.
+    state = MET if (rows["relative_high"] <= GOAL).all() and not stopped else NOT_SHOWN
     return matched(Condition(state, words), rows["control_differs"].iloc[0])
+
+
+def counted_steps(runs: Sequence[Mapping], key: str) -> str:
+    """The different values of a number of steps in run.json, in order."""
+    return ", ".join(map(str, sorted({run[key] for run in runs})))
+
+
+def by_one_rule(runs: Sequence[Mapping]) -> bool:
+    """Whether all runs could end early, by the same validation, within as many steps."""
+    rules = [(run.get("validation"), run["training"]["steps"]) if run.get("validation") else None for run in runs]
+    return all(rule is not None and rule == rules[0] and rule[0].get("patience") for rule in rules)
+
+
+def chosen_best(runs: Sequence[Mapping]) -> bool:
+    """Whether validation chose any run's weights among those of several steps."""
+    return any((run.get("validation") or {}).get("keep") == "best" for run in runs)
 
 
 def against(control: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from legible.config import Config
-from legible.figures.labels import engine_label
+from legible.figures.labels import arm_label, engine_label
 
 # Loss (training.aux.loss) → what it asks of the decoded picture.
 LOSSES = {
@@ -122,3 +122,31 @@ def describe_drift(lettered: Mapping[str, tuple[int, int]]) -> str:
     if not any(some for some, _ in lettered.values()):
         return f"The judges read nothing in the base model's pictures of the prompts without text ({counts})."
     return f"The judges read text in the base model's own pictures of the prompts without text ({counts}): {limit}."
+
+
+def describe_validation(config: Config, runs: Mapping[tuple[str, int], Mapping]) -> str:
+    """What validation chose, and what follows for comparisons; empty where it chose nothing.
+
+    Args:
+        runs: (arm, training seed) → run.json.
+    """
+    settings = config.validation
+    if settings is None or not settings.chooses:
+        return ""
+    judge = engine_label(settings.judge)
+    key = "best_step" if settings.keep == "best" else "steps"
+    steps: dict[str, list[str]] = {}
+    for (arm, _), run in runs.items():
+        steps.setdefault(arm, []).append(str(run.get(key, run["steps"])))
+    chosen = "; ".join(f"{arm_label(arm)} {', '.join(own)}" for arm, own in steps.items())
+    parts = [
+        f"Validation chose, by the same rule for every arm, after how many steps its weights were taken ({chosen}): "
+        "arms are compared at the steps where each of them spelled best on prompts of their own, not at equal steps."
+        if settings.keep == "best"
+        else f"Validation ended trainings early, by the same rule for every arm (steps: {chosen}): arms are not "
+        "compared at equal steps.",
+        f"{judge} read for that choice, so that of all judges it favours the chosen weights most.",
+    ]
+    if settings.patience and settings.keep == "best":
+        parts.append("Trainings ended early, too, so that arms may have had unequal times to become better.")
+    return " ".join(parts)

@@ -21,7 +21,7 @@ from legible.figures.labels import (
 )
 from legible.names import BASE, CEILINGS, CONTROL, SCALE
 from legible.report import contrasts
-from legible.report.describe import describe_drift, describe_judges
+from legible.report.describe import describe_drift, describe_judges, describe_validation
 from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
 from legible.report.rewards import reward_tables
 from legible.report.verdict import MIN_SEEDS, PLACEBO, explain, explain_ceilings, explain_control, headline, rule
@@ -131,6 +131,7 @@ def limits(experiment: Experiment) -> list[str]:
             "elsewhere in a picture is not found by itself, and something is nearly always read."
         )
     found.append(describe_judges(config))
+    found += filter(None, [describe_validation(config, experiment.runs)])
     if len(config.engines()) < 2:
         found.append("There is one judge only. A claim needs at least two engines of different families.")
     seeds = len(config.seeds)

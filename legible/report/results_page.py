@@ -12,7 +12,7 @@ from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_
 from legible.names import BASE, CEILINGS, CONTROL
 from legible.report import contrasts
 from legible.report.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions
-from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges
+from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges, describe_validation
 from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
 from legible.report.report_page import drawn_figures
 from legible.report.rewards import GUARDS_NOTE, REWARDS_NOTE, guard_states, reward_rows
@@ -235,7 +235,7 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
         f"{rule(confidence)}"
     )
     more = [explain_control(summary, seeds, prompt_set, confidence), explain_ceilings(summary, prompt_set)]
-    more += [describe_judges(experiment.config)]
+    more += [describe_judges(experiment.config), describe_validation(experiment.config, experiment.runs)]
     more += [] if experiment.drift is None else [describe_drift(experiment.lettered)]
     parts = [f"## {name}", headline(verdicts), counts]
     parts += [table(RESULT_COLUMNS, result_rows(experiment, prompt_set))]

@@ -2,29 +2,51 @@
 
 import json
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from legible.io import write_jsonl
+
+VALIDATION = "validation"  # key of the rows that say how an evaluation came out; their `step` counts steps done
 
 
 class RunLog:
     """An append-only file of one JSON object a step, each with its wall-clock `time` in seconds."""
 
-    def __init__(self, path: Path, writes: bool = True) -> None:
+    def __init__(self, path: Path, writes: bool = True, told: Iterable[Callable[[dict], None]] = ()) -> None:
         self.path, self.writes = path, writes  # of several processes one writes
+        self.told = tuple(told)  # are given every row, too
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def rewind(self, step: int) -> int:
-        """Drop what was logged from `step` on (it will be repeated) and return `step`."""
+        """Drop what was logged from `step` on (it will be repeated) and return `step`.
+
+        An evaluation after `step` steps came before the checkpoint that says so, and stays.
+        """
         if self.writes and self.path.exists():
             # A kill can cut the last line short. The rest is replaced as a whole: a kill right here loses nothing.
             complete = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-            write_jsonl(self.path, [row for row in map(json.loads, complete) if row["step"] < step])
+            rows = map(json.loads, complete)
+            write_jsonl(self.path, [row for row in rows if row["step"] < step + (VALIDATION in row and step > 0)])
         return step
 
-    def write(self, **values: float | int | str | None) -> None:
+    def write(self, **values: Any) -> None:
         """Append one row."""
         if not self.writes:
             return
+        row = values | {"time": round(time.time(), 3)}
         with open(self.path, "a") as handle:
-            handle.write(json.dumps(values | {"time": round(time.time(), 3)}, sort_keys=True) + "\n")
+            handle.write(json.dumps(row, sort_keys=True) + "\n")
+        for tell in self.told:
+            tell(row)
+
+
+def steps_of(rows: Iterable[dict]) -> list[dict]:
+    """The rows of optimiser steps, without those of evaluations."""
+    return [row for row in rows if VALIDATION not in row]
+
+
+def evaluations_of(rows: Iterable[dict]) -> list[dict]:
+    """The rows of evaluations: `step` (steps done), seconds of training till then, and `validation`."""
+    return [row for row in rows if VALIDATION in row]

@@ -37,6 +37,7 @@ def train(
     """
     session, training = Session(task, place, group), task.training
     balance, trained = session.balance, session.trained
+    session.validate(0)
     for step in session.steps():
         learning_rate = training.learning_rate * min(1.0, (step + 1) / max(training.warmup, 1))
         aux = session.auxiliary(step)
@@ -71,8 +72,9 @@ def train(
             learning_rate=learning_rate,
             seconds=round(session.seconds(), 3),
         )
+        session.validate(step + 1)
         session.keep(step, stopping)
-    return session.weights()
+    return session.chosen_weights()
 
 
 def losses_of(task: Task, rows: list[Losses], weight: float, anchor: float | None) -> dict[str, Any]:

@@ -4,7 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +29,9 @@ from legible.train.optimizer import build_optimizer, load_optimizer
 from legible.train.reward import reward_pass
 from legible.train.step import Losses, dropped_prompts, micro_step
 
+if TYPE_CHECKING:  # opened by name where it is on: what it draws and reads with decides nothing elsewhere
+    from legible.train.validation import Validator
+
 
 @dataclass(frozen=True)
 class Task:
@@ -41,6 +46,8 @@ class Task:
     reference: Reference | None = None  # what the velocity anchor compares with, where it is on
     seed: int = 0
     rewards: dict[str, RewardFunction] = field(default_factory=dict)  # by which it is trained instead; empty = not
+    validator: "Validator | None" = None  # watches the spelling, where this is on
+    told: tuple[Callable[[dict], None], ...] = ()  # trackers: given every row of the log
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ class Session:
         shuffled = "shuffled" in (training.aux.targets, training.reward.targets)
         self.others = other_samples(len(task.data.latents), task.seed) if shuffled else None
         self.balance = Balance(training.aux, training.steps)
-        self.log = RunLog(place.folder / "metrics.jsonl", writes=group.rank == 0)
+        self.log = RunLog(place.folder / "metrics.jsonl", writes=group.rank == 0, told=task.told)
+        self.watch = task.validator.watch() if task.validator else None
         self.first, self.spent = 0, 0.0
         if state := load_checkpoint(place.checkpoint, place.key, group):
             for name, part in self.mine.items():
@@ -90,6 +98,8 @@ class Session:
             load_optimizer(self.optimizer, state["optimizer"])
             self.balance.state = state["balance"]
             self.first, self.spent = state["step"], state["seconds"]
+            if self.watch:
+                self.watch.state = state["validation"]
         self.log.rewind(self.first)
         self.began = time.monotonic()
 
@@ -99,7 +109,19 @@ class Session:
         if self.group.rank == 0:
             total = self.task.training.steps
             steps = progress(steps, self.place.label, start=self.first, total=total, unit="step")
-        return iter(steps)
+        return takewhile(lambda step: not self.gave_up, steps)
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the spelling has not become better for so long that training ends early."""
+        return self.watch is not None and self.watch.state["stopped"]
+
+    def validate(self, done: int) -> None:
+        """Judge the spelling after `done` steps, where this is on and due; the time that it takes is not counted."""
+        if self.watch and self.watch.due(done, self.task.training.steps):
+            began = time.monotonic()
+            self.watch.look(self, done)
+            self.began += time.monotonic() - began
 
     def seconds(self) -> float:
         """Wall-clock seconds of all attempts so far."""
@@ -147,6 +169,11 @@ class Session:
         """Copies of the weights to keep: averaged ones if EMA is on; sharded ones whole, in the first process."""
         return whole_weights(self.averaged or self.mine, self.task.parameters, self.group)
 
+    def chosen_weights(self) -> dict[str, Tensor]:
+        """`weights`, or those that spelled best where validation keeps these."""
+        best = self.watch.best_weights(self.place.folder) if self.watch else None
+        return self.weights() if best is None else best
+
     def keep(self, step: int, stopping: Callable[[], bool]) -> None:
         """Write what is due after `step`: a snapshot, a checkpoint.
 
@@ -158,8 +185,9 @@ class Session:
             kept = self.weights()
             if self.group.rank == 0:
                 save_tensors(self.place.folder / f"snapshot-{done}.safetensors", kept)
-        stop = self.group.any(stopping()) and done < training.steps
-        if stop or done % training.checkpoint_every == 0 or done == training.steps:
+        over = done == training.steps or self.gave_up
+        stop = self.group.any(stopping()) and not over
+        if stop or done % training.checkpoint_every == 0 or over:
             state = {
                 "parameters": self.mine,
                 "averaged": self.averaged,
@@ -167,8 +195,11 @@ class Session:
                 "balance": self.balance.state,
                 "step": done,
                 "seconds": self.seconds(),
+                **({"validation": self.watch.state} if self.watch else {}),
             }
             save_checkpoint(self.place.checkpoint, self.place.key, state, self.group)
+            if self.watch and self.group.rank == 0:
+                self.watch.tidy(self.place.folder)
         if stop:
             raise Stopped(
                 f"{self.place.label}: after step {done} of {training.steps}; the same command goes on from there"

@@ -31,6 +31,12 @@ SHIFT_PLAN = {
     "nonword": {4: 6, 5: 8, 6: 9, 7: 13},
     "digits": {4: 4, 5: 4, 6: 5, 7: 7},
 }
+VALIDATION_PLAN = {
+    "word": {3: 6, 4: 6, 5: 7, 6: 7},
+    "rare": {3: 2, 4: 2, 5: 3, 6: 3},
+    "nonword": {2: 6, 3: 3, 4: 3, 5: 4, 6: 3},
+    "digits": {2: 2, 3: 1, 4: 2, 5: 2, 6: 2},
+}
 GOOD = {"id": "a-1", "prompt": 'a sign that says "GO"', "targets": ["GO"]}
 
 
@@ -132,7 +138,7 @@ def test_no_shipped_target_occurs_in_another_and_two_letter_targets_occur_in_no_
     assert not [t for t in targets if len(t) == 2 and any(t in word for word in words)]
 
 
-@pytest.mark.parametrize("path", [HELD_OUT, SHIFT])
+@pytest.mark.parametrize("path", [HELD_OUT, SHIFT, HELD_OUT.parent / "validation.jsonl"])
 def test_every_shipped_prompt_can_be_drawn_as_it_says(path):
     fonts = [font for font in find_fonts(Fonts()) if font.usable]
     for prompt in load_prompts(path):
@@ -190,6 +196,21 @@ def test_the_second_held_out_set_is_what_the_script_writes_and_shares_no_target(
     others = [p.targets[0] for file in (HELD_OUT, SHIFT) for p in load_prompts(file)]
     assert len(set(targets)) == 160
     assert not [(a, b) for a in targets for b in others if a in b or b in a]
+
+
+def test_the_validation_set_is_what_the_script_writes_and_shares_no_target(tmp_path):
+    """Its mix is about the held-out set's; no target is in one of the other sets' or holds one."""
+    config = {"fonts": {"train": TRAIN_FONTS, "held_out": HELD_OUT_FONTS}, "data": {}}
+    path, others = tmp_path / "validation.jsonl", (HELD_OUT, SECOND, SHIFT)
+    arguments = ["--config", json.dumps(config), "--prefix", "validation", "--seed", "6464"]
+    arguments += ["--plan", json.dumps(VALIDATION_PLAN), "--exclude", *others]
+    done = run("make_prompts.py", *arguments, "--output", path)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == (HELD_OUT.parent / "validation.jsonl").read_bytes()
+    targets = [p.targets[0] for p in load_prompts(path)]
+    scored = [p.targets[0] for file in others for p in load_prompts(file)]
+    assert len(set(targets)) == 64
+    assert not [(a, b) for a in targets for b in scored if a in b or b in a]
 
 
 def test_the_shift_set_is_longer_in_fonts_that_the_base_has_never_seen():

@@ -233,6 +233,39 @@ def test_arms_are_trained_by_rewards_and_go_on_from_one_another(project):
     assert not any("diffusion_only" in wildcards for _, wildcards in again)
 
 
+def test_spelling_is_watched_and_what_only_scores_is_refused_as_its_prompts(project):
+    """From the dataset without its targets to the best weights and the figure; afterwards nothing is left to do."""
+    validation = {"limit": 2, "every": 1, "keep": "best"}
+    overlay = project.folder / "watched.yaml"
+    overlay.write_text(yaml.safe_dump({"experiment": "watched", "validation": validation}))
+    results = project.folder / "results" / "watched"
+    targets = ["results/watched/figures/validation_curves.png", "--configfile", "watched.yaml"]
+    project.snakemake(*targets)
+    assert "Nothing to be done" in project.snakemake(*targets)
+    for arm in ("diffusion_only", "clip_region"):
+        folder = results / "runs" / arm / "seed0"
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        run = json.loads((folder / "run.json").read_text())
+        assert [(row["step"], "validation" in row) for row in rows] == [
+            (0, True),
+            (0, False),
+            (1, True),
+            (1, False),
+            (2, True),
+        ]
+        assert run["best_cer"] == min(row["validation"]["cer"] for row in rows if "validation" in row)
+        assert (run["steps"], run["validation_judge"]["engine"]) == (2, "rapidocr")
+    excluded = {
+        name: json.loads((project.folder / "results" / name / "data" / "summary.json").read_text())["excluded_targets"]
+        for name in ("tiny", "watched")
+    }
+    assert excluded == {"tiny": 160, "watched": 224}
+    prompts = validation | {"prompts": "resources/prompts/held_out.jsonl"}
+    overlay.write_text(yaml.safe_dump({"experiment": "watched", "validation": prompts}))
+    said = project.snakemake(*targets, check=False)
+    assert "held_out.jsonl and resources/prompts/held_out.jsonl both ask for '" in said
+
+
 ENGINE = {
     "experiment": "engine",
     "data": {"train": 12, "test": 2, "height": 32, "width": 64},
