@@ -4,7 +4,22 @@ import json
 import time
 from pathlib import Path
 
-from legible.io import write_jsonl
+from legible.config import Aux
+from legible.io import read_jsonl, write_jsonl
+
+
+def share_at_bound(path: Path, aux: Aux) -> dict[str, float]:
+    """{lambda_at_bound: share of the steps with an auxiliary loss whose λ was held at one of `lambda_bounds`, 0 … 1}.
+
+    There the balance asked for is not kept. Empty where λ is not balanced, or the loss never counted.
+
+    Args:
+        path: metrics.jsonl of a finished run.
+    """
+    rows = [row for row in read_jsonl(path) if row["lambda"] is not None]
+    if aux.balance not in ("gradient_norm", "uncertainty") or not rows:
+        return {}
+    return {"lambda_at_bound": sum(row["lambda"] in aux.lambda_bounds for row in rows) / len(rows)}
 
 
 class RunLog:
