@@ -22,7 +22,7 @@ from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.group import join_group
 from legible.train.key import run_key, used_files
-from legible.train.log import steps_of
+from legible.train.log import share_at_bound, steps_of
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
@@ -62,7 +62,7 @@ def main() -> None:
         if device.type == "cuda":  # on the CPU: `snakemake preflight`
             check_memory(plan(config["model"], training, *size), free_bytes(), training)
         model, parameters, assistant, total = open_for_training(config["model"], training, arguments.seed, group, start)
-        data = data_from(config["model"], training, data, start)
+        data = data_from(config["model"], training, data, start, arguments.seed)
         places = config | {"segmenter": arguments.segmenter}
         critics = open_critics(critics_of(training.heard), places, arguments.reader_cache, model.device)
         aux = open_aux_loss(training.aux, critics, data.texts)
@@ -108,6 +108,7 @@ def main() -> None:
         "parameters_total": total,
         "parameters_trained": sum(parameter.numel() for parameter in parameters.values()),
         "changed_weight_fraction": changed,
+        **share_at_bound(steps_of(rows), training.aux),
         "wall_seconds": steps_of(rows)[-1]["seconds"],
         "peak_memory_bytes": peak_memory_bytes(),
         "weights": {str(path.relative_to(arguments.output_dir)): sha256_file(path) for path in written},

@@ -10,8 +10,9 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from legible.config import Config, Data, Fonts, Scoring
+from legible.config import Config, Data, Fonts, Scoring, merge
 from legible.corpus.prompts import Excluded, Prompt
+from legible.figures.labels import is_placebo
 from legible.io import write_json, write_jsonl, write_text
 from legible.metrics.curve import steps_to_levels
 from legible.metrics.scores import score_images
@@ -229,6 +230,8 @@ def make_results(
     ctc = {"aux": {"loss": "ctc", "lambda": 1.0, "every": 1}}
     raw["seeds"] = list(SEEDS)
     raw["arms"] = {arm: (trainings or {}).get(arm) or raw["arms"].get(arm, ctc) for arm in arms}
+    for arm in filter(is_placebo, arms):
+        raw["arms"][arm] = merge(raw["arms"][arm], {"aux": {"targets": "shuffled"}})
     write_text(folder / "config.yaml", yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
     write_runs(folder, Config.model_validate(raw))
     if evidence:

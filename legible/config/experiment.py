@@ -16,8 +16,7 @@ from legible.config.training import Anchor, Training
 from legible.config.validation import Validation
 from legible.errors import describe
 from legible.models.spec import spec_of
-
-READS = {"ctc", "recognizer_feature", "reading"}  # losses and rewards that listen to the reader
+from legible.names import PLACEBOS
 
 
 class Config(Section):
@@ -142,8 +141,7 @@ class Config(Section):
             raise ValueError("ocr: at least one engine is needed")
         judges = [engine.network if isinstance(engine, EasyOcr) else "" for engine in self.engines().values()]
         for name in self.arms:
-            own_reader = READS & set(self.arm(name).heard)
-            if own_reader and set(judges) == {self.reader.network}:
+            if "reader" in critics_of(self.arm(name).heard) and set(judges) == {self.reader.network}:
                 raise ValueError(f"arms.{name}: its own reader ({self.reader.network}) is the only judge; add rapidocr")
         return self
 
@@ -153,6 +151,9 @@ class Config(Section):
         if name != "diffusion_only" and training.aux.loss != "none" and training.aux.lambda_aux == 0:
             raise ValueError(f"arms.{name}.aux.lambda: 0, so its loss is never heard; set it above 0, or loss: none")
         self.check_start(name)
+        if training.placebo != name.endswith(tuple(PLACEBOS)):
+            ending = f"an arm is a placebo where its name ends in {' or '.join(PLACEBOS)}, as pages know it"
+            raise ValueError(f"arms.{name}: it is {'a' if training.placebo else 'no'} placebo; {ending}")
         if missing := [critic for critic in critics_of(training.heard) if getattr(self, critic, critic) is None]:
             raise ValueError(
                 f"arms.{name}: its reward judges with {missing[0]}; set {missing[0]}.path to where it lies"
@@ -176,7 +177,7 @@ class Config(Section):
             raise ValueError(f"validation.judge: '{self.validation.judge}' is no engine of `ocr`; there are {known}")
         for name in self.arms:
             training = self.arm(name)
-            if READS & set(training.heard) and getattr(judge, "network", None) == self.reader.network:
+            if "reader" in critics_of(training.heard) and getattr(judge, "network", None) == self.reader.network:
                 raise ValueError(f"validation.judge: arms.{name} listens to its network ({self.reader.network})")
             if training.sharded:
                 raise ValueError(

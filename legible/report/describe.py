@@ -13,6 +13,8 @@ LOSSES = {
     "ctc": "likelihood of the target string under a frozen text recogniser",
     "glyph_mask": "the diffusion loss once more, on the glyphs' pixels alone; nothing is decoded, no model judges",
     "char_segmentation": "a small frozen network must find each character in its place, in the latent itself",
+    "self_reading": "placebo: a frozen text recogniser must be surer of what it reads there, whatever that is",
+    "random_target": "placebo: a text region must look like a smooth random pattern of its own",
 }
 NEVER_NAMED = (
     "aux",
@@ -64,6 +66,12 @@ def describe_aux(aux: Mapping) -> str:
         parts.append("pixels limited softly")
     if aux.get("targets", "own") == "shuffled":
         parts.append("towards another sample's text")
+    if aux.get("targets", "own") == "permuted":
+        parts.append("towards its own letters in another order")
+    if aux.get("conflict", "sum") == "project":
+        parts.append("without what works against the diffusion loss, and the other way round (PCGrad)")
+    if aux.get("clipping", "sum") == "each":
+        parts.append("clipped by itself")
     return ", ".join(parts)
 
 

@@ -24,7 +24,7 @@ from legible.report import contrasts
 from legible.report.describe import describe_drift, describe_judges, describe_validation
 from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
 from legible.report.rewards import reward_tables
-from legible.report.verdict import MIN_SEEDS, PLACEBO, explain, explain_ceilings, explain_control, headline, rule
+from legible.report.verdict import MIN_SEEDS, explain, explain_ceilings, explain_control, headline, placebo_note, rule
 from legible.report.words import counted, interval, listed, p_text, with_delta
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources" / "report"
@@ -145,12 +145,17 @@ def limits(experiment: Experiment) -> list[str]:
             f"With {listed(strong)} the auxiliary gradient is longer than the diffusion loss's (table of costs): what "
             "is shown holds for trainings that mostly follow the auxiliary loss."
         )
+    bound = {arm for (arm, _), run in experiment.runs.items() if run.get("lambda_at_bound", 0) > 0}
+    if held := [arm for arm in experiment.arms if arm in bound]:
+        found.append(
+            f"With {listed(held)} λ was held at one of lambda_bounds on some steps (lambda_at_bound in run.json): "
+            "there the balance that was asked for was not kept."
+        )
     found.append(
         "Where losses, weights or arms were chosen on these prompts, as those of the default experiment were, the "
         "numbers flatter them; only other prompts can confirm them."
     )
-    if any(map(is_placebo, experiment.arms)):
-        found.append(PLACEBO)
+    found += dict.fromkeys(placebo_note(arm) for arm in experiment.arms if is_placebo(arm))
     if experiment.drift is None:
         found.append("Only legibility is measured. Nothing here says whether the pictures changed in other respects.")
     found.append("Error rates depend on engines, normalisation and picture size: do not compare them across reports.")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from legible.config import FIGURES
 from legible.figures.inputs import require
-from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_placebo, signed
+from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_placebo, placebo_kind, signed
 from legible.names import BASE, CEILINGS, CONTROL
 from legible.report import contrasts
 from legible.report.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions
@@ -45,7 +45,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def named(arm: str, control: str = CONTROL) -> str:
     """An arm in the page's tables, with its control where that is not `diffusion_only`."""
     if is_placebo(arm):
-        return f"`{arm}`, placebo (shuffled targets)"
+        return f"`{arm}`, placebo ({placebo_kind(arm)})"
     return ARM_LABELS.get(arm, f"`{arm}`" + (f", control: `{control}`" if control != CONTROL else ""))
 
 

@@ -12,10 +12,14 @@ from legible.names import BASE, CEILINGS, CONTROL
 from legible.report.words import counted, listed, p_text
 
 MIN_SEEDS = 3  # training seeds without which nothing is claimed
-PLACEBO = (
-    "The placebo is taught the texts of other samples: it does not exclude that any gradient towards more legible "
-    "glyphs, whatever they spell, would gain as much."
-)
+PLACEBO = {  # how its name ends → what such an arm does and does not exclude
+    "_shuffled": (
+        "The placebo is taught the texts of other samples: it does not exclude that any gradient towards more legible "
+        "glyphs, whatever they spell, would gain as much."
+    ),
+    "_permuted": "The placebo is taught its samples' own letters in another order: what it gains needs no right order.",
+    "_placebo": "The placebo knows no text: what it gains needs none.",
+}
 
 
 def rule(confidence: float) -> str:
@@ -207,8 +211,13 @@ def explain(verdict: Verdict, confidence: float) -> str:
         "hint worse": f"a hint at more errors: {verdict.reason}",
         "not shown": f"no difference is shown, because {verdict.reason}",
     }[verdict.outcome]
-    note = f" {PLACEBO}" if is_placebo(verdict.arm) else ""
+    note = f" {placebo_note(verdict.arm)}" if is_placebo(verdict.arm) else ""
     return f"{verdict.arm} against {verdict.control}: {claim}. {'; '.join(views)}. {stability}{note}"
+
+
+def placebo_note(arm: str) -> str:
+    """What a placebo's result means."""
+    return next(note for ending, note in PLACEBO.items() if arm.endswith(ending))
 
 
 def explain_control(summary: pd.DataFrame, seeds: pd.DataFrame, prompt_set: str, confidence: float) -> str:

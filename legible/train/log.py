@@ -6,7 +6,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from legible.config import Aux
 from legible.io import write_jsonl
+
+
+def share_at_bound(rows: list[dict], aux: Aux) -> dict[str, float]:
+    """{lambda_at_bound: share of the steps with an auxiliary loss whose λ was held at one of `lambda_bounds`, 0 … 1}.
+
+    There the balance asked for is not kept. Empty where λ is not balanced, or the loss never counted.
+
+    Args:
+        rows: of a finished run's steps.
+    """
+    rows = [row for row in rows if row["lambda"] is not None]
+    if aux.balance not in ("gradient_norm", "uncertainty") or not rows:
+        return {}
+    return {"lambda_at_bound": sum(row["lambda"] in aux.lambda_bounds for row in rows) / len(rows)}
+
 
 VALIDATION = "validation"  # key of the rows that say how an evaluation came out; their `step` counts steps done
 

@@ -15,7 +15,7 @@ from legible.models.opening import DTYPES
 from legible.models.spec import spec_of
 from legible.train.adapters import select_parameters
 from legible.train.assistant import Assistant, merge_assistant
-from legible.train.data import TrainingData
+from legible.train.data import TrainingData, permuted
 from legible.train.group import Group, shard
 
 if TYPE_CHECKING:
@@ -33,8 +33,14 @@ def roles_of(training: Training) -> tuple[str, ...]:
     )
 
 
-def data_from(model: Model, training: Training, data: TrainingData, start: Path | None) -> TrainingData:
-    """The data as training starts: of a start with a tuned text encoder that is not trained on, what *it* says."""
+def data_from(model: Model, training: Training, data: TrainingData, start: Path | None, seed: int = 0) -> TrainingData:
+    """The data as training starts: the texts that it teaches, and what a start's tuned text encoder says.
+
+    Raises:
+        UserError: no text of the data has another order of its letters (the placebo `permuted`).
+    """
+    if training.aux.weights and training.aux.targets == "permuted":
+        data = permuted(data, seed)
     tuned = start and any((start / folder).is_dir() for folder in spec_of(model.family).text_encoders)
     if not tuned or training.text_trained:
         return data
