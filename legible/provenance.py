@@ -14,7 +14,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from legible.config import CRITICS, HEARD, JUDGES, Model, Training, Validation, critics_of
+from legible.config import CRITICS, HEARD, JUDGES, SAMPLED, Model, Training, Validation, critics_of
 from legible.fingerprint import ROOT, code_fingerprint
 from legible.models.spec import spec_of
 
@@ -77,7 +77,8 @@ def decides_training(model: Model, training: Training, validation: Validation | 
     judge = JUDGES[validation.judge] if validation else None
     watched = ["legible.train.validation", judge.module] if judge else []
     packages = [*judge.packages, *SCORING, "pillow"] if judge else []
-    return _decides_losses("train_arm", model, training, training.heard, watched, packages)
+    method = [SAMPLED[training.reward.method]] if training.reward.sampled else []
+    return _decides_losses("train_arm", model, training, training.heard, [*watched, *method], packages)
 
 
 def decides_gradients(model: Model, training: Training, losses: Iterable[str]) -> dict[str, str | None]:

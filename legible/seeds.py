@@ -27,6 +27,9 @@ class Stream(IntEnum):
     PROMPT_DROPOUT = 10  # per sample of a step
     PERMUTED = 11  # order of a sample's own letters, as a placebo
     RANDOM_TARGET = 12  # smooth pattern of a region, as a placebo
+    GROUP_NOISE = 31  # of a sampled picture, per member of a prompt's group; with an SDE also of its steps
+    GROUP_LEVELS = 32  # levels and noise at which it is trained on
+    GROUP_STEPS = 33  # which of the sampler's steps are trained on
 
 
 def stateless_generator(*parts: int) -> torch.Generator:

@@ -14,6 +14,7 @@ from legible.config.render import Recipe, Render
 from legible.config.rewards import (
     HEARD,
     REWARDS,
+    SAMPLED,
     Aesthetic,
     CaptionClip,
     Hps,
@@ -35,6 +36,7 @@ __all__ = [  # every section is imported from here
     "LOSSES",
     "NO_TEXT",
     "REWARDS",
+    "SAMPLED",
     "Aesthetic",
     "Anchor",
     "AnchorTerm",

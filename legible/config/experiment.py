@@ -158,6 +158,11 @@ class Config(Section):
             raise ValueError(
                 f"arms.{name}: its reward judges with {missing[0]}; set {missing[0]}.path to where it lies"
             )
+        if training.reward.sampled and training.reward.method == "grpo" and not spec_of(self.model.family).flow:
+            raise ValueError(
+                f"arms.{name}.reward.method: grpo needs a flow, and {self.model.family} is none; choose nft, dpo or "
+                "best_of_n"
+            )
         if training.aux.weights and training.aux.every > training.steps:
             raise ValueError(
                 f"arms.{name}.aux.every: {training.aux.every}, but there are {training.steps} steps: its loss is never "

@@ -101,6 +101,25 @@ FIGURES = {
             "equal time as well."
         ),
     ),
+    "race": FigureEntry(
+        title="The race: at equal time, and at what cost",
+        module="legible.figures.race",
+        needs=("curve", "drift", "malformed", "arms"),
+        style=FigureStyle(height=5.0),
+        when=lambda config: (
+            config.drift is not None
+            and any(config.arm(arm).reward.sampled for arm in config.arms)
+            and any(config.arm(arm).snapshots for arm in config.arms)
+        ),
+        caption=(
+            "Character error rate of every arm against the time that its training has taken, sampling and reading of "
+            "its own pictures included, evaluation left out; lower is better. Strong lines are means over training "
+            "seeds, thin ones single seeds, the dotted line is the base model. Beside it, at the same height, each "
+            "arm's end against what it costs: how far pictures without text have moved from the base model's and, "
+            "where the glyph judge looked, the share of pictures with a malformed letter. To be ahead, an arm must lie "
+            "lower without lying further right. Placebo arms are left out."
+        ),
+    ),
     "steps_to_cer": FigureEntry(
         title="How many steps to a given error rate",
         module="legible.figures.steps_to_cer",

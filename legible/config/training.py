@@ -257,6 +257,8 @@ class Training(Section):
             raise ValueError("start: the velocity anchor holds to the base, not to another arm; set anchor.weight: 0")
         if self.reward.weights and self.sharded:
             raise ValueError("parallel: shard cannot sample; with rewards choose replicate")
+        if self.reward.grpo.updates > 1 and self.processes > 1:
+            raise ValueError("reward.grpo.updates: pictures are kept by one process only; set updates: 1")
         return self
 
     @field_validator("snapshots")

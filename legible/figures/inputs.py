@@ -33,6 +33,7 @@ REWARDS = (
 )
 GUARDS = ("arm", "prompt_set", "guard", "value", "limit", "broken")
 CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
+MALFORMED = ("arm", "prompt_set", "metric", "value")
 REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "last")
 VALIDATION = ("arm", "training_seed", "step", "seconds", "cer", "exact", "prompts")
 GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")
@@ -97,6 +98,12 @@ def read_guards(results: Path) -> pd.DataFrame:
 def read_curve(results: Path) -> pd.DataFrame:
     """scores/curve.csv: micro CER at some steps of every training."""
     return read_csv(results / "scores" / "curve.csv", CURVE)
+
+
+def read_malformed_if_any(results: Path) -> pd.DataFrame | None:
+    """scores/malformed.csv: the share of pictures with a malformed letter; None where no glyph judge looked."""
+    path = results / "scores" / "malformed.csv"
+    return read_csv(path, MALFORMED) if path.exists() else None
 
 
 def read_gradients(results: Path) -> pd.DataFrame:
@@ -188,6 +195,7 @@ READ = {
     "curve": lambda results, arms, seeds: read_curve(results),
     "reached": lambda results, arms, seeds: read_csv(results / "scores" / "steps_to_levels.csv", REACHED),
     "drift": lambda results, arms, seeds: read_drift(results),
+    "malformed": lambda results, arms, seeds: read_malformed_if_any(results),
     "gradients": lambda results, arms, seeds: read_gradients(results),
     "data": lambda results, arms, seeds: results / "data" / "train.parquet",
     "showcase": lambda results, arms, seeds: require(results / "data" / "showcase.parquet", "data"),

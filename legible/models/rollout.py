@@ -21,13 +21,13 @@ class Words:
 def guided_prediction(model: Family, latents: Tensor, level: Tensor, words: Words, guidance_scale: float) -> Tensor:
     """One step's prediction [B, C, h, w], with classifier-free guidance as the family's pipeline applies it.
 
-    Both branches carry gradients; one call of the network answers both.
+    Levels are one for all, or [B]. Both branches carry gradients; one call of the network answers both.
     """
     count = len(latents)
     if guidance_scale <= model.spec.guidance_off:
         return model.predict(latents, level.expand(count), words.prompts)
     both = joined([words.empty.pick([0] * count), words.prompts])
-    without, asked = model.predict(torch.cat([latents, latents]), level.expand(2 * count), both).chunk(2)
+    without, asked = model.predict(torch.cat([latents, latents]), level.expand(count).repeat(2), both).chunk(2)
     return model.guided(without, asked, guidance_scale)
 
 

@@ -24,6 +24,7 @@ class Spec:
     guidance_off: float  # the guidance_scale at which the sampler calls the network once a step
     comfyui: str  # what stands before the denoiser's layers in LoRA files for ComfyUI; see legible/models/comfyui.py
     schedulers: tuple[str, ...] = ()  # by which it can be sampled besides its own
+    flow: bool = True  # whether it is a rectified flow
 
     def folders(self, *roles: str) -> list[str]:
         """Component folders of some roles: denoiser, text (encoders and tokenizers), autoencoder, scheduler."""

@@ -16,6 +16,13 @@ LOSSES = {
     "self_reading": "placebo: a frozen text recogniser must be surer of what it reads there, whatever that is",
     "random_target": "placebo: a text region must look like a smooth random pattern of its own",
 }
+# Method (training.reward.method) that uses the rewards' values only → what it is.
+METHODS = {
+    "grpo": "by Flow-GRPO",
+    "nft": "by DiffusionNFT",
+    "dpo": "by Diffusion-DPO",
+    "best_of_n": "by rejection sampling",
+}
 NEVER_NAMED = (
     "aux",
     "reward",
@@ -80,6 +87,8 @@ def describe_rewards(reward: Mapping) -> str:
     parts = ["rewards " + " + ".join(f"{weight:g} · {name}" for name, weight in reward["weights"].items())]
     if reward.get("method") == "direct":
         parts.append("on one prediction from noisy real pictures")
+    elif reward.get("method") in METHODS:
+        parts.append(f"{METHODS[reward['method']]}, {reward['group']} pictures a prompt in {reward['steps']} steps")
     else:
         parts.append(f"through the last {reward['last']} of {reward['steps']} sampling steps")
     if reward.get("guidance_scale", 0) > 0:

@@ -78,7 +78,7 @@ def train(
 
 
 def losses_of(task: Task, rows: list[Losses], weight: float, anchor: float | None) -> dict[str, Any]:
-    """A step's losses as its log has them, from all its forward passes; with rewards, −Σ γ·R is no diffusion loss."""
+    """A step's losses as its log has them, from all its forward passes; with rewards theirs is no diffusion loss."""
     diffusion, auxiliary = mean([row.diffusion for row in rows]), mean([row.aux for row in rows])
     total = diffusion + (0.0 if auxiliary is None else weight * auxiliary)
     total += 0.0 if anchor is None else task.training.anchor.weight * anchor
@@ -89,6 +89,11 @@ def losses_of(task: Task, rows: list[Losses], weight: float, anchor: float | Non
         **(
             {"rewards": {name: mean([row.rewards[name] for row in rows]) for name in task.rewards}}
             if task.rewards
+            else {}
+        ),
+        **(
+            {"measured": {name: mean([row.measured[name] for row in rows]) for name in rows[0].measured}}
+            if rows[0].measured
             else {}
         ),
         "loss_aux": auxiliary,

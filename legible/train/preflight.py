@@ -81,8 +81,11 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
     batch = len(Group(size=training.processes).passes(training)[0])
     points = max(batch, training.anchor.batch_size if training.anchor.weight else 0)
     if training.reward.weights:  # of its steps one at a time is computed again, both branches of guidance together
-        points = max(points, batch * (2 if training.reward.guidance_scale > spec_of(model.family).guidance_off else 1))
-    heard = any(HEARD[name].decodes for name in training.heard)
+        guided = training.reward.guidance_scale > spec_of(model.family).guidance_off
+        guided = guided and training.reward.method in ("prompt", "direct", "grpo")  # the others learn without guidance
+        points = max(points, batch * training.reward.points * (2 if guided else 1))
+    decodes = any(HEARD[name].decodes for name in training.heard)
+    heard = decodes and not training.reward.sampled  # these decode without a gradient, B pictures at a time
     chosen = Training(**{name: getattr(training, name) for name in CHOICE}).model_dump_json(by_alias=True)
     found = sizes_of(model, chosen, batch, points, height, width, heard)
     spec, wide, master = found.spec, BYTES[model.dtype], BYTES[training.weights]
@@ -107,11 +110,12 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
         ("their gradients", mine * master),
         (f"moments, {training.optimizer}", mine * (EIGHT_BIT if training.optimizer == "adamw_8bit" else 2 * master)),
         (f"copies in {model.dtype}", copied * wide),
+        ("weights of the base, or the old policy's", mine * reference_bytes(training, master)),
         ("averaged weights", mine * 4 if training.ema else 0),
         ("gradient of the auxiliary loss", trained * master if measured else 0),
         ("activations", activations(found.denoiser, "denoiser")),
         ("activations of the text encoder", sum(activations(kept, name) for name, kept in found.encoders.items())),
-        ("decoder", decoder * wide if heard else 0),
+        ("decoder", decoder * wide if decodes else 0),
         ("activations of the decoder", activations(found.decoder, "decoder")),
     ]
     return [
@@ -120,6 +124,14 @@ def plan(model: Model, training: Training, height: int, width: int) -> list[Phas
         Phase("training", tuple((name, size) for name, size in parts if size)),
         Phase("sampling", (("denoiser", denoiser * wide), ("autoencoder", decoder * wide))),
     ]
+
+
+def reference_bytes(training: Training, master: int) -> int:
+    """Bytes a trained weight that a method by the rewards' values keeps beside it; `master`: of the weight itself."""
+    reward = training.reward
+    if not reward.sampled or reward.method == "best_of_n" or (reward.method == "grpo" and not reward.grpo.kl):
+        return 0
+    return 4 if reward.method == "nft" else master  # the old policy, in float32, or the base
 
 
 def job_memory(model: Model, trainings: dict[str, Training], height: int, width: int) -> dict[str, int]:

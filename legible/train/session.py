@@ -4,14 +4,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from legible.config import Training
+from legible.config import SAMPLED, Training
 from legible.errors import Stopped, UserError
 from legible.losses.view import AuxLoss
 from legible.models.family import Family
@@ -27,7 +28,7 @@ from legible.train.group import Group, local, whole_weights
 from legible.train.log import RunLog
 from legible.train.optimizer import build_optimizer, load_optimizer
 from legible.train.reward import reward_pass
-from legible.train.step import Losses, dropped_prompts, micro_step
+from legible.train.step import Batch, Losses, dropped_prompts, micro_step
 
 if TYPE_CHECKING:  # opened by name where it is on: what it draws and reads with decides nothing elsewhere
     from legible.train.validation import Validator
@@ -90,6 +91,10 @@ class Session:
         self.balance = Balance(training.aux, training.steps)
         self.log = RunLog(place.folder / "metrics.jsonl", writes=group.rank == 0, told=task.told)
         self.watch = task.validator.watch() if task.validator else None
+        # A method by the values of rewards, the base's weights where it needs them, and what a checkpoint keeps of it.
+        self.method = import_module(SAMPLED[training.reward.method]) if training.reward.sampled else None
+        self.base = self.method.reference(task) if self.method else {}
+        self.kept: dict[str, Any] = {}
         self.first, self.spent = 0, 0.0
         if state := load_checkpoint(place.checkpoint, place.key, group):
             for name, part in self.mine.items():
@@ -97,6 +102,7 @@ class Session:
             self.averaged = {name: value.to(task.model.device) for name, value in state["averaged"].items()}
             load_optimizer(self.optimizer, state["optimizer"])
             self.balance.state = state["balance"]
+            self.kept = on_device(state.get("kept", {}), task.model.device)
             self.first, self.spent = state["step"], state["seconds"]
             if self.watch:
                 self.watch.state = state["validation"]
@@ -135,10 +141,14 @@ class Session:
     def forward(self, step: int, positions: range, aux: AuxLoss | None) -> Losses:
         """One forward pass: the samples at these positions of the step."""
         task, training = self.task, self.task.training
-        before = step * training.batch_size * training.accumulation
+        update = step % training.reward.grpo.updates  # on pictures that were drawn so many steps ago
+        before = (step - update) * training.batch_size * training.accumulation
         picked = self.order(range(before + positions.start, before + positions.stop))
         goals = None if self.others is None else self.others[picked]
         generators = [stateless_generator(task.seed, Stream.NOISE, step, sample) for sample in positions]
+        if self.method:
+            batch = Batch(step - update, update, positions, picked, goals)
+            return self.method.method_pass(task, self.base, self.kept, batch)
         if task.rewards:
             return reward_pass(task.model, task.data, picked, goals, training, task.grid, task.rewards, generators)
         dropped = dropped_prompts(training, task.seed, step, positions)
@@ -193,6 +203,7 @@ class Session:
                 "averaged": self.averaged,
                 "optimizer": self.optimizer.state_dict(),
                 "balance": self.balance.state,
+                **({"kept": self.kept} if self.kept else {}),
                 "step": done,
                 "seconds": self.seconds(),
                 **({"validation": self.watch.state} if self.watch else {}),
@@ -204,3 +215,10 @@ class Session:
             raise Stopped(
                 f"{self.place.label}: after step {done} of {training.steps}; the same command goes on from there"
             )
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """Nested dictionaries whose tensors lie on a device."""
+    if isinstance(value, dict):
+        return {key: on_device(inner, device) for key, inner in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value

@@ -19,6 +19,17 @@ SIGMA_EDGES = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the bins (shares of noise) in
 
 
 @dataclass(frozen=True)
+class Batch:
+    """The samples of one forward pass, as the methods see them that train by the values of rewards."""
+
+    step: int  # in which their pictures are drawn
+    update: int  # optimiser steps since then
+    positions: range  # of the samples in the step
+    picked: Tensor  # [B], their numbers
+    goals: Tensor | None  # [B], the samples whose captions the rewards judge by (the placebo's); None = their own
+
+
+@dataclass(frozen=True)
 class Losses:
     """The losses of one micro-step; `aux` is None on steps without the auxiliary loss, or where no sample has it."""
 
@@ -28,6 +39,7 @@ class Losses:
     per_sample: Tensor  # [B], diffusion
     weighted: Tensor  # [B], auxiliary; NaN where it does not count
     rewards: dict[str, float] | None = None  # mean of each reward over samples, where these train
+    measured: dict[str, float | None] | None = None  # what else such a method logs
 
     def detached(self) -> "Losses":
         """The same without gradients."""
@@ -36,7 +48,7 @@ class Losses:
     def read(self) -> "Losses":
         """The same as plain numbers and tensors on the CPU. This waits for the GPU: once a step, not once a pass."""
         aux = None if self.aux is None else self.aux.item()
-        rest = (self.sigma.cpu(), self.per_sample.cpu(), self.weighted.cpu(), self.rewards)
+        rest = (self.sigma.cpu(), self.per_sample.cpu(), self.weighted.cpu(), self.rewards, self.measured)
         return Losses(self.diffusion.item(), aux, *rest)
 
 

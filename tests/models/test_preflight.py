@@ -151,6 +151,28 @@ def test_a_reward_is_sampled_one_step_at_a_time_with_both_branches_of_guidance(s
     assert rewarded(last=8) == off
 
 
+def test_methods_by_the_values_of_rewards_keep_what_they_train_on_and_decode_without_a_gradient(shallow):
+    """… and of the weights what they compare with: the base, or the old policy."""
+
+    def rewarded(method: str, **reward) -> dict[str, float]:
+        reward = {"weights": {"reading": 1.0}, "steps": 4, "group": 2, "method": method} | reward
+        return parts(shallow, batch_size=1, reward=reward)
+
+    plain = {count: parts(shallow, batch_size=count)["activations"] for count in (1, 2, 6)}
+    assert rewarded("best_of_n")["activations"] == plain[1]
+    assert rewarded("dpo", guidance_scale=2.0)["activations"] == plain[2]
+    assert rewarded("nft", levels=3)["activations"] == plain[6]
+    assert rewarded("grpo")["activations"] == plain[6]  # two pictures, three noisy steps of each
+    assert rewarded("grpo", grpo={"train_steps": 1})["activations"] == plain[2]
+    for method in ("grpo", "nft", "dpo", "best_of_n"):
+        found = rewarded(method)
+        assert found["decoder"] > 0
+        assert "activations of the decoder" not in found
+        kept = found.get("weights of the base, or the old policy's", 0)
+        assert kept == (0 if method == "best_of_n" else found["trained weights, float32"])
+    assert "weights of the base, or the old policy's" not in rewarded("grpo", grpo={"kl": 0.0})
+
+
 def test_nanos_activations_are_what_its_forward_pass_keeps():
     nano = Model(path=str(ROOT / "resources/nano/zimage"), max_sequence_length=32)
     model, batch, generator = open_model(nano, ("denoiser",)), 8, torch.Generator().manual_seed(0)

@@ -20,6 +20,7 @@ from legible.figures import (
     gradient_reach,
     inputs,
     learning_curves,
+    race,
     training_curves,
 )
 from legible.figures.panels import smooth
@@ -121,6 +122,44 @@ def test_adaptive_weights_show_lambda_only_where_it_varies(many):
     assert line_with(ratio, mean.index, mean)
     constant = {run: rows.assign(**{"lambda": 0.2}) for run, rows in metrics.items()}
     assert "no arm changes its λ" in texts_of(adaptive_weights.draw(constant, arms, FigureStyle()))
+
+
+def malformed_of(arms) -> pd.DataFrame:
+    rows = [{"arm": arm, "prompt_set": "held_out", "metric": "malformed_rate"} for arm in arms]
+    return pd.DataFrame(rows).assign(value=[0.1 + 0.01 * place for place in range(len(rows))])
+
+
+def test_the_race_is_the_curves_against_time_and_their_ends_against_what_they_cost(many):
+    arms = trained_arms(MANY)
+    curve, drift = inputs.read_curve(many), inputs.read_drift(many)
+    curve = curve.assign(processor_seconds=2 * curve["seconds"])
+    figure = race.draw(curve, drift, malformed_of(arms), arms, FigureStyle())
+    panels = np.array(figure.axes).reshape(len(ENGINES), 3)
+    moved = drift[drift["metric"] == "dssim"].set_index("arm")["value"]
+    for row, engine in enumerate(ENGINES):
+        for place, arm in enumerate(arms):
+            own = curve[(curve["engine"] == engine) & (curve["arm"] == arm)]
+            mean = own.groupby("step")[["value", "processor_seconds"]].mean()
+            drawn = not arm.endswith("_shuffled")
+            assert line_with(panels[row, 0], mean["processor_seconds"], mean["value"]) == drawn
+            end = mean["value"].iloc[-1:]
+            assert line_with(panels[row, 1], [moved[arm]], end) == drawn
+            assert line_with(panels[row, 2], [0.1 + 0.01 * place], end) == drawn
+    shown = texts_of(figure)
+    assert "processor seconds of training" in shown
+    assert "loss_00" in shown
+    assert not any("shuffled" in text for text in shown)
+
+
+def test_the_race_without_a_glyph_judge_or_counted_processor_time_says_less(results):
+    curve, drift = inputs.read_curve(results), inputs.read_drift(results)
+    figure = race.draw(curve, drift, inputs.READ["malformed"](results, ARMS, None), ARMS, FigureStyle())
+    assert len(figure.axes) == 2 * len(ENGINES)
+    assert "seconds of training" in texts_of(figure)
+    with pytest.raises(UserError, match=r"curve\.csv: the arm diffusion_only is not in it"):
+        race.draw(curve[curve["arm"] != "diffusion_only"], drift, None, ARMS, FigureStyle())
+    with pytest.raises(UserError, match=r"drift\.csv: the arm clip_region is not in it"):
+        race.draw(curve, drift[drift["arm"] != "clip_region"], None, ARMS, FigureStyle())
 
 
 @pytest.mark.parametrize("file", ["scores/curve.csv", "scores/drift.csv", "gradients.csv"])

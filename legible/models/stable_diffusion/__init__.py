@@ -16,4 +16,5 @@ SPEC = Spec(
     guidance_off=1.0,
     comfyui="lora_unet_",
     schedulers=("ddim", "dpm", "euler", "pndm"),
+    flow=False,
 )
