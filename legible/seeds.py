@@ -25,6 +25,8 @@ class Stream(IntEnum):
     ROUNDING = 8  # stochastic, of bfloat16 weights
     BUCKETS = 9  # order of forward passes of captions of one length
     PROMPT_DROPOUT = 10  # per sample of a step
+    DAMAGE = 41  # of a letter: where and how
+    GLYPHS = 42  # what the glyph judge is to overlook, per step
 
 
 def stateless_generator(*parts: int) -> torch.Generator:

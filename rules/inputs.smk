@@ -109,6 +109,7 @@ def input_folder(wildcards, input):
 def nano_needs(wildcards):
     """Denoisers learn on the latents of the finished autoencoder; CLIPs and twins of rewards grow out of others, too."""
     needs = {"denoiser": ["vae"], "scenery": ["denoiser"], "unet": ["vae"], "unet_clip": ["unet"]}
+    needs |= {"glyph_judge": ["vae"]}
     needs |= dict.fromkeys(TWINS, ["caption_clip"])
     return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
 
