@@ -27,6 +27,7 @@ class Stream(IntEnum):
     PROMPT_DROPOUT = 10  # per sample of a step
     DAMAGE = 41  # of a letter: where and how
     GLYPHS = 42  # what the glyph judge is to overlook, per step
+    PANEL = 43  # strings of the panel
 
 
 def stateless_generator(*parts: int) -> torch.Generator:

@@ -6,7 +6,17 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from legible.config.data import Data, Fonts, PromptSet
 from legible.config.figures import Figures
-from legible.config.judges import NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
+from legible.config.judges import (
+    NO_TEXT,
+    Calibration,
+    Drift,
+    EasyOcr,
+    GlyphJudge,
+    Ocr,
+    RapidOcr,
+    Scoring,
+    Tesseract,
+)
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
 from legible.config.render import Render
@@ -82,6 +92,14 @@ class Config(Section):
     command: str = Field("snakemake --cores all", description="the command that the results page gives")
     gpu: bool | None = Field(None, description="jobs ask for a GPU; null = where this machine has one")
     ocr: Ocr = Ocr()
+    glyph_judge: GlyphJudge | None = Field(
+        None,
+        description="e.g. {path: resources/nano/glyph_judge}: count pictures with malformed letters; a gain that comes "
+        "with more of them is void; null = not",
+    )
+    calibration: Calibration | None = Field(
+        None, description="e.g. {words: 20}: measure which damage to a letter each judge overlooks; null = not"
+    )
     scoring: Scoring = Scoring()
     figures: Figures = Figures()
 

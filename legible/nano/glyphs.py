@@ -20,7 +20,7 @@ from legible.corpus.templates import PALETTE
 from legible.corpus.words import DIGITS, LATIN, letters_of
 from legible.io import atomic_path, sha256_json
 from legible.nano.recipe import GlyphRecipe
-from legible.ocr.glyphs import STRIDE, GlyphJudge, GlyphNet, coverage, open_glyph_judge, picture_logits
+from legible.ocr.glyphs import STRIDE, GlyphNet, OpenedGlyphJudge, coverage, open_glyph_judge, picture_logits
 from legible.progress import progress
 from legible.render.damage import DAMAGES, damaged_mask
 from legible.render.dataset import render_signs
@@ -195,7 +195,7 @@ def train_glyph_judge(
 ) -> dict:
     """Train, choose the threshold, save to `folder` and return what was measured; resumes from `work`."""
     torch.manual_seed(seed)
-    model = GlyphNet(recipe.channels)
+    model = GlyphNet(recipe.channels).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.15)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -209,7 +209,9 @@ def train_glyph_judge(
         ink = harmless(
             coverage(pool.images[picked].float() / 127.5 - 1), stateless_generator(seed, Stream.GLYPHS, step)
         )
-        loss = glyph_loss(*model(ink), pool.bad[picked], pool.letters[picked])
+        with torch.autocast("cpu", torch.bfloat16):  # more than twice as fast where the processor knows bfloat16
+            columns, letters = model(ink.contiguous(memory_format=torch.channels_last))
+        loss = glyph_loss(columns.float(), letters.float(), pool.bad[picked], pool.letters[picked])
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()
@@ -218,19 +220,19 @@ def train_glyph_judge(
         log.write(step=step, loss=loss.item(), grad_norm=norm.item())
         if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
             save_parts(work / "glyph_judge.ckpt", key, step + 1, parts)
-    judge = GlyphJudge(model.eval().requires_grad_(False), 1.0, size, key[:12])
+    judge = OpenedGlyphJudge(model.eval().requires_grad_(False), 1.0, size, key[:12])
     threshold, clean = choose_threshold(judge, recipe, vae, seed)
     about = {"channels": list(recipe.channels), "threshold": threshold, "size": list(size), "version": key[:12]}
     save_tensors(folder / "glyph_judge.safetensors", dict(model.state_dict()), about)
-    return clean | measure(open_glyph_judge(folder), recipe, vae, seed, set(pool.texts.tolist()))
+    return clean | measure(open_glyph_judge(folder), recipe, vae, seed)
 
 
-def judged(judge: GlyphJudge, glyphs: Glyphs) -> np.ndarray:
+def judged(judge: OpenedGlyphJudge, glyphs: Glyphs) -> np.ndarray:
     """Probabilities [N]."""
     return torch.cat([judge.of_pixels(part.float() / 127.5 - 1) for part in glyphs.images.split(128)]).numpy()
 
 
-def choose_threshold(judge: GlyphJudge, recipe: GlyphRecipe, vae: AutoencoderKL, seed: int) -> tuple[float, dict]:
+def choose_threshold(judge: OpenedGlyphJudge, recipe: GlyphRecipe, vae: AutoencoderKL, seed: int) -> tuple[float, dict]:
     """The probability that `recipe.false_positives` of clean signs reach, in fonts and strings of this split alone.
 
     The larger one of renders and of the VAE's round trips, so that neither is called malformed more often.
@@ -250,15 +252,13 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float(higher + 0.5 * (positive[:, None] == negative[None]).mean())
 
 
-def measure(judge: GlyphJudge, recipe: GlyphRecipe, vae: AutoencoderKL, seed: int, trained: set[str]) -> dict:
+def measure(judge: OpenedGlyphJudge, recipe: GlyphRecipe, vae: AutoencoderKL, seed: int) -> dict:
     """On held-out fonts and strings, renders and round trips: false positives by font, and per kind and severity the
     AUROC against the same signs undamaged and the share that is found at the threshold.
 
-    Args:
-        trained: strings that the judge has learnt on, which are left out.
+    No string of the test split is one of the training split (`legible.corpus.words.is_held_out`).
     """
-    signs = clean_signs(recipe, recipe.held_out_fonts, "test", 2 * recipe.measured, 10_000)
-    signs = [sign for sign in signs if " ".join(sign.lines) not in trained][: recipe.measured]
+    signs = clean_signs(recipe, recipe.held_out_fonts, "test", recipe.measured, 10_000)
     report: dict = {"held_out_signs": len(signs), "held_out_kinds": list(recipe.held_out_kinds)}
     for name, where in (("render", False), ("round_trip", True)):
         found: dict = {}

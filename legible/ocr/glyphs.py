@@ -101,7 +101,7 @@ def picture_logits(columns: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GlyphJudge:
+class OpenedGlyphJudge:
     """An opened judge: a picture whose probability reaches `threshold` holds a malformed letter.
 
     `size`: height and width of the pictures that it learnt on; others it refuses. `version`: of its weights.
@@ -137,7 +137,7 @@ class GlyphJudge:
         return picture_logits(self.network(coverage(images))[0]).sigmoid()
 
 
-def open_glyph_judge(folder: str | Path) -> GlyphJudge:
+def open_glyph_judge(folder: str | Path) -> OpenedGlyphJudge:
     """The judge in a folder, `glyph_judge.safetensors`, on the CPU.
 
     Raises:
@@ -151,4 +151,4 @@ def open_glyph_judge(folder: str | Path) -> GlyphJudge:
         threshold, (height, width) = float(about["threshold"]), about["size"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a glyph judge's weights; train it with scripts/train_nano.py") from error
-    return GlyphJudge(network.eval().requires_grad_(False), threshold, (height, width), about["version"])
+    return OpenedGlyphJudge(network.eval().requires_grad_(False), threshold, (height, width), about["version"])
