@@ -14,7 +14,7 @@ min_version("9.27")
 CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.insert(0, str(CHECKOUT))  # the rules use the library that lies beside them, as their jobs do
 
-from legible.config import CRITICS, FIGURES, HEARD, NO_TEXT, check_page, critics_of, in_usual_order, validate
+from legible.config import CRITICS, FIGURES, HEARD, JUDGES, NO_TEXT, check_page, critics_of, in_usual_order, validate
 from legible.config.inputs import located
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError

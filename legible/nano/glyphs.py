@@ -138,7 +138,8 @@ def through_vae(glyphs: Glyphs, vae: AutoencoderKL, where: Tensor, batch: int = 
 
 def training_glyphs(recipe: GlyphRecipe, vae: AutoencoderKL, seed: int, work: Path) -> Glyphs:
     """The pool, built once and kept: every other sign's two pictures went through the VAE."""
-    path = work / f"glyphs-{sha256_json([repr(recipe), seed])[:12]}.npz"
+    drawn = [recipe.signs, recipe.data.model_dump(mode="json"), recipe.train_fonts, recipe.kinds, recipe.severities]
+    path = work / f"glyphs-{sha256_json([drawn, seed])[:12]}.npz"
     if not path.exists():
         signs = clean_signs(recipe, recipe.train_fonts, "train", recipe.signs, 0)
         glyphs = build_glyphs(signs, recipe.kinds, recipe.severities, seed)
@@ -272,7 +273,7 @@ def measure(judge: OpenedGlyphJudge, recipe: GlyphRecipe, vae: AutoencoderKL, se
         for kind in DAMAGES:
             for severity in recipe.measured_at:
                 glyphs = build_glyphs(signs, (kind,), (severity,), seed + 2)
-                glyphs = through_vae(glyphs, vae, torch.full((len(glyphs.images),), where))
+                glyphs = through_vae(glyphs, vae, glyphs.malformed & where)
                 positive = judged(judge, glyphs)[glyphs.kinds == kind]
                 if not len(positive):
                     continue

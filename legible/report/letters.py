@@ -38,10 +38,9 @@ def malformed_rows(malformed: pd.DataFrame, prompt_set: str) -> list[list[str]]:
     rows = []
     for row in malformed[malformed["prompt_set"] == prompt_set].itertuples():
         control = row.control if isinstance(row.control, str) and row.control else "–"
-        delta = (
-            with_delta(row.value, row.delta_vs_control, row.delta_low, row.delta_high).partition(" (")[2].rstrip(")")
-        )
-        rows.append([arm_label(row.arm), control, interval(row.value, row.ci_low, row.ci_high), delta or "–"])
+        bounds = "" if pd.isna(row.delta_low) else f" [{signed(row.delta_low)}, {signed(row.delta_high)}]"
+        value = interval(row.value, row.ci_low, row.ci_high)
+        rows.append([arm_label(row.arm), control, value, signed(row.delta_vs_control) + bounds])
     return rows
 
 
