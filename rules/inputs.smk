@@ -120,8 +120,10 @@ def nano_prompts(wildcards):
 
 
 def prompt_file(wildcards):
-    """The file of a prompt set."""
-    return CONFIG.drift.prompts if wildcards.prompt_set == DRIFT else CONFIG.prompt_sets[wildcards.prompt_set].path
+    """The file of a prompt set; that of the test split is made from it."""
+    if wildcards.prompt_set == DRIFT:
+        return CONFIG.drift.prompts
+    return CONFIG.prompt_sets[wildcards.prompt_set].path or f"{RESULTS}/data/test_prompts.jsonl"
 
 
 def sampling_config(wildcards):

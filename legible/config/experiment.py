@@ -145,6 +145,9 @@ class Config(Section):
         ]:
             if section.scheduler and section.scheduler not in spec_of(self.model.family).schedulers:
                 raise ValueError(f"{name}.scheduler: {self.model.family} has its own scheduler only; choose null")
+        drawn = [name for name, entry in self.prompt_sets.items() if entry.split]
+        if drawn and (self.render or not self.data.test):
+            raise ValueError(f"prompt_sets.{drawn[0]}.split: it needs plain signs (render: null) and data.test above 0")
         if NO_TEXT in self.prompt_sets:
             raise ValueError(f"prompt_sets.{NO_TEXT}: this name is taken by the prompts of `drift`; choose another one")
         if not self.engines():
@@ -196,7 +199,9 @@ class Config(Section):
 
     def generation_of(self, prompt_set: str) -> Generation:
         """The generation section with what a prompt set has of its own."""
-        own = self.prompt_sets[prompt_set].model_dump(mode="json", exclude={"path", "limit"}, exclude_none=True)
+        own = self.prompt_sets[prompt_set].model_dump(
+            mode="json", exclude={"path", "limit", "split"}, exclude_none=True
+        )
         try:
             return Generation.model_validate(self.generation.model_dump(mode="json") | own)
         except ValidationError as error:
