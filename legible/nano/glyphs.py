@@ -35,6 +35,7 @@ EXCLUDED = ("held_out", "held_out_2", "shift")  # prompt sets on whose pictures 
 CHARACTERS = letters_of(LATIN) + DIGITS
 NO_LETTER = -100  # of a column: ground, or a letter that is damaged
 CLEAN = "none"
+CLEAR = 0.5  # severity from which a damage is to be found
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,42 +254,51 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float(higher + 0.5 * (positive[:, None] == negative[None]).mean())
 
 
-def measure(judge: OpenedGlyphJudge, recipe: GlyphRecipe, vae: AutoencoderKL, seed: int) -> dict:
-    """On held-out fonts and strings, renders and round trips: false positives by font, and per kind and severity the
-    AUROC against the same signs undamaged and the share that is found at the threshold.
+def measure(judge: OpenedGlyphJudge, recipe: GlyphRecipe, vae: AutoencoderKL, seed: int) -> dict[str, float]:
+    """On held-out fonts and strings, for renders and for VAE round trips: false positives, and AUROC against the same
+    signs undamaged, by kind and severity with the share that is found at the threshold, and by held-out kind and font.
 
     No string of the test split is one of the training split (`legible.corpus.words.is_held_out`).
     """
     signs = clean_signs(recipe, recipe.held_out_fonts, "test", recipe.measured, 10_000)
-    report: dict = {"held_out_signs": len(signs), "held_out_kinds": list(recipe.held_out_kinds)}
-    for name, where in (("render", False), ("round_trip", True)):
-        found: dict = {}
-        clean = build_glyphs(signs, (), (0.0,), seed)
-        clean = through_vae(clean, vae, torch.full((len(clean.images),), where))
-        negative = judged(judge, clean)
-        rates = {font: negative[clean.fonts == font] >= judge.threshold for font in sorted(set(clean.fonts))}
-        found["false_positives"] = {font: float(own.mean()) for font, own in rates.items()}
-        found["false_positives"]["all"] = float((negative >= judge.threshold).mean())
-        pooled: dict[float, list[np.ndarray]] = {}
-        for kind in DAMAGES:
-            for severity in recipe.measured_at:
-                glyphs = build_glyphs(signs, (kind,), (severity,), seed + 2)
-                glyphs = through_vae(glyphs, vae, glyphs.malformed & where)
-                positive = judged(judge, glyphs)[glyphs.kinds == kind]
-                if not len(positive):
-                    continue
-                if kind in recipe.held_out_kinds:
-                    pooled.setdefault(severity, []).append(positive)
-                found.setdefault(kind, {})[f"{severity:g}"] = {
-                    "auroc": auroc(positive, negative),
-                    "found": float((positive >= judge.threshold).mean()),
-                    "pictures": len(positive),
-                }
-        found["held_out"] = {
-            f"{severity:g}": auroc(np.concatenate(parts), negative) for severity, parts in pooled.items()
-        }
-        severe = [p for severity, parts in pooled.items() if severity >= 0.5 for p in parts]
-        if severe:
-            found["auroc_held_out"] = auroc(np.concatenate(severe), negative)
-        report[name] = found
-    return report
+    found = {"held_out_signs": float(len(signs))}
+    clean = build_glyphs(signs, (), (0.0,), seed)
+    for name, decoded in (("render", False), ("round_trip", True)):
+        shown = through_vae(clean, vae, torch.full((len(signs),), decoded))
+        found |= {f"{name}.{key}": value for key, value in measured_on(judge, recipe, vae, signs, shown, seed).items()}
+    return found
+
+
+def measured_on(
+    judge: OpenedGlyphJudge, recipe: GlyphRecipe, vae: AutoencoderKL, signs: Sequence[Sign], clean: Glyphs, seed: int
+) -> dict[str, float]:
+    """`measure` for renders or, where `clean` went through the VAE, for round trips."""
+    negative, found = judged(judge, clean), {}
+    for font in (*sorted(set(clean.fonts)), ""):
+        own = negative[clean.fonts == font] if font else negative
+        found[f"false_positives.{font or 'all'}"] = float((own >= judge.threshold).mean())
+    positives, fonts, held_out = [], [], []
+    for kind in DAMAGES:
+        for severity in recipe.measured_at:
+            glyphs = build_glyphs(signs, (kind,), (severity,), seed + 2)
+            glyphs = through_vae(glyphs, vae, glyphs.malformed & bool(clean.decoded.any()))
+            damaged = glyphs.malformed.numpy()
+            if not damaged.any():
+                continue
+            own = judged(judge, glyphs)[damaged]
+            found[f"{kind}.{severity:g}.auroc"] = auroc(own, negative)
+            found[f"{kind}.{severity:g}.found"] = float((own >= judge.threshold).mean())
+            found[f"{kind}.{severity:g}.pictures"] = float(len(own))
+            if kind in recipe.held_out_kinds and severity >= CLEAR:
+                positives.append(own)
+                fonts.append(glyphs.fonts[damaged])
+                held_out += [kind] * len(own)
+    values, drawn, kinds = np.concatenate(positives), np.concatenate(fonts), np.array(held_out)
+    found["held_out.auroc"] = auroc(values, negative)
+    found["held_out.found"] = float((values >= judge.threshold).mean())
+    for kind in recipe.held_out_kinds:
+        for font in sorted(set(clean.fonts)):
+            own = values[(kinds == kind) & (drawn == font)]
+            if len(own):
+                found[f"held_out.{kind}.{font}.auroc"] = auroc(own, negative[clean.fonts == font])
+    return found

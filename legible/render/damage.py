@@ -88,9 +88,9 @@ def broken(glyph: np.ndarray, letter: str, severity: float, rng: np.random.Gener
 
 
 def doubled(glyph: np.ndarray, letter: str, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """A copy of the letter over it, shifted by up to two fifths of its height."""
+    """A copy of the letter over it, shifted by up to a quarter of its height."""
     angle = rng.uniform(0, 2 * np.pi)
-    shift = 0.4 * severity * core(glyph).shape[0]
+    shift = 0.25 * severity * core(glyph).shape[0]
     y, x = np.mgrid[: glyph.shape[0], : glyph.shape[1]].astype(float)
     where = [y - shift * np.sin(angle), x - shift * np.cos(angle)]
     return np.maximum(glyph, map_coordinates(glyph, where, order=1, mode="constant"))
