@@ -84,7 +84,7 @@ def broken(glyph: np.ndarray, letter: str, severity: float, rng: np.random.Gener
     y, x = np.mgrid[:height, :width] + 0.5
     middle, slope = height * rng.choice([0.36, 0.64]), np.tan(rng.uniform(-0.5, 0.5))
     distance = np.abs(y - middle - slope * (x - width / 2)) / np.hypot(1, slope)
-    return within(core(glyph) * np.clip(distance + 0.5 - 0.2 * severity * height, 0, 1))
+    return within(core(glyph) * np.clip(distance + 1 - severity * (0.2 * height + 0.5), 0, 1))
 
 
 def doubled(glyph: np.ndarray, letter: str, severity: float, rng: np.random.Generator) -> np.ndarray:
