@@ -1,16 +1,25 @@
 """malformed_rate, by hand; and a gain that comes with more malformed letters is none."""
 
+import json
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
+import yaml
+from make_results import make_results
 
-from legible.config import Scoring
+from legible.config import Scoring, load
 from legible.errors import UserError
 from legible.metrics.guards import more_malformed
 from legible.metrics.malformed import judged_images, malformed_table
+from legible.report import report_page, results_page
 from legible.report.aim import MET, NOT_MET, Condition, unspoilt
+from legible.report.experiment import read_experiment, verdict_of
 from legible.report.letters import letter_tables
 from legible.report.verdict import Judgement, Verdict, guarded
 
+ROOT = Path(__file__).resolve().parents[2]
 SCORING = Scoring(resamples=500)
 
 
@@ -112,3 +121,83 @@ def test_the_pages_show_both_tables():
         ["erased", "0.5", "40", "0.60; 0.60", "0.15; 0.15"],
     ]
     assert letter_tables(None, None, "held_out") == []
+
+
+def run(monkeypatch, script: str, *arguments: str) -> None:
+    """A script of this project in this process."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+    __import__(script).main()
+
+
+@pytest.mark.slow
+def test_from_pictures_to_pages(tmp_path, monkeypatch):
+    """Pictures that are renders: hardly any letter is malformed, and the page says so; made worse, the gain is void."""
+    results = make_results(tmp_path / "nano")
+    raw = yaml.safe_load((results / "config.yaml").read_text())
+    raw["glyph_judge"] = {"path": str(ROOT / "resources/nano/glyph_judge")}
+    raw["calibration"] = {"words": 1, "nonwords": 1}
+    (results / "config.yaml").write_text(yaml.safe_dump(raw))
+    config = load(results / "config.yaml")
+    manifests = sorted((results / "images").glob("*/held_out/manifest.jsonl"))
+    judged = [results / "glyphs" / path.parts[-3] / "held_out.jsonl" for path in manifests]
+    section, table = json.dumps({"glyph_judge": raw["glyph_judge"]}), results / "scores" / "malformed.csv"
+    run(
+        monkeypatch,
+        "judge_glyphs",
+        "--config",
+        section,
+        "--images",
+        *map(str, manifests),
+        "--output",
+        *map(str, judged),
+    )
+    rows = [json.loads(line) for line in judged[0].read_text().splitlines()]
+    assert {"file", "prompt_id", "image_seed", "probability", "malformed", "judge_version"} == set(rows[0])
+    trainings = json.dumps({arm: config.arm(arm).model_dump(mode="json", by_alias=True) for arm in config.arms})
+    scoring = json.dumps({"scoring": {"resamples": 200}})
+    inputs = ["--config", scoring, "--trainings", trainings, "--glyphs", *map(str, judged)]
+    run(monkeypatch, "score_glyphs", *inputs, "--output", str(table))
+    found = pd.read_csv(table).set_index("arm")
+    assert set(found.index) == {"base", *config.arms, "ceiling_render", "ceiling_vae"}
+    assert (found["value"] <= 0.2).all()
+
+    panel = pd.DataFrame(
+        [("rapidocr", "DejaVu Sans Bold", "word", "none", 0.0, 1.0, 1)],
+        columns=["judge", "font", "text", "kind", "severity", "share", "n"],
+    )
+    (results / "calibration").mkdir()
+    panel.to_csv(results / "calibration" / "damage.csv", index=False)
+    experiment = read_experiment(results, config)
+    assert verdict_of(experiment, "clip_region", "held_out").outcome == "better"
+    page = results_page.build([experiment])
+    assert "### Malformed letters" in page
+    assert "### What each judge overlooks" in page
+    assert '<h2 id="letters">' in report_page.build(experiment, "", [])
+
+    worse = pd.read_csv(table)
+    worse.loc[worse["arm"] == "clip_region", ["delta_vs_control", "delta_low", "delta_high"]] = [0.2, 0.1, 0.3]
+    worse.to_csv(table, index=False)
+    verdict = verdict_of(read_experiment(results, config), "clip_region", "held_out")
+    assert verdict.outcome == "not shown"
+    assert "the gain is void: more of its pictures hold a malformed letter" in verdict.reason
+
+
+def test_the_test_split_becomes_prompts(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from list_test_prompts import prompts_of
+
+    rows = [
+        (3, "a sign", "OPEN", "word", "cmr10", "white", "black"),
+        (4, "b", "XQ\nAB", "nonword\nword", "cmr10", "red", "white"),
+    ]
+    rows.append((5, "the same text", "OPEN", "word", "cmr10", "white", "black"))
+    split = pd.DataFrame(rows, columns=["index", "caption", "text", "kind", "font", "color", "background"])
+    assert prompts_of(split, {"EXIT"}) == [
+        {"id": "test-000003", "prompt": "a sign", "targets": ["OPEN"], "kind": "word"}
+        | {"font": "cmr10", "color": "white", "background": "black"},
+        {"id": "test-000004", "prompt": "b", "targets": ["XQ", "AB"], "kind": "nonword"}
+        | {"font": "cmr10", "color": "red", "background": "white"},
+    ]
+    with pytest.raises(UserError, match="'AB' of the test split occurs in the train split"):
+        prompts_of(split, {"AB"})
