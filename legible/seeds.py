@@ -30,6 +30,9 @@ class Stream(IntEnum):
     GROUP_NOISE = 31  # of a sampled picture, per member of a prompt's group; with an SDE also of its steps
     GROUP_LEVELS = 32  # levels and noise at which it is trained on
     GROUP_STEPS = 33  # which of the sampler's steps are trained on
+    DAMAGE = 41  # of a letter: where and how
+    GLYPHS = 42  # what the glyph judge is to overlook, per step
+    PANEL = 43  # strings of the panel
 
 
 def stateless_generator(*parts: int) -> torch.Generator:

@@ -14,7 +14,7 @@ min_version("9.27")
 CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.insert(0, str(CHECKOUT))  # the rules use the library that lies beside them, as their jobs do
 
-from legible.config import CRITICS, FIGURES, HEARD, NO_TEXT, check_page, critics_of, in_usual_order, validate
+from legible.config import CRITICS, FIGURES, HEARD, JUDGES, NO_TEXT, check_page, critics_of, in_usual_order, validate
 from legible.config.inputs import located
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
@@ -73,7 +73,8 @@ NANO = "results/nano_models"
 TWINS = ["aesthetic", "hps", "pickscore"]  # of published rewards, on top of the caption CLIP
 READERS = ["recognizer_conv", "recognizer_crnn"]
 FURTHER_READERS = {"cyrillic_conv": "cyrillic", "cyrillic_crnn": "cyrillic"}  # of other alphabets
-NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "scenery", *READERS, *FURTHER_READERS, "unet", "unet_clip", "vae"]
+NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "scenery", *READERS, *FURTHER_READERS]
+NANO_PARTS += ["glyph_judge", "unet", "unet_clip", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]

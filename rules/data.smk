@@ -45,7 +45,7 @@ rule render_dataset:
     """Draw signs with words on them; no evaluation target occurs in the training text."""
     input:
         fonts=rules.inspect_fonts.output.manifest,
-        prompts=[CONFIG.prompt_sets[name].path for name in PROMPT_SETS],
+        prompts=[CONFIG.prompt_sets[name].path for name in PROMPT_SETS if CONFIG.prompt_sets[name].path],
         validation=[CONFIG.validation.prompts] if CONFIG.validation else [],
         words=word_files(),
     output:
@@ -69,6 +69,27 @@ rule render_dataset:
     shell:
         'python "$LEGIBLE"/scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
         " {params.validation:q} --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
+
+
+rule list_test_prompts:
+    """The test split as prompts: words and fonts that nothing was trained on."""
+    input:
+        train=rules.render_dataset.output.train,
+        test=rules.render_dataset.output.test,
+    output:
+        f"{RESULTS}/data/test_prompts.jsonl",
+    log:
+        f"{RESULTS}/logs/list_test_prompts.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        code=decides("list_test_prompts", packages=["pandas", "pyarrow"]),
+    shell:
+        'python "$LEGIBLE"/scripts/list_test_prompts.py --train {input.train:q} --test {input.test:q} --output {output:q}'
+        " 2>&1 | tee {log:q}"
 
 
 rule draw_showcase:

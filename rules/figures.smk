@@ -61,6 +61,7 @@ rule build_report:
         ),
         drift=drift_evidence,
         rewards=reward_evidence,
+        letters=letter_evidence,
         images=expand(f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl", prompt_set=PROMPT_SETS),
         template=f"{HERE}resources/report/report.html.j2",
     output:

@@ -110,6 +110,7 @@ def input_folder(wildcards, input):
 def nano_needs(wildcards):
     """Denoisers learn on the latents of the finished autoencoder; CLIPs and twins of rewards grow out of others, too."""
     needs = {"denoiser": ["vae"], "scenery": ["denoiser"], "unet": ["vae"], "unet_clip": ["unet"]}
+    needs |= {"glyph_judge": ["vae"]}
     needs |= dict.fromkeys(TWINS, ["caption_clip"])
     return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
 
@@ -120,8 +121,10 @@ def nano_prompts(wildcards):
 
 
 def prompt_file(wildcards):
-    """The file of a prompt set."""
-    return CONFIG.drift.prompts if wildcards.prompt_set == DRIFT else CONFIG.prompt_sets[wildcards.prompt_set].path
+    """The file of a prompt set; that of the test split is made from it."""
+    if wildcards.prompt_set == DRIFT:
+        return CONFIG.drift.prompts
+    return CONFIG.prompt_sets[wildcards.prompt_set].path or f"{RESULTS}/data/test_prompts.jsonl"
 
 
 def sampling_config(wildcards):

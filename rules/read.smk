@@ -79,3 +79,61 @@ rule read_base_without_text:
     shell:
         'python "$LEGIBLE"/scripts/read_images.py --engine {wildcards.engine:q} --config {params.config:q} --images {input.images:q}'
         " --cache {params.cache:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule judge_glyphs:
+    """Look for malformed letters in the pictures of all models: at their shape only, whatever they spell."""
+    input:
+        images=expand(f"{RESULTS}/images/{{model}}/{{{{prompt_set}}}}/manifest.jsonl", model=[*MODELS, *CEILINGS]),
+        network=section_files(CONFIG.glyph_judge),
+    output:
+        expand(f"{RESULTS}/glyphs/{{model}}/{{{{prompt_set}}}}.jsonl", model=[*MODELS, *CEILINGS]),
+    log:
+        f"{RESULTS}/logs/judge_glyphs_{{prompt_set}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/judge_glyphs_{{prompt_set}}.tsv"
+    wildcard_constraints:
+        prompt_set="|".join(PROMPT_SETS),
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime="2h",
+    params:
+        config=as_json(glyph_judge=CONFIG.glyph_judge and part("glyph_judge")),
+        code=decides("judge_glyphs", packages=["numpy", "pillow", "torch"]),
+    shell:
+        'python "$LEGIBLE"/scripts/judge_glyphs.py --config {params.config:q} --images {input.images:q} --output {output:q}'
+        " 2>&1 | tee {log:q}"
+
+
+rule calibrate:
+    """Which damage to a letter each judge overlooks: a panel drawn for that, read by all of them."""
+    input:
+        fonts=rules.inspect_fonts.output.manifest,
+        words=word_files(),
+        networks=[file for section in CONFIG.engines().values() for file in section_files(section)],
+        glyphs=section_files(CONFIG.glyph_judge),
+    output:
+        f"{RESULTS}/calibration/damage.csv",
+    log:
+        f"{RESULTS}/logs/calibrate.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/calibrate.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=6000,
+        runtime="4h",
+    params:
+        config=as_json(
+            calibration=CONFIG.calibration and part("calibration"),
+            data=part("data"),
+            glyph_judge=CONFIG.glyph_judge and part("glyph_judge"),
+            ocr=part("ocr"),
+        ),
+        cache=f"{RESULTS}/cache/calibration",
+        code=panel_code,
+    shell:
+        'python "$LEGIBLE"/scripts/calibrate_damage.py --config {params.config:q} --fonts {input.fonts:q} --cache {params.cache:q}'
+        " --output {output:q} 2>&1 | tee {log:q}"

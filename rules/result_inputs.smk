@@ -28,6 +28,19 @@ def reading_code(wildcards):
     return decides_reading(wildcards.engine)
 
 
+def panel_code(wildcards):
+    """The code and the versions that decide what the judges overlook."""
+    judges = [JUDGES[engine] for engine in ENGINES]
+    packages = [package for judge in judges for package in judge.packages]
+    return decides("calibrate_damage", [judge.module for judge in judges], [*packages, *RENDERING, "pandas", "torch"])
+
+
+def letter_evidence(wildcards):
+    """Whether letters are well formed, and which damage to them each judge overlooks; what is configured of it."""
+    malformed = [f"{RESULTS}/scores/malformed.csv"] if CONFIG.glyph_judge else []
+    return malformed + ([f"{RESULTS}/calibration/damage.csv"] if CONFIG.calibration else [])
+
+
 def figure_style(wildcards):
     """The style of one figure: changing it redraws this figure only."""
     style = getattr(CONFIG.figures, wildcards.figure).model_dump(mode="json")

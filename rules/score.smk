@@ -38,6 +38,30 @@ rule score_readings:
         " --readings {input.readings:q} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
 
 
+rule score_glyphs:
+    """The share of pictures with a malformed letter, with intervals and paired differences to the arms' own controls."""
+    input:
+        expand(f"{RESULTS}/glyphs/{{model}}/{{prompt_set}}.jsonl", model=[*MODELS, *CEILINGS], prompt_set=PROMPT_SETS),
+    output:
+        f"{RESULTS}/scores/malformed.csv",
+    log:
+        f"{RESULTS}/logs/score_glyphs.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/score_glyphs.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime="1h",
+    params:
+        config=as_json(scoring=part("scoring")),
+        trainings=as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS}),
+        code=decides("score_glyphs", packages=SCORING),
+    shell:
+        'python "$LEGIBLE"/scripts/score_glyphs.py --config {params.config:q} --trainings {params.trainings:q}'
+        " --glyphs {input:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule score_drift:
     """How far the pictures moved from the base model's on prompts without text."""
     input:
@@ -121,3 +145,4 @@ rule score:
         [*rules.score_drift.output, *rules.score_attributes.output] if CONFIG.drift else [],
         f"{RESULTS}/scores/guards.csv" if CONFIG.reward_scores else [],
         rules.score_curve.output if SNAPSHOTS else [],
+        letter_evidence,

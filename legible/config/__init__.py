@@ -7,7 +7,19 @@ from legible.config.data import Data, Fonts, Kinds, PromptSet
 from legible.config.experiment import Config, merge
 from legible.config.figures import FIGURES, FigureEntry, Figures, FigureStyle
 from legible.config.files import check_page, in_usual_order, load, raw_sections, sections, source_of, validate
-from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
+from legible.config.judges import (
+    GLYPH_JUDGE,
+    JUDGES,
+    NO_TEXT,
+    Calibration,
+    Drift,
+    EasyOcr,
+    GlyphJudge,
+    Ocr,
+    RapidOcr,
+    Scoring,
+    Tesseract,
+)
 from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
 from legible.config.render import Recipe, Render
@@ -31,6 +43,7 @@ from legible.errors import describe
 __all__ = [  # every section is imported from here
     "CRITICS",
     "FIGURES",
+    "GLYPH_JUDGE",
     "HEARD",
     "JUDGES",
     "LOSSES",
@@ -41,6 +54,7 @@ __all__ = [  # every section is imported from here
     "Anchor",
     "AnchorTerm",
     "Aux",
+    "Calibration",
     "CaptionClip",
     "Clip",
     "Config",
@@ -52,6 +66,7 @@ __all__ = [  # every section is imported from here
     "Figures",
     "Fonts",
     "Generation",
+    "GlyphJudge",
     "Hps",
     "ImageReward",
     "Kinds",

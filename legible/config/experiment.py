@@ -6,7 +6,17 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from legible.config.data import Data, Fonts, PromptSet
 from legible.config.figures import Figures
-from legible.config.judges import NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
+from legible.config.judges import (
+    NO_TEXT,
+    Calibration,
+    Drift,
+    EasyOcr,
+    GlyphJudge,
+    Ocr,
+    RapidOcr,
+    Scoring,
+    Tesseract,
+)
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
 from legible.config.render import Render
@@ -90,6 +100,14 @@ class Config(Section):
     command: str = Field("snakemake --cores all", description="the command that the results page gives")
     gpu: bool | None = Field(None, description="jobs ask for a GPU; null = where this machine has one")
     ocr: Ocr = Ocr()
+    glyph_judge: GlyphJudge | None = Field(
+        None,
+        description="e.g. {path: resources/nano/glyph_judge}: count pictures with malformed letters; a gain that comes "
+        "with more of them is void; null = not",
+    )
+    calibration: Calibration | None = Field(
+        None, description="e.g. {words: 20}: measure which damage to a letter each judge overlooks; null = not"
+    )
     scoring: Scoring = Scoring()
     figures: Figures = Figures()
 
@@ -135,6 +153,9 @@ class Config(Section):
         ]:
             if section.scheduler and section.scheduler not in spec_of(self.model.family).schedulers:
                 raise ValueError(f"{name}.scheduler: {self.model.family} has its own scheduler only; choose null")
+        drawn = [name for name, entry in self.prompt_sets.items() if entry.split]
+        if drawn and (self.render or not self.data.test):
+            raise ValueError(f"prompt_sets.{drawn[0]}.split: it needs plain signs (render: null) and data.test above 0")
         if NO_TEXT in self.prompt_sets:
             raise ValueError(f"prompt_sets.{NO_TEXT}: this name is taken by the prompts of `drift`; choose another one")
         if not self.engines():
@@ -222,7 +243,9 @@ class Config(Section):
 
     def generation_of(self, prompt_set: str) -> Generation:
         """The generation section with what a prompt set has of its own."""
-        own = self.prompt_sets[prompt_set].model_dump(mode="json", exclude={"path", "limit"}, exclude_none=True)
+        own = self.prompt_sets[prompt_set].model_dump(
+            mode="json", exclude={"path", "limit", "split"}, exclude_none=True
+        )
         try:
             return Generation.model_validate(self.generation.model_dump(mode="json") | own)
         except ValidationError as error:

@@ -26,6 +26,7 @@ FOLDERS = (
     "ocr.*.network",
     "ocr.*.models",
     "ocr.*.data",
+    "glyph_judge.path",
     "benchmarks",
 )
 HUB = {"model.path": "diffusers", "clip.path": "open_clip"} | dict.fromkeys(

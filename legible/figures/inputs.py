@@ -32,6 +32,11 @@ REWARDS = (
     *("delta_vs_control", "delta_low", "delta_high", "win_rate", "win_low", "win_high"),
 )
 GUARDS = ("arm", "prompt_set", "guard", "value", "limit", "broken")
+MALFORMED = (
+    *("arm", "engine", "prompt_set", "metric", "value", "ci_low", "ci_high", "delta_vs_control"),
+    *("delta_low", "delta_high", "control"),
+)
+PANEL = ("judge", "font", "text", "kind", "severity", "share", "n")
 CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
 MALFORMED = ("arm", "prompt_set", "metric", "value")
 REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "last")
@@ -93,6 +98,16 @@ def read_rewards(results: Path) -> pd.DataFrame:
 def read_guards(results: Path) -> pd.DataFrame:
     """scores/guards.csv: what voids a gain."""
     return read_csv(results / "scores" / "guards.csv", GUARDS)
+
+
+def read_malformed(results: Path) -> pd.DataFrame:
+    """scores/malformed.csv: the share of pictures with a malformed letter."""
+    return read_csv(results / "scores" / "malformed.csv", MALFORMED)
+
+
+def read_panel(results: Path) -> pd.DataFrame:
+    """calibration/damage.csv: which damage to a letter each judge overlooks."""
+    return read_csv(results / "calibration" / "damage.csv", PANEL, "calibrate")
 
 
 def read_curve(results: Path) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from legible.config import JUDGES
+from legible.config import GLYPH_JUDGE, JUDGES
 from legible.errors import UserError
 from legible.names import BASE, CEILINGS, CONTROL, PLACEBOS, SCALE
 
@@ -19,6 +19,8 @@ ARM_LABELS = {
 
 def engine_label(engine: str) -> str:
     """How people write an engine's name."""
+    if engine == GLYPH_JUDGE:
+        return "glyph judge"
     return JUDGES[engine].label if engine in JUDGES else engine
 
 

@@ -14,7 +14,7 @@ from legible.corpus.templates import vocabulary
 from legible.io import write_text
 from legible.metrics.attributes import ATTRIBUTES, by_picture
 from legible.models.family import Family, open_model
-from legible.nano import caption_clip, clip, denoiser, judge, preference, recognizer, vae
+from legible.nano import caption_clip, clip, denoiser, glyphs, judge, preference, recognizer, vae
 from legible.nano.letters import add_letters, further_letters, with_words
 from legible.nano.pool import HELD_OUT, Pool, build_pool, held_out_pool, prompts_of, retrieval_pool, with_scenes
 from legible.nano.recipe import DenoiserRecipe, Recipe
@@ -31,6 +31,7 @@ PARTS = (
     "unet_clip",
     "clip",
     *Recipe().recognizers,
+    "glyph_judge",
 )
 FOLDERS = {  # of the parts that have none of their own name
     "aesthetic": "caption_clip",
@@ -46,6 +47,10 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, co
     """Train `part` into its folder below `output` and return what was measured."""
     if part in recipe.preferences:
         return train_preference(part, recipe, key, work, output)
+    if part == "glyph_judge":
+        autoencoder = AutoencoderKL.from_pretrained(output / recipe.denoiser.family / "vae").eval()
+        size = (recipe.data.height, recipe.data.width)
+        return glyphs.train_glyph_judge(recipe.glyph_judge, autoencoder, size, recipe.seed, key, work, output / part)
     recipe = recipe.of(part)
     held_out = held_out_pool(recipe)
     pool = build_pool(recipe, load_prompts(prompts_of(recipe.data.script), None), work)

@@ -8,9 +8,9 @@ import pandas as pd
 from legible.figures.labels import auxiliary_arms, engine_label, is_placebo, signed
 from legible.metrics.compare import claims, is_heard
 from legible.names import CONTROL
-from legible.report.experiment import Experiment
+from legible.report.experiment import Experiment, void
 from legible.report.verdict import MIN_SEEDS, judge
-from legible.report.words import counted, p_text, percent
+from legible.report.words import counted, listed, p_text, percent
 
 GOAL = -0.40
 AIM = (
@@ -186,6 +186,13 @@ def gentle_enough(drift: pd.DataFrame | None, arm: str) -> Condition:
     return matched(Condition(MET if dssim["delta_high"] <= 0 else NOT_SHOWN, words), rows["control_differs"].iloc[0])
 
 
+def unspoilt(condition: Condition, broken: Sequence[str]) -> Condition:
+    """The condition, which cannot be met by a gain that guards (in words) void."""
+    if condition.state != MET or not broken:
+        return condition
+    return Condition(NOT_MET, f"{condition.words}; but the gain is void: {listed(broken)}")
+
+
 def seeded(condition: Condition, seeds: int) -> Condition:
     """The condition, which with few training seeds cannot be met."""
     if condition.state != MET or seeds >= MIN_SEEDS:
@@ -202,6 +209,8 @@ def conditions(experiment: Experiment, arm: str, prompt_set: str) -> tuple[Condi
         fast_enough(experiment.curve, arm, prompt_set),
         gentle_enough(experiment.drift, arm),
     )
+    broken = void(experiment, arm, prompt_set)
+    four = (four[0], unspoilt(four[1], broken), *four[2:])
     return tuple(seeded(condition, len({seed for _, seed in runs})) for condition in four)
 
 

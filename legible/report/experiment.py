@@ -13,7 +13,9 @@ from legible.figures.inputs import (
     read_curve,
     read_drift,
     read_guards,
+    read_malformed,
     read_metrics,
+    read_panel,
     read_rewards,
     read_rows,
     read_runs,
@@ -24,7 +26,7 @@ from legible.figures.inputs import (
 )
 from legible.figures.labels import auxiliary_arms, with_control_first
 from legible.metrics.compare import Control, claims, drift_with_own_controls, own_control, with_own_controls
-from legible.metrics.guards import broken_guards
+from legible.metrics.guards import broken_guards, more_malformed
 from legible.metrics.statistics import holm
 from legible.metrics.training import clipped_share, gradient_ratio
 from legible.names import BASE
@@ -45,6 +47,8 @@ class Experiment:
         controls: arm beside the control → what it is compared with.
         summary, seeds, drift: the tables of legible.metrics.compare; `drift` None where it was not measured.
         rewards, guards: rows of rewards.csv and guards.csv, None where no rewards were scored.
+        malformed: rows of malformed.csv, None where no glyph judge looked.
+        panel: rows of calibration/damage.csv, None where judges were not calibrated.
         curve: rows of curve.csv, None where there is none.
         scores: rows of scores.parquet.
         runs: (arm, training seed) → run.json.
@@ -64,6 +68,8 @@ class Experiment:
     drift: pd.DataFrame | None
     rewards: pd.DataFrame | None
     guards: pd.DataFrame | None
+    malformed: pd.DataFrame | None
+    panel: pd.DataFrame | None
     curve: pd.DataFrame | None
     scores: pd.DataFrame
     runs: dict[tuple[str, int], dict]
@@ -104,6 +110,8 @@ def read_experiment(results: Path, config: Config, title: str = "") -> Experimen
         drift=drift,
         rewards=read_rewards(results) if (results / "scores" / "rewards.csv").is_file() else None,
         guards=read_guards(results) if (results / "scores" / "guards.csv").is_file() else None,
+        malformed=read_malformed(results) if config.glyph_judge else None,
+        panel=read_panel(results) if config.calibration else None,
         curve=read_curve(results) if (results / "scores" / "curve.csv").is_file() else None,
         scores=scores,
         runs=runs,
@@ -142,7 +150,13 @@ def verdict_of(experiment: Experiment, arm: str, prompt_set: str) -> Verdict:
     """What is said of an arm on a prompt set, guards heeded."""
     confidence = experiment.config.scoring.confidence
     found = judge(experiment.summary, experiment.seeds, arm, prompt_set, confidence)
-    return guarded(found, broken_guards(experiment.guards, arm, prompt_set))
+    return guarded(found, void(experiment, arm, prompt_set))
+
+
+def void(experiment: Experiment, arm: str, prompt_set: str) -> list[str]:
+    """What voids an arm's gain on a prompt set, in words."""
+    malformed = more_malformed(experiment.malformed, arm, prompt_set)
+    return [*broken_guards(experiment.guards, arm, prompt_set), *malformed]
 
 
 def strength_text(experiment: Experiment, arm: str) -> str:

@@ -23,6 +23,7 @@ from legible.names import BASE, CEILINGS, CONTROL, SCALE
 from legible.report import contrasts
 from legible.report.describe import describe_drift, describe_judges, describe_validation
 from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
+from legible.report.letters import letter_tables
 from legible.report.rewards import reward_tables
 from legible.report.verdict import MIN_SEEDS, explain, explain_ceilings, explain_control, headline, placebo_note, rule
 from legible.report.words import counted, interval, listed, p_text, with_delta
@@ -245,6 +246,7 @@ def answer(experiment: Experiment, prompt_set: str, found: Sequence[contrasts.Co
         "rows": summary_rows(summary, experiment.arms, prompt_set),
         "tests": tested_rows(summary, prompt_set),
         "rewards": reward_tables(experiment.rewards, experiment.guards, prompt_set),
+        "letters": letter_tables(experiment.malformed, experiment.panel, prompt_set),
         "contrasts": contrast_table(found, confidence),
         "guard": [] if drift is None else guard_rows(summary, drift, experiment.arms, prompt_set),
     }

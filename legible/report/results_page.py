@@ -14,6 +14,7 @@ from legible.report import contrasts
 from legible.report.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions
 from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges, describe_validation
 from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
+from legible.report.letters import letter_tables
 from legible.report.report_page import drawn_figures
 from legible.report.rewards import GUARDS_NOTE, REWARDS_NOTE, guard_states, reward_rows
 from legible.report.verdict import explain, explain_ceilings, explain_control, headline, rule
@@ -244,6 +245,8 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
         lines = "\n".join(f"- {line}" for line in contrasts.sentences(between, confidence))
         rows = table(contrasts.COLUMNS, contrasts.contrast_rows(between))
         parts += ["### Arm against arm", contrasts.NOTE, rows, lines]
+    for part in letter_tables(experiment.malformed, experiment.panel, prompt_set):
+        parts += [f"### {part['title']}", part["note"], table(part["columns"], part["rows"])]
     parts += rewards_and_guards(experiment, prompt_set)
     found = aim_of(experiment, prompt_set)
     if found:
