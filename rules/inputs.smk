@@ -10,7 +10,11 @@ def word_files():
 
 def arm_config(wildcards):
     """The arm's own training section and what else decides a run; an arm depends on the models of its own loss only."""
-    training = CONFIG.arm(wildcards.arm)
+    return training_config(CONFIG.arm(wildcards.arm))
+
+
+def training_config(training):
+    """What a run with this training section is given."""
     critics = critics_of(training.heard)
     return as_json(
         model=part("model"),

@@ -1,4 +1,8 @@
-"""What jobs are given: threads, GPUs, memory."""
+"""What jobs are given: threads, GPUs, memory; and what is measured to know what an arm costs."""
+
+from types import SimpleNamespace
+
+from legible.train.timing import timed
 
 
 def arm_threads(wildcards):
@@ -40,3 +44,31 @@ def planned_memory(stage):
         return round(memory_plan()[stage.format(**wildcards)] * (1 + attempt) / 2) if counted else 4000
 
     return mem_mb
+
+
+def timed_arms():
+    """Every arm with the training seed that is timed, as input functions know a job."""
+    return [SimpleNamespace(arm=arm, seed=CONFIG.seeds[0]) for arm in ARMS]
+
+
+def timing_inputs(wildcards):
+    """What the trainings of all arms open."""
+    return [path for job in timed_arms() for named in (arm_models, arm_segmenter, arm_anchor, arm_start) for path in named(job)]
+
+
+def timing_commands(wildcards, input):
+    """Arm → the command that trains it for a few steps, as rule train_arm does, without the folders to write to."""
+    commands = {}
+    for job in timed_arms():
+        training = timed(CONFIG.arm(job.arm), CONFIG.timing)
+        own = SimpleNamespace(segmenter=first(arm_segmenter(job)), anchor=first(arm_anchor(job)), start=first(arm_start(job)))
+        files = [*segmenter_option(job, own), *anchor_option(job, own), *start_option(job, own)]
+        command = [*launcher(job), str(CHECKOUT / "scripts" / "train_arm.py"), "--config", training_config(training)]
+        command += ["--arm", job.arm, "--seed", str(job.seed), "--cache", str(input.cache), *files]
+        commands[job.arm] = [*command, "--reader-cache", f"{RESULTS}/cache/ocr/reader"]
+    return json.dumps(commands)
+
+
+def first(paths):
+    """The first of some paths, or nothing."""
+    return paths[0] if paths else ""

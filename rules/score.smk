@@ -63,12 +63,42 @@ rule score_drift:
         " 2>&1 | tee {log:q}"
 
 
+rule time_arms:
+    """Seconds of a step of every arm, in turn. It takes all cores, so that nothing of this workflow runs beside it."""
+    input:
+        cache=rules.encode_dataset.output,
+        files=timing_inputs,
+    output:
+        TIMING,
+    log:
+        f"{RESULTS}/logs/time_arms.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/time_arms.tsv"
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=8000,
+        runtime="8h",
+        gpu=GPU * max(CONFIG.arm(arm).processes for arm in ARMS),
+    params:
+        commands=timing_commands,
+        model=json.dumps(part("model"), sort_keys=True),
+        seed=CONFIG.seeds[0],
+        rounds=CONFIG.timing.rounds if CONFIG.timing else 0,
+        code=[decides("time_arms"), *(decides_training(CONFIG.model, CONFIG.arm(arm)) for arm in ARMS)],
+    shell:
+        'python "$LEGIBLE"/scripts/time_arms.py --commands {params.commands:q} --model {params.model:q} --seed {params.seed:q}'
+        " --rounds {params.rounds:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule score_curve:
     """CER against steps and seconds, from snapshots of the runs."""
     input:
         images=curve_images,
         readings=curve_readings,
         runs=curve_runs,
+        timing=rules.time_arms.output if CONFIG.timing else [],
     output:
         curve=f"{RESULTS}/scores/curve.csv",
         reached=f"{RESULTS}/scores/steps_to_levels.csv",
@@ -84,10 +114,11 @@ rule score_curve:
     params:
         config=as_json(**SCORED),
         levels=list(CONFIG.cer_levels),
+        timing=["--timing", TIMING] if CONFIG.timing else [],
         code=decides("score_curve", packages=SCORING),
     shell:
         'python "$LEGIBLE"/scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}'
-        " --runs {input.runs:q} --output {output.curve:q} --levels {params.levels:q} --reached {output.reached:q} 2>&1 | tee {log:q}"
+        " --runs {input.runs:q} {params.timing:q} --output {output.curve:q} --levels {params.levels:q} --reached {output.reached:q} 2>&1 | tee {log:q}"
 
 
 rule score:
@@ -97,3 +128,4 @@ rule score:
         rules.score_drift.output if CONFIG.drift else [],
         f"{RESULTS}/scores/guards.csv" if CONFIG.reward_scores else [],
         rules.score_curve.output if SNAPSHOTS else [],
+        rules.time_arms.output if CONFIG.timing else [],

@@ -1,14 +1,13 @@
 """Fine-tune one arm with one seed; resumes from its checkpoint after any interruption."""
 
 import argparse
-import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
 from legible.config import critics_of, sections
 from legible.errors import run_cli
-from legible.io import atomic_path, sha256_file, write_json
+from legible.io import atomic_path, read_jsonl, sha256_file, write_json
 from legible.losses.auxiliary import open_aux_loss, open_critics
 from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
@@ -23,6 +22,7 @@ from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.group import join_group
 from legible.train.key import run_key, used_files
+from legible.train.log import times
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
@@ -90,7 +90,6 @@ def main() -> None:
         keep_weights(model, snapshot, training, place, start)
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
-    last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
     written = sorted(path for path in (arguments.output_dir / "weights").rglob("*") if path.is_file())
     run = {
         "arm": arguments.arm,
@@ -106,7 +105,8 @@ def main() -> None:
         "parameters_total": total,
         "parameters_trained": sum(parameter.numel() for parameter in parameters.values()),
         "changed_weight_fraction": changed,
-        "wall_seconds": json.loads(last)["seconds"],
+        **times(read_jsonl(folder / "metrics.jsonl")),
+        "device": device.type,
         "peak_memory_bytes": peak_memory_bytes(),
         "weights": {str(path.relative_to(arguments.output_dir)): sha256_file(path) for path in written},
         **environment(),

@@ -7,7 +7,7 @@ from legible.config.data import Data, Fonts, Kinds, PromptSet
 from legible.config.experiment import Config, merge
 from legible.config.figures import FIGURES, FigureEntry, Figures, FigureStyle
 from legible.config.files import check_page, in_usual_order, load, raw_sections, sections, source_of, validate
-from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
+from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract, Timing
 from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
 from legible.config.render import Recipe, Render
@@ -67,6 +67,7 @@ __all__ = [  # every section is imported from here
     "Segmenter",
     "SigmaSampling",
     "Tesseract",
+    "Timing",
     "Training",
     "check_page",
     "critics_of",

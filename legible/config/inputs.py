@@ -8,7 +8,10 @@ from typing import Any
 from legible.config.experiment import Config
 from legible.errors import UserError
 
-FILES = ("prompt_sets.*.path", "anchor.prompts", "drift.prompts", "training.assistant_lora", "arms.*.assistant_lora")
+FILES = (
+    *("prompt_sets.*.path", "anchor.prompts", "drift.prompts", "training.assistant_lora", "arms.*.assistant_lora"),
+    "protocol",
+)
 FOLDERS = (
     "fonts.folders.*",
     "model.path",

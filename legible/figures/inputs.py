@@ -31,7 +31,7 @@ REWARDS = (
     *("delta_vs_control", "delta_low", "delta_high", "win_rate", "win_low", "win_high"),
 )
 GUARDS = ("arm", "prompt_set", "guard", "value", "limit", "broken")
-CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
+CURVE = ("arm", "training_seed", "step", "seconds", "clock", "engine", "prompt_set", "value")
 REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "last")
 GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")
 

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from legible.io import write_jsonl
@@ -28,3 +30,14 @@ class RunLog:
             return
         with open(self.path, "a") as handle:
             handle.write(json.dumps(values | {"time": round(time.time(), 3)}, sort_keys=True) + "\n")
+
+
+def times(rows: Sequence[Mapping]) -> dict[str, str | float]:
+    """What run.json says of time: when training `started` (UTC, ISO 8601), its `wall_seconds`, `processor_seconds`.
+
+    An attempt goes on from the checkpoint of the one before and keeps its rows, so the first row is the first attempt's
+    (of those that left a checkpoint: what another one did is not in the weights).
+    """
+    began = datetime.fromtimestamp(rows[0]["time"] - rows[0]["seconds"], UTC)
+    spent = {"wall_seconds": rows[-1]["seconds"], "processor_seconds": rows[-1]["processor_seconds"]}
+    return {"started": began.isoformat(timespec="seconds")} | spent

@@ -70,6 +70,7 @@ def train(
             grad_norm=norm,
             learning_rate=learning_rate,
             seconds=round(session.seconds(), 3),
+            processor_seconds=round(session.processor_seconds(), 3),
         )
         session.keep(step, stopping)
     return session.weights()

@@ -1,6 +1,7 @@
 """A training as it stands: optimiser, averages, λ, log and checkpoints of one run; resumable bit for bit."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -60,6 +61,11 @@ class Place:
         return self.folder / "checkpoint.json"
 
 
+def processor_time() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    return time.process_time() + sum(os.times()[2:4])
+
+
 class Session:
     """The state of a run, from its last checkpoint on."""
 
@@ -82,16 +88,16 @@ class Session:
         self.others = other_samples(len(task.data.latents), task.seed) if shuffled else None
         self.balance = Balance(training.aux, training.steps)
         self.log = RunLog(place.folder / "metrics.jsonl", writes=group.rank == 0)
-        self.first, self.spent = 0, 0.0
+        self.first, self.spent, self.worked = 0, 0.0, 0.0
         if state := load_checkpoint(place.checkpoint, place.key, group):
             for name, part in self.mine.items():
                 part.copy_(state["parameters"][name])
             self.averaged = {name: value.to(task.model.device) for name, value in state["averaged"].items()}
             load_optimizer(self.optimizer, state["optimizer"])
             self.balance.state = state["balance"]
-            self.first, self.spent = state["step"], state["seconds"]
+            self.first, self.spent, self.worked = state["step"], state["seconds"], state["processor_seconds"]
         self.log.rewind(self.first)
-        self.began = time.monotonic()
+        self.began, self.worked_before = time.monotonic(), processor_time()
 
     def steps(self) -> Iterator[int]:
         """The optimiser steps that are left, with progress."""
@@ -104,6 +110,10 @@ class Session:
     def seconds(self) -> float:
         """Wall-clock seconds of all attempts so far."""
         return self.spent + time.monotonic() - self.began
+
+    def processor_seconds(self) -> float:
+        """Processor seconds of all attempts so far, of all threads, children and processes of the group."""
+        return sum(self.group.collect([self.worked + processor_time() - self.worked_before]))
 
     def auxiliary(self, step: int) -> AuxLoss | None:
         """The auxiliary loss on steps on which it counts. Counted in optimiser steps: accumulation cannot move it."""
@@ -167,6 +177,7 @@ class Session:
                 "balance": self.balance.state,
                 "step": done,
                 "seconds": self.seconds(),
+                "processor_seconds": self.worked + processor_time() - self.worked_before,  # each process its own
             }
             save_checkpoint(self.place.checkpoint, self.place.key, state, self.group)
         if stop:
