@@ -20,7 +20,7 @@ from legible.figures import inputs
 from legible.figures.labels import engine_label
 from legible.metrics.compare import claims
 from legible.metrics.statistics import seed_interval
-from legible.report import aim
+from legible.report import aim, copies
 from legible.report.describe import LOSSES, describe_arm, describe_aux
 from legible.report.experiment import Experiment, corrected, read_experiment
 from legible.report.results_page import RESULT_COLUMNS, build, overall
@@ -452,14 +452,59 @@ def test_the_script_writes_the_same_bytes_and_copies_the_figures(results, bare, 
         done = script(tmp_path / attempt / "RESULTS.md", str(results), str(bare), *titles)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / attempt / "RESULTS.md").read_text(encoding="utf-8") == page
-    copies = sorted((tmp_path / "first" / "results").iterdir())
-    assert [path.name for path in copies] == ["main-delta_to_control.png", "main-learning_curves.png"]
-    assert copies[0].read_bytes() == b"delta_to_control"
+    figures = sorted(path for path in (tmp_path / "first" / "results").iterdir() if path.is_file())
+    assert [path.name for path in figures] == ["main-delta_to_control.png", "main-learning_curves.png"]
+    assert figures[0].read_bytes() == b"delta_to_control"
     shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page)
-    assert sorted(shown) == [f"results/{path.name}" for path in copies]
+    assert sorted(shown) == [f"results/{path.name}" for path in figures]
     assert COMMAND in page
     assert "Test CPU (2 logical cores), Linux" in page
     assert "| torch | 2.15.0 |" in page
+    # The tables and what identifies the runs, under the links of the page.
+    linked = re.findall(r"\]\((results/[a-z]+/[a-z_]+\.(?:csv|json))\)", page)
+    tables_beside = [*(path for path in (tmp_path / "first" / "results").rglob("*.csv"))]
+    assert {str(path.relative_to(tmp_path / "first")) for path in tables_beside} == {
+        link for link in linked if link.endswith("csv")
+    }
+    assert "results/main/drift.csv" in linked
+    folders = {"main": results, "bare": bare}
+    for path in tables_beside:
+        assert path.read_text() == (folders[path.parent.name] / "scores" / path.name).read_text()
+    runs = json.loads((tmp_path / "first" / "results" / "main" / "runs.json").read_text())
+    assert [(run["arm"], run["seed"]) for run in runs] == list(read(results).runs)
+    recorded = read(results).runs["ctc", 1]
+    (own,) = (run for run in runs if (run["arm"], run["seed"]) == ("ctc", 1))
+    kept = ("key", "data", "files", "weights", "versions", "machine", "steps", "wall_seconds", "processor_seconds")
+    assert {key: own[key] for key in (*kept, "started")} == {key: recorded[key] for key in (*kept, "started")}
+    assert "training" not in own
+
+
+def test_of_a_large_table_only_the_rows_over_all_prompts_are_copied(tmp_path, monkeypatch):
+    rows = pd.DataFrame({"stratum": ["all", "length=2", "all"], "value": [0.123456, 0.2, 0.3]})
+    rows.to_csv(tmp_path / "summary.csv", index=False)
+    assert copies.small(tmp_path / "summary.csv") == (tmp_path / "summary.csv").read_text()
+    monkeypatch.setattr(copies, "LARGE", 20)
+    assert copies.small(tmp_path / "summary.csv") == "stratum,value\nall,0.123456\nall,0.3\n"
+    rows.drop(columns="stratum").to_csv(tmp_path / "drift.csv", index=False)
+    assert copies.small(tmp_path / "drift.csv") == (tmp_path / "drift.csv").read_text()
+
+
+def test_seconds_measured_alone_are_shown_and_called_so(results, tmp_path):
+    experiment = read(results, "Main")
+    rows = [
+        {"arm": arm, "round": turn, "steps": 5, "processor_seconds": 5 * (1 + place + turn), "wall_seconds": 1.0}
+        for place, arm in enumerate(ARMS)
+        for turn in range(3)
+    ]
+    timed = dataclasses.replace(experiment, timing=pd.DataFrame(rows).assign(device="cpu"))
+    page = build([timed])
+    found = {row[0]: row for row in tables(page)["Pictures of"][1:]}
+    for place, arm in enumerate(ARMS[1:], 1):
+        if arm != "ctc_shuffled":
+            assert f"{2 + place} ({(2 + place) / 2:.2f} ×)" in found[f"`{arm}`"]
+    assert "Seconds: processor seconds, measured alone, each arm in its turn" in page
+    assert "hints, no evidence" not in page
+    assert build([experiment]).count("They were taken while other work ran on the machine: hints, no evidence.") == 2
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "scores/summary.csv", "scores/seeds.csv", "runs/ctc/seed1/run.json"])
