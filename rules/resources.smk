@@ -53,7 +53,13 @@ def timed_arms():
 
 def timing_inputs(wildcards):
     """What the trainings of all arms open."""
-    return [path for job in timed_arms() for named in (arm_models, arm_segmenter, arm_anchor, arm_start) for path in named(job)]
+    needs = (arm_models, arm_segmenter, arm_anchor, arm_start)
+    return list(dict.fromkeys(path for job in timed_arms() for files in needs for path in files(job)))
+
+
+def timing_memory(wildcards, attempt):
+    """MB of the largest training."""
+    return max(planned_memory(f"train_{arm}")(wildcards, attempt) for arm in ARMS)
 
 
 def timing_commands(wildcards, input):
@@ -61,7 +67,9 @@ def timing_commands(wildcards, input):
     commands = {}
     for job in timed_arms():
         training = timed(CONFIG.arm(job.arm), CONFIG.timing)
-        own = SimpleNamespace(segmenter=first(arm_segmenter(job)), anchor=first(arm_anchor(job)), start=first(arm_start(job)))
+        own = SimpleNamespace(
+            segmenter=first(arm_segmenter(job)), anchor=first(arm_anchor(job)), start=first(arm_start(job))
+        )
         files = [*segmenter_option(job, own), *anchor_option(job, own), *start_option(job, own)]
         command = [*launcher(job), str(CHECKOUT / "scripts" / "train_arm.py"), "--config", training_config(training)]
         command += ["--arm", job.arm, "--seed", str(job.seed), "--cache", str(input.cache), *files]

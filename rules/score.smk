@@ -78,7 +78,7 @@ rule time_arms:
         ENVIRONMENT
     threads: workflow.cores or 1
     resources:
-        mem_mb=8000,
+        mem_mb=timing_memory,
         runtime="8h",
         gpu=GPU * max(CONFIG.arm(arm).processes for arm in ARMS),
     params:

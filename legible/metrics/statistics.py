@@ -114,12 +114,14 @@ def two_way_bootstrap(
 
     Pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1(2), 386-411): prompts and training seeds are drawn
     with replacement, each for itself, and their weights multiplied. No bootstrap of such data has the right variance
-    (McCullagh 2000, Bernoulli 6(2), 285-310). This one is conservative in what is neither the prompt's nor the seed's
-    effect: it counts the variance of a single cell (seed, prompt) about three times. It is not in the seeds' effect,
-    where they are few: it sees (S − 1) / S of their variance, and its tails are a normal distribution's. So only its
-    standard error is used, made unbiased in both effects, and the interval is value ± t' · error with Cochran's (1964,
-    Biometrics 20(1), 191-195) t' = Σ V t(n − 1) / Σ V, V the variance by prompts and by seeds alone, n their numbers;
-    tests/unit/test_statistics.py simulates both. A relative change cannot lie below −1.
+    (McCullagh 2000, Bernoulli 6(2), 285-310). Owen's is conservative in what is neither the prompt's nor the seed's
+    effect: it counts the variance of a single cell (seed, prompt) three times, once with the prompts, once with the
+    seeds, once with both. It is not conservative in the seeds' effect where they are few: it sees (S − 1) / S of their
+    variance, and its percentiles have a normal distribution's tails. Here each margin is drawn with the other as it
+    is, so that the third count is left out; both variances are made unbiased and added, error² = V(prompts) + V(seeds);
+    and the interval is value ± t' · error with Cochran's (1964, Biometrics 20(1), 191-195) t' = Σ V t(n − 1) / Σ V,
+    n the number of prompts and of seeds. It stays conservative: a cell counts twice. tests/unit/test_statistics.py
+    simulates coverage and level. A relative change cannot lie below −1.
 
     With a single training seed only prompts are resampled: then the bounds are those of `paired_bootstrap_delta` and
     `paired_bootstrap_relative`, and say nothing of other trainings.
@@ -159,31 +161,28 @@ def two_way_bootstrap(
 
 def ratios(
     numerators: np.ndarray, denominators: np.ndarray, weights: np.ndarray, seed_weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Σ numerators / Σ denominators [R] with both margins resampled, with prompts alone, and with seeds alone."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Σ numerators / Σ denominators [R] with prompts resampled, and with training seeds resampled."""
     by_seed = (weights @ numerators.T) / (weights @ denominators)[:, None]
     whole = numerators.sum(1) / denominators.sum()
-    seeds = len(numerators)
-    return (seed_weights * by_seed).sum(1) / seeds, by_seed.mean(1), seed_weights @ whole / seeds
+    return by_seed.mean(1), seed_weights @ whole / len(numerators)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A value, its standard error under both margins, and of prompts and of seeds: variance and number."""
+    """A value, and of prompts and of training seeds its variance by them and their number."""
 
     value: float
-    error: float
     variances: tuple[float, float]
     numbers: tuple[int, int]
 
     @staticmethod
     def of(value: float, replicates: Sequence[np.ndarray], shape: tuple[int, int]) -> "Spread":
-        """From the replicates of both margins, of prompts alone and of seeds alone; `shape`: seeds (> 1), prompts."""
-        both, *alone = (float(np.mean((own - value) ** 2)) for own in replicates)
+        """From the replicates of prompts and of seeds; `shape`: seeds (> 1), prompts."""
+        alone = (float(np.mean((own - value) ** 2)) for own in replicates)
         numbers = (shape[1], shape[0])
         variances = tuple(v * n / (n - 1) if n > 1 else float("nan") for v, n in zip(alone, numbers, strict=True))
-        unbiased = sum(variances) / sum(alone) if sum(alone) else 1.0
-        return Spread(value, float(np.sqrt(both * unbiased)), variances, numbers)
+        return Spread(value, variances, numbers)
 
     def half(self, level: float) -> float:
         """Half the width of the interval that leaves `level` outside; NaN for a single prompt."""
@@ -191,7 +190,7 @@ class Spread:
         if not total:
             return 0.0
         shares = ((v / total, n - 1) for v, n in zip(self.variances, self.numbers, strict=True))
-        return self.error * float(sum(share * t.isf(level / 2, freedom) for share, freedom in shares))
+        return float(np.sqrt(total) * sum(share * t.isf(level / 2, freedom) for share, freedom in shares))
 
     def interval(self, confidence: float) -> Estimate:
         """The value with its interval."""
@@ -200,7 +199,7 @@ class Spread:
 
     def p_value(self) -> float:
         """The level whose interval ends at zero; NaN for a single prompt, or where nothing varies."""
-        if not self.error > 0:
+        if not sum(self.variances) > 0:
             return float("nan")
 
         def beyond(exponent: float) -> float:

@@ -191,8 +191,8 @@ def test_the_two_way_interval_by_hand():
     # Effects of prompts 0 1 2 and of seeds 0 and .4, added up: variances of their means 1/3 and .04.
     cells = np.array([[0.0, 1.0, 2.0], [0.4, 1.4, 2.4]])
     found = two_way_bootstrap(cells + 1, np.ones((2, 3)), np.ones(3), *every_draw(2, 3), 0.95)
-    # All resamples see variances of 2/9 and .02. Nothing is left beside both effects.
-    error = np.sqrt((2 / 9 + 0.02) * (1 / 3 + 0.04) / (2 / 9 + 0.02))
+    # All resamples see variances of 2/9 and .02: two thirds and a half of these.
+    error = np.sqrt(1 / 3 + 0.04)
     share = (1 / 3) / (1 / 3 + 0.04)
     half = error * (share * stats.t.ppf(0.975, 2) + (1 - share) * stats.t.ppf(0.975, 1))
     assert found.difference.value == pytest.approx(1.2)
