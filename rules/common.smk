@@ -33,6 +33,7 @@ from legible.provenance import (
     decides_training,
     has_gpu,
 )
+from legible.report.protocol import check_protocol
 
 FETCHED = {f"results/prompts/{name}.jsonl" for name in BENCHMARKS}
 try:
@@ -40,11 +41,11 @@ try:
     CONFIG = located(validate(CONFIG, "config.yaml (or --configfile/--config)"), CHECKOUT, FETCHED)
     REGIMES = {name: located(CONFIG.regime(name), CHECKOUT, FETCHED, f"regimes.{name}.") for name in CONFIG.regimes}
     check_page(CONFIG)
+    check_protocol([CONFIG, *REGIMES.values()], CHECKOUT)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# As rules name this project's own files: a working directory elsewhere needs the whole path.
-HERE = "" if Path.cwd() == CHECKOUT else f"{CHECKOUT}/"
+HERE = "" if Path.cwd() == CHECKOUT else f"{CHECKOUT}/"  # before the names of this project's own files
 RESULTS = f"results/{CONFIG.experiment}"
 ARMS = list(CONFIG.arms)
 RUNS = [str(Run(arm, seed)) for arm in ARMS for seed in CONFIG.seeds]
@@ -64,7 +65,7 @@ MANIFESTS = [
 USED_LOSSES = sorted({loss for arm in ARMS for loss in CONFIG.arm(arm).aux.weights})
 DRAWN = sorted(name for name, figure in FIGURES.items() if figure.when(CONFIG))
 SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
-ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
+ANCHOR, TIMING = f"{RESULTS}/cache/anchor.safetensors", f"{RESULTS}/timing.csv"
 SPEC = spec_of(CONFIG.model.family)
 ENVIRONMENT = "../envs/legible.yaml"
 # The EasyOCR judge's network as a reader that no arm listens to, where it is another one.

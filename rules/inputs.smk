@@ -10,7 +10,11 @@ def word_files():
 
 def arm_config(wildcards):
     """The arm's own training section and what else decides a run; an arm depends on the models of its own loss only."""
-    training = CONFIG.arm(wildcards.arm)
+    return training_config(CONFIG.arm(wildcards.arm))
+
+
+def training_config(training):
+    """What a run with this training section is given."""
     critics = critics_of(training.heard)
     return as_json(
         model=part("model"),
@@ -105,19 +109,6 @@ def sampling_code(wildcards):
 def input_folder(wildcards, input):
     """The folder of the job's images: their manifest names the files in it."""
     return str(Path(input.images).parent)
-
-
-def nano_needs(wildcards):
-    """Denoisers learn on the latents of the finished autoencoder; CLIPs and twins of rewards grow out of others, too."""
-    needs = {"denoiser": ["vae"], "scenery": ["denoiser"], "unet": ["vae"], "unet_clip": ["unet"]}
-    needs |= {"glyph_judge": ["vae"]}
-    needs |= dict.fromkeys(TWINS, ["caption_clip"])
-    return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
-
-
-def nano_prompts(wildcards):
-    """The evaluation prompts whose targets a part may not learn."""
-    return f"{HERE}resources/prompts/{FURTHER_READERS.get(wildcards.nano_part, 'held_out')}.jsonl"
 
 
 def prompt_file(wildcards):

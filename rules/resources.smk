@@ -1,4 +1,4 @@
-"""What jobs are given: threads, GPUs, memory; and what a training that watches its spelling is given beside."""
+"""What jobs are given: threads, GPUs, memory; and what watches a training's spelling."""
 
 WATCHED_GENERATION = ("steps", "guidance_scale", "tuned_steps", "scheduler", "batch_size")
 

@@ -134,7 +134,8 @@ def reward_evidence(wildcards):
 
 def result_files(wildcards):
     """What the results page is written from: reports (they need all else) of this experiment and of its regimes."""
-    return [f"results/{config.experiment}/report.html" for config in [CONFIG, *REGIMES.values()]]
+    reports = [f"results/{config.experiment}/report.html" for config in [CONFIG, *REGIMES.values()]]
+    return [*reports, *([CONFIG.protocol] if CONFIG.protocol else [])]
 
 
 def result_folders(wildcards):

@@ -38,30 +38,6 @@ rule score_readings:
         " --readings {input.readings:q} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
 
 
-rule score_glyphs:
-    """The share of pictures with a malformed letter, with intervals and paired differences to the arms' own controls."""
-    input:
-        expand(f"{RESULTS}/glyphs/{{model}}/{{prompt_set}}.jsonl", model=[*MODELS, *CEILINGS], prompt_set=PROMPT_SETS),
-    output:
-        f"{RESULTS}/scores/malformed.csv",
-    log:
-        f"{RESULTS}/logs/score_glyphs.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/score_glyphs.tsv"
-    conda:
-        ENVIRONMENT
-    resources:
-        mem_mb=2000,
-        runtime="1h",
-    params:
-        config=as_json(scoring=part("scoring")),
-        trainings=as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS}),
-        code=decides("score_glyphs", packages=SCORING),
-    shell:
-        'python "$LEGIBLE"/scripts/score_glyphs.py --config {params.config:q} --trainings {params.trainings:q}'
-        " --glyphs {input:q} --output {output:q} 2>&1 | tee {log:q}"
-
-
 rule score_drift:
     """How far the pictures moved from the base model's on prompts without text."""
     input:
@@ -117,6 +93,7 @@ rule score_curve:
         images=curve_images,
         readings=curve_readings,
         runs=curve_runs,
+        timing=rules.time_arms.output if CONFIG.timing else [],
     output:
         curve=f"{RESULTS}/scores/curve.csv",
         reached=f"{RESULTS}/scores/steps_to_levels.csv",
@@ -132,10 +109,14 @@ rule score_curve:
     params:
         config=as_json(**SCORED),
         levels=list(CONFIG.cer_levels),
+        timing=["--timing", TIMING] if CONFIG.timing else [],
         code=decides("score_curve", packages=SCORING),
     shell:
         'python "$LEGIBLE"/scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}'
-        " --runs {input.runs:q} --output {output.curve:q} --levels {params.levels:q} --reached {output.reached:q} 2>&1 | tee {log:q}"
+        " --runs {input.runs:q} {params.timing:q} --output {output.curve:q} --levels {params.levels:q} --reached {output.reached:q} 2>&1 | tee {log:q}"
+
+
+include: "timing.smk"
 
 
 rule score:
@@ -146,3 +127,4 @@ rule score:
         f"{RESULTS}/scores/guards.csv" if CONFIG.reward_scores else [],
         rules.score_curve.output if SNAPSHOTS else [],
         letter_evidence,
+        rules.time_arms.output if CONFIG.timing else [],

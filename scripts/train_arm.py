@@ -22,7 +22,7 @@ from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.group import join_group
 from legible.train.key import run_key, used_files
-from legible.train.log import share_at_bound, steps_of
+from legible.train.log import share_at_bound, steps_of, times
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
@@ -109,7 +109,8 @@ def main() -> None:
         "parameters_trained": sum(parameter.numel() for parameter in parameters.values()),
         "changed_weight_fraction": changed,
         **share_at_bound(steps_of(rows), training.aux),
-        "wall_seconds": steps_of(rows)[-1]["seconds"],
+        **times(steps_of(rows)),
+        "device": device.type,
         "peak_memory_bytes": peak_memory_bytes(),
         "weights": {str(path.relative_to(arguments.output_dir)): sha256_file(path) for path in written},
         **environment(),

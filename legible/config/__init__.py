@@ -19,6 +19,7 @@ from legible.config.judges import (
     RapidOcr,
     Scoring,
     Tesseract,
+    Timing,
 )
 from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
@@ -85,6 +86,7 @@ __all__ = [  # every section is imported from here
     "Segmenter",
     "SigmaSampling",
     "Tesseract",
+    "Timing",
     "Training",
     "Validation",
     "check_page",

@@ -16,6 +16,7 @@ from legible.config.judges import (
     RapidOcr,
     Scoring,
     Tesseract,
+    Timing,
 )
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
@@ -90,6 +91,13 @@ class Config(Section):
         (), description="draw how many steps each arm with snapshots takes to these character error rates; [] = not"
     )
     gradients: Natural = Field(0, description="samples on which each loss's gradient is measured per σ; 0 = not at all")
+    timing: Timing | None = Field(
+        None, description="e.g. {steps: 6, rounds: 3}: measure each arm's seconds per step alone, in turn; null = not"
+    )
+    protocol: str | None = Field(
+        None,
+        description="e.g. docs/PROTOCOL.md: the results page confirms what this file said before training; null = not",
+    )
     regimes: dict[Name, dict[str, Any]] = Field(
         {}, description="variants of this whole configuration, run beside it as experiments {experiment}_{regime}"
     )

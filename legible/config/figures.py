@@ -95,8 +95,9 @@ FIGURES = {
         when=lambda config: any(config.arm(arm).snapshots for arm in config.arms),
         caption=(
             "Character error rate of every arm while it trains, against optimiser steps and against the seconds "
-            "that training has taken, evaluation left out; lower is better. Strong lines are means over training "
-            "seeds, thin ones single seeds, the dotted line is the base model. An auxiliary loss makes a step "
+            "that training takes, evaluation left out: by the clock that the axis names, measured alone or, without "
+            "that, beside other work, and then no more than a hint; lower is better. Strong lines are means over "
+            "training seeds, thin ones single seeds, the dotted line is the base model. An auxiliary loss makes a step "
             "slower: only where an arm lies below the control's last point left of the upright line is it ahead in "
             "equal time as well."
         ),

@@ -11,6 +11,7 @@ from legible.errors import UserError
 FILES = (
     *("prompt_sets.*.path", "anchor.prompts", "drift.prompts", "validation.prompts"),
     *("training.assistant_lora", "arms.*.assistant_lora"),
+    "protocol",
 )
 FOLDERS = (
     "fonts.folders.*",

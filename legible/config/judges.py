@@ -110,6 +110,13 @@ class Calibration(Section):
         return name
 
 
+class Timing(Section):
+    """How many seconds a step of each arm takes, measured alone: nothing else of the workflow runs meanwhile."""
+
+    steps: Positive = Field(6, description="steps per round, rounded up to whole turns of aux.every and measure_every")
+    rounds: Positive = Field(3, description="rounds over all arms, in rotating order")
+
+
 class Drift(Section):
     """How far the pictures move from the base model's on prompts without text, same noise."""
 

@@ -37,8 +37,7 @@ MALFORMED = (
     *("delta_low", "delta_high", "control"),
 )
 PANEL = ("judge", "font", "text", "kind", "severity", "share", "n")
-CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
-MALFORMED = ("arm", "prompt_set", "metric", "value")
+CURVE = ("arm", "training_seed", "step", "seconds", "clock", "engine", "prompt_set", "value")
 REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "last")
 VALIDATION = ("arm", "training_seed", "step", "seconds", "cer", "exact", "prompts")
 GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")

@@ -16,10 +16,10 @@ GOAL = -0.40
 AIM = (
     "At least one auxiliary loss lowers CER by 40 % relative against its control (the same training without the loss) "
     "at equal steps, and the whole interval says so; the gain is shown under every judge, after Holm's correction and "
-    "over at least three training seeds; it is still ahead of the plain control at equal wall time; and its pictures "
+    "over at least three training seeds; it is still ahead of the plain control at equal time; and its pictures "
     "drift no further than its control's."
 )
-CONDITIONS = ("−40 % at equal steps", "the gain is shown", "ahead at equal wall time", "no more drift")
+CONDITIONS = ("−40 % at equal steps", "the gain is shown", "ahead at equal time", "no more drift")
 MET, NOT_MET, NOT_SHOWN, NOT_MEASURED = "met", "not met", "not shown", "not measured"
 
 
@@ -46,14 +46,16 @@ def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], ar
     """Is the micro CER at least 40 % below the own control's for every engine, at the same number of steps?
 
     Where validation chose the weights of a step (the control's, too), both trained for as many; the words say which.
-    Met only when every interval as a whole lies there; not shown when the values do, but an interval reaches out.
+    Met only when every interval (over prompts and training seeds) as a whole lies there; not shown when the values do,
+    but an interval reaches out.
     """
     rows = claims(summary)
     rows = rows[(rows["arm"] == arm) & (rows["prompt_set"] == prompt_set)].sort_values("engine")
     control = rows["control"].iloc[0]
     words = "; ".join(
-        f"{engine_label(r.engine)} {percent(r.relative_delta)} [{percent(r.relative_low)}, {percent(r.relative_high)}]"
-        f", against the base {percent(r.base_relative_delta)}"
+        f"{engine_label(r.engine)} {percent(r.relative_delta)} [{percent(r.relative_two_way_low)}, "
+        f"{percent(r.relative_two_way_high)}], against the base {percent(r.base_relative_delta)} "
+        f"[{percent(r.base_relative_two_way_low)}, {percent(r.base_relative_two_way_high)}]"
         for r in rows.itertuples()
     )
     words += against(control)
@@ -69,7 +71,7 @@ def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], ar
     if not (rows["relative_delta"] <= GOAL).all():
         return Condition(NOT_MET, words)
     # Stopped early by one rule, the two trained for unequal times: that shows nothing at equal steps.
-    state = MET if (rows["relative_high"] <= GOAL).all() and not stopped else NOT_SHOWN
+    state = MET if (rows["relative_two_way_high"] <= GOAL).all() and not stopped else NOT_SHOWN
     return matched(Condition(state, words), rows["control_differs"].iloc[0])
 
 
@@ -116,7 +118,7 @@ def sure_enough(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set
         return Condition(MET, f"{words}; {counted(verdict.seeds)}")
     if verdict.outcome == "hint better":
         return Condition(NOT_SHOWN, f"{words}; a hint: {verdict.reason}")
-    excluded = all(j.direction == -1 for j in verdict.judgements)  # over prompts it is there: the rest is doubt
+    excluded = all(j.direction == -1 for j in verdict.judgements)  # the intervals are there: the rest is doubt
     return Condition(NOT_SHOWN if excluded else NOT_MET, f"{words} ({verdict.reason or 'more errors'})")
 
 
@@ -141,7 +143,7 @@ def equal_time(curve: pd.DataFrame, arm: str, prompt_set: str) -> list[EqualTime
 
 
 def fast_enough(curve: pd.DataFrame | None, arm: str, prompt_set: str) -> Condition:
-    """Is the arm ahead of the control at equal wall time, for every engine and every training seed?"""
+    """Is the arm ahead of the control in equal time, by the curve's clock, for every engine and training seed?"""
     views = [] if curve is None else equal_time(curve, arm, prompt_set)
     if not views:
         return Condition(NOT_MEASURED, "no curve of this arm and the control")
@@ -156,7 +158,8 @@ def fast_enough(curve: pd.DataFrame | None, arm: str, prompt_set: str) -> Condit
             f"{engine_label(engine)} {mean:.3f} at step {at} against {control:.3f} ({ahead} of {len(own)} seeds ahead)"
         )
     everywhere = all(view.value < view.control for view in views)
-    return Condition(MET if everywhere else NOT_MET, "; ".join(words) + against(CONTROL))
+    clock = curve["clock"].iloc[0]
+    return Condition(MET if everywhere else NOT_MET, "; ".join([*words, clock]) + against(CONTROL))
 
 
 def gentle_enough(drift: pd.DataFrame | None, arm: str) -> Condition:

@@ -28,11 +28,14 @@ from legible.figures.labels import auxiliary_arms, with_control_first
 from legible.metrics.compare import Control, claims, drift_with_own_controls, own_control, with_own_controls
 from legible.metrics.guards import broken_guards, more_malformed
 from legible.metrics.statistics import holm
+from legible.metrics.summary import AGAINST_BASE, TWO_WAY
+from legible.metrics.timing import SHARED, clock_of, pace_of, read_timing
 from legible.metrics.training import clipped_share, gradient_ratio
-from legible.names import BASE
+from legible.names import BASE, CONTROL
 from legible.report.verdict import Verdict, guarded, judge
 
-TESTED = ("relative_delta", "relative_low", "relative_high", "p_value", "p_holm")
+TESTED = ("relative_delta", *TWO_WAY, *AGAINST_BASE, "p_value", "p_holm")
+BESIDE = "processor seconds, other work beside"  # as trainings count them
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +55,11 @@ class Experiment:
         curve: rows of curve.csv, None where there is none.
         scores: rows of scores.parquet.
         runs: (arm, training seed) → run.json.
-        strength: arm → median of λ·‖∇auxiliary‖ / ‖∇diffusion‖, where both were measured.
+        timing: rows of timing.csv, None where no arm was timed alone.
+        strength: arm → median, lowest and highest λ·‖∇auxiliary‖ / ‖∇diffusion‖ of the steps where both were measured.
         clipped: arm → share of the steps whose gradient was clipped.
+        family: how many tests of CER against a control, and against the base, `p_holm` and `base_p_holm` are corrected
+            over; (0, 0): not yet.
         lettered: judge → (pictures of the base on the drift's prompts in which it reads something, all of them).
     """
 
@@ -73,9 +79,11 @@ class Experiment:
     curve: pd.DataFrame | None
     scores: pd.DataFrame
     runs: dict[tuple[str, int], dict]
-    strength: dict[str, float]
+    timing: pd.DataFrame | None
+    strength: dict[str, tuple[float, float, float]]
     clipped: dict[str, float]
     lettered: dict[str, tuple[int, int]]
+    family: tuple[int, int] = (0, 0)
 
 
 def read_experiment(results: Path, config: Config, title: str = "") -> Experiment:
@@ -115,7 +123,8 @@ def read_experiment(results: Path, config: Config, title: str = "") -> Experimen
         curve=read_curve(results) if (results / "scores" / "curve.csv").is_file() else None,
         scores=scores,
         runs=runs,
-        strength={arm: float(gradient_ratio(rows).median()) for arm, rows in together.items()},
+        timing=read_timing(results / "timing.csv") if (results / "timing.csv").is_file() else None,
+        strength={arm: median_and_range(gradient_ratio(rows)) for arm, rows in together.items()},
         clipped={arm: clipped_share(rows, limit[arm]) for arm, rows in together.items()},
         lettered=read_lettered(results, sorted(config.engines())),
     )
@@ -133,17 +142,25 @@ def read_lettered(results: Path, engines: Sequence[str]) -> dict[str, tuple[int,
 
 
 def corrected(experiments: Sequence[Experiment]) -> list[Experiment]:
-    """The experiments of one page with `p_holm` of the CER tests corrected over all arms × judges that the page has."""
-    tested = [claims(experiment.summary) for experiment in experiments]
-    tested = [rows[(rows["arm"] != BASE) & rows["p_value"].notna()] for rows in tested]
-    adjusted = iter(holm([p for rows in tested for p in rows["p_value"]]))
-    found = []
-    for experiment, rows in zip(experiments, tested, strict=True):
-        summary = experiment.summary.copy()
-        for index in rows.index:
-            summary.loc[index, "p_holm"] = next(adjusted)
-        found.append(replace(experiment, summary=summary))
-    return found
+    """The experiments of one page, their CER tests corrected over all arms × judges × prompt sets that the page has.
+
+    Two families: `p_holm`, every arm against its control, and `base_p_holm`, every trained arm against the base.
+    """
+    summaries = [
+        experiment.summary.assign(base_p_holm=experiment.summary["base_p_value"]) for experiment in experiments
+    ]
+    sizes = []
+    for p_value, corrected_p in (("p_value", "p_holm"), ("base_p_value", "base_p_holm")):
+        tested = [claims(summary) for summary in summaries]
+        tested = [rows[(rows["arm"] != BASE) & rows[p_value].notna()] for rows in tested]
+        adjusted = iter(holm([p for rows in tested for p in rows[p_value]]))
+        for summary, rows in zip(summaries, tested, strict=True):
+            for index in rows.index:
+                summary.loc[index, corrected_p] = next(adjusted)
+        sizes.append(sum(map(len, tested)))
+    family = (sizes[0], sizes[1])
+    pairs = zip(experiments, summaries, strict=True)
+    return [replace(experiment, summary=summary, family=family) for experiment, summary in pairs]
 
 
 def verdict_of(experiment: Experiment, arm: str, prompt_set: str) -> Verdict:
@@ -159,10 +176,37 @@ def void(experiment: Experiment, arm: str, prompt_set: str) -> list[str]:
     return [*broken_guards(experiment.guards, arm, prompt_set), *malformed]
 
 
+def median_and_range(values: pd.Series) -> tuple[float, float, float]:
+    """Median, lowest and highest; NaN without any."""
+    return float(values.median()), float(values.min()), float(values.max())
+
+
 def strength_text(experiment: Experiment, arm: str) -> str:
-    """The median of λ·‖∇auxiliary‖ / ‖∇diffusion‖; a dash where it was not measured."""
-    value = experiment.strength[arm]
-    return "–" if pd.isna(value) else f"{value:.2g}"
+    """λ·‖∇auxiliary‖ / ‖∇diffusion‖, its median and range; a dash where it was not measured."""
+    value, low, high = experiment.strength[arm]
+    return "–" if pd.isna(value) else f"{value:.2g} ({low:.2g} to {high:.2g})"
+
+
+def pace(experiment: Experiment, arm: str) -> float:
+    """Seconds of a step by `clock`: measured alone, or else the mean over runs as they counted; NaN without a run."""
+    if experiment.timing is not None:
+        return pace_of(experiment.timing).get(arm, float("nan"))
+    own = [run for (name, _), run in experiment.runs.items() if name == arm]
+    counted = "wall_seconds" if clock(experiment) == SHARED else "processor_seconds"
+    return sum(run[counted] / max(run["steps"], 1) for run in own) / len(own) if own else float("nan")
+
+
+def clock(experiment: Experiment) -> str:
+    """What the seconds of `pace` are, in words."""
+    if experiment.timing is not None:
+        return clock_of(experiment.timing)
+    return SHARED if any(run.get("device") == "cuda" for run in experiment.runs.values()) else BESIDE
+
+
+def pace_text(experiment: Experiment, arm: str) -> str:
+    """Seconds of a step, and how many times the control's that is."""
+    own = pace(experiment, arm)
+    return "–" if pd.isna(own) else f"{own:.3g} ({own / pace(experiment, CONTROL):.2f} ×)"
 
 
 def clipped_text(experiment: Experiment, arm: str) -> str:

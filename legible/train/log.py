@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,14 @@ def steps_of(rows: Iterable[dict]) -> list[dict]:
 def evaluations_of(rows: Iterable[dict]) -> list[dict]:
     """The rows of evaluations: `step` (steps done), seconds of training till then, and `validation`."""
     return [row for row in rows if VALIDATION in row]
+
+
+def times(rows: Sequence[Mapping]) -> dict[str, str | float]:
+    """What run.json says of time: when training `started` (UTC, ISO 8601), its `wall_seconds`, `processor_seconds`.
+
+    An attempt goes on from the checkpoint of the one before and keeps its rows, so the first row is the first attempt's
+    (of those that left a checkpoint: what another one did is not in the weights).
+    """
+    began = datetime.fromtimestamp(rows[0]["time"] - rows[0]["seconds"], UTC)
+    spent = {"wall_seconds": rows[-1]["seconds"], "processor_seconds": rows[-1]["processor_seconds"]}
+    return {"started": began.isoformat(timespec="seconds")} | spent

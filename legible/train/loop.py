@@ -71,6 +71,7 @@ def train(
             **limited,
             learning_rate=learning_rate,
             seconds=round(session.seconds(), 3),
+            processor_seconds=round(session.processor_seconds(), 3),
         )
         session.validate(step + 1)
         session.keep(step, stopping)

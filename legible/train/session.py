@@ -1,6 +1,7 @@
 """A training as it stands: optimiser, averages, λ, log and checkpoints of one run; resumable bit for bit."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -68,6 +69,11 @@ class Place:
         return self.folder / "checkpoint.json"
 
 
+def processor_time() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    return time.process_time() + sum(os.times()[2:4])
+
+
 class Session:
     """The state of a run, from its last checkpoint on."""
 
@@ -95,7 +101,7 @@ class Session:
         self.method = import_module(SAMPLED[training.reward.method]) if training.reward.sampled else None
         self.base = self.method.reference(task) if self.method else {}
         self.kept: dict[str, Any] = {}
-        self.first, self.spent = 0, 0.0
+        self.first, self.spent, self.worked = 0, 0.0, 0.0
         if state := load_checkpoint(place.checkpoint, place.key, group):
             for name, part in self.mine.items():
                 part.copy_(state["parameters"][name])
@@ -103,11 +109,11 @@ class Session:
             load_optimizer(self.optimizer, state["optimizer"])
             self.balance.state = state["balance"]
             self.kept = on_device(state.get("kept", {}), task.model.device)
-            self.first, self.spent = state["step"], state["seconds"]
+            self.first, self.spent, self.worked = state["step"], state["seconds"], state["processor_seconds"]
             if self.watch:
                 self.watch.state = state["validation"]
         self.log.rewind(self.first)
-        self.began = time.monotonic()
+        self.began, self.worked_before = time.monotonic(), processor_time()
 
     def steps(self) -> Iterator[int]:
         """The optimiser steps that are left, with progress."""
@@ -125,13 +131,18 @@ class Session:
     def validate(self, done: int) -> None:
         """Judge the spelling after `done` steps, where this is on and due; the time that it takes is not counted."""
         if self.watch and self.watch.due(done, self.task.training.steps):
-            began = time.monotonic()
+            began, worked = time.monotonic(), processor_time()
             self.watch.look(self, done)
             self.began += time.monotonic() - began
+            self.worked_before += processor_time() - worked
 
     def seconds(self) -> float:
         """Wall-clock seconds of all attempts so far."""
         return self.spent + time.monotonic() - self.began
+
+    def processor_seconds(self) -> float:
+        """Processor seconds of all attempts so far, of all threads, children and processes of the group."""
+        return sum(self.group.collect([self.worked + processor_time() - self.worked_before]))
 
     def auxiliary(self, step: int) -> AuxLoss | None:
         """The auxiliary loss on steps on which it counts. Counted in optimiser steps: accumulation cannot move it."""
@@ -206,6 +217,7 @@ class Session:
                 **({"kept": self.kept} if self.kept else {}),
                 "step": done,
                 "seconds": self.seconds(),
+                "processor_seconds": self.worked + processor_time() - self.worked_before,  # each process its own
                 **({"validation": self.watch.state} if self.watch else {}),
             }
             save_checkpoint(self.place.checkpoint, self.place.key, state, self.group)

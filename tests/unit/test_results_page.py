@@ -19,7 +19,8 @@ from legible.errors import UserError
 from legible.figures import inputs
 from legible.figures.labels import engine_label
 from legible.metrics.compare import claims
-from legible.report import aim
+from legible.metrics.statistics import seed_interval
+from legible.report import aim, copies
 from legible.report.describe import LOSSES, describe_arm, describe_aux
 from legible.report.experiment import Experiment, corrected, read_experiment
 from legible.report.results_page import RESULT_COLUMNS, build, overall
@@ -90,8 +91,9 @@ def test_the_table_holds_the_numbers_of_the_files(results, bare, page):
     assert header == list(RESULT_COLUMNS)
     cer, extra = (of_all(results, metric) for metric in ("cer_micro", "extra_text_rate"))
     corrected_p = {
-        (row.arm, row.engine): row.p_holm
-        for row in claims(corrected([read(results), read(bare)])[0].summary).itertuples()
+        (row["arm"], row["engine"], name): row[name]
+        for _, row in claims(corrected([read(results), read(bare)])[0].summary).iterrows()
+        for name in ("p_holm", "base_p_holm")
     }
     seeds = inputs.read_seeds(results)
     seeds = seeds[(seeds["stratum"] == "all") & (seeds["metric"] == "cer_micro")]
@@ -109,26 +111,33 @@ def test_the_table_holds_the_numbers_of_the_files(results, bare, page):
             row = cer.loc[(arm, engine)]
             assert cells[0][i] == engine_label(engine)
             assert numbers(cells[1][i]) == pytest.approx(row[["value", "ci_low", "ci_high"]].tolist(), abs=TOLERANCE)
-            delta = row[["delta_vs_control", "delta_low", "delta_high"]].tolist()
+            delta = row[["delta_vs_control", "two_way_low", "two_way_high"]].tolist()
             assert numbers(cells[2][i]) == pytest.approx(delta, abs=TOLERANCE)
-            relative = 100 * row[["relative_delta", "relative_low", "relative_high"]].astype(float)
+            bounds = ["relative_two_way_low", "relative_two_way_high"]
+            relative = 100 * row[["relative_delta", *bounds]].astype(float)
             assert numbers(cells[3][i]) == pytest.approx(relative.tolist(), abs=0.05)
+            own = seeds[(seeds["arm"] == arm) & (seeds["engine"] == engine)]
+            alone = seed_interval(own["delta_vs_control"].tolist(), 0.95)
+            assert numbers(cells[4][i]) == pytest.approx(alone, abs=TOLERANCE)
+            assert cells[5][i] == p_text(corrected_p[arm, engine, "p_holm"])
             to_base = row["value"] / cer.loc[("base", engine), "value"] - 1
-            assert numbers(cells[4][i])[0] == pytest.approx(100 * to_base, abs=0.06)
-            assert cells[5][i] == p_text(corrected_p[arm, engine])
-            assert numbers(cells[6][i]) == pytest.approx([extra.loc[(arm, engine), "value"]], abs=TOLERANCE)
-            own = seeds[(seeds["arm"] == arm) & (seeds["engine"] == engine)]["delta_vs_control"]
-            assert numbers(cells[7][i]) == pytest.approx(own.tolist(), abs=TOLERANCE)
+            expected = [100 * to_base, *(100 * row[f"base_{bound}"] for bound in bounds)]
+            assert numbers(cells[6][i]) == pytest.approx(expected, abs=0.06)
+            alone = seed_interval((own["value"] - cer.loc[("base", engine), "value"]).tolist(), 0.95)
+            assert numbers(cells[7][i]) == pytest.approx(alone, abs=TOLERANCE)
+            assert cells[8][i] == p_text(corrected_p[arm, engine, "base_p_holm"])
+            assert numbers(cells[9][i]) == pytest.approx([extra.loc[(arm, engine), "value"]], abs=TOLERANCE)
+            assert numbers(cells[10][i]) == pytest.approx(own["delta_vs_control"].tolist(), abs=TOLERANCE)
         moved = drift.loc[arm, ["delta_vs_control", "delta_low", "delta_high"]].tolist()
-        assert numbers(cells[8][0]) == pytest.approx(moved, abs=TOLERANCE)
-        seconds = {"ctc": 48 / 40, "clip_region": 44 / 40, "ctc_shuffled": 52 / 40}[arm]
-        assert cells[9] == [f"{seconds:.2f}"]
+        assert numbers(cells[11][0]) == pytest.approx(moved, abs=TOLERANCE)
+        seconds = {"ctc": 0.9, "clip_region": 0.825, "ctc_shuffled": 0.975}[arm]
+        assert cells[12] == [f"{seconds:.3g} ({seconds / 0.75:.2f} ×)"]
         metrics = pd.concat(inputs.read_metrics(results, [arm], SEEDS).values()).astype(float)
-        ratio = (metrics["lambda"] * metrics["grad_norm_aux"] / metrics["grad_norm_diffusion"]).median()
-        assert cells[10] == [f"{ratio:.2g}"]
-        assert cells[11] == [f"{(metrics['grad_norm'] > 1).mean():.0%}"]
-    assert found["base (not fine-tuned)"][10:] == [["–"], ["–"]]
-    assert found["diffusion_only (control, λ = 0)"][10] == ["–"]
+        ratio = metrics["lambda"] * metrics["grad_norm_aux"] / metrics["grad_norm_diffusion"]
+        assert cells[13] == [f"{ratio.median():.2g} ({ratio.min():.2g} to {ratio.max():.2g})"]
+        assert cells[14] == [f"{(metrics['grad_norm'] > 1).mean():.0%}"]
+    assert found["base (not fine-tuned)"][12:] == [["–"], ["–"], ["–"]]
+    assert found["diffusion_only (control, λ = 0)"][13] == ["–"]
 
 
 def test_arms_stand_by_their_error_between_control_and_ceilings(results, page):
@@ -166,7 +175,7 @@ def test_the_first_sentence_and_the_conditions_follow_the_numbers(page):
     assert rows["Main"][1] == "`ctc`"
     assert states == ["met", "met", "met", "not met"]
     assert [cell.split("**")[1] for cell in rows["Bare"][2:]] == ["met", "met", "not measured", "not measured"]
-    assert "- Bare: **not met**; `ctc` comes closest (2 of 4; ahead at equal wall time: not measured" in page
+    assert "- Bare: **not met**; `ctc` comes closest (2 of 4; ahead at equal time: not measured" in page
     assert "against diffusion_only" in rows["Main"][2]
     assert rows["Main"][2].count("against the base −") == 2
     assert "removes half" not in page
@@ -228,7 +237,8 @@ def test_drift_is_measured_against_the_matched_control_which_is_named(results):
 
 def curve_of(rows: list[tuple]) -> pd.DataFrame:
     columns = ["arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value"]
-    return pd.DataFrame([(*row[:4], "rapidocr", "held_out", row[4]) for row in rows], columns=columns)
+    table = pd.DataFrame([(*row[:4], "rapidocr", "held_out", row[4]) for row in rows], columns=columns)
+    return table.assign(clock="processor seconds, measured alone")
 
 
 def test_equal_time_takes_the_last_step_that_the_control_had_time_for():
@@ -245,6 +255,7 @@ def test_equal_time_takes_the_last_step_that_the_control_had_time_for():
     both = aim.fast_enough(pd.concat([curve, second]), "exact", "held_out")
     assert both.state == aim.NOT_MET
     assert "(1 of 2 seeds ahead)" in both.words
+    assert both.words.endswith("; processor seconds, measured alone; against diffusion_only")
 
 
 def changed(results: Path, **columns: float) -> pd.DataFrame:
@@ -258,19 +269,20 @@ def changed(results: Path, **columns: float) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("columns", "state"),
     [
-        ({"relative_delta": -0.5, "relative_high": -0.45}, aim.MET),
-        ({"relative_delta": -0.424, "relative_low": -0.499, "relative_high": -0.347}, aim.NOT_SHOWN),
-        ({"relative_delta": -0.39, "relative_low": -0.5, "relative_high": -0.2}, aim.NOT_MET),
-        ({"relative_high": float("nan")}, aim.NOT_SHOWN),
+        ({"relative_delta": -0.5, "relative_two_way_high": -0.45}, aim.MET),
+        ({"relative_delta": -0.424, "relative_two_way_low": -0.499, "relative_two_way_high": -0.347}, aim.NOT_SHOWN),
+        ({"relative_delta": -0.39, "relative_two_way_low": -0.5, "relative_two_way_high": -0.2}, aim.NOT_MET),
+        ({"relative_two_way_high": float("nan")}, aim.NOT_SHOWN),
+        ({"relative_high": 0.0, "relative_delta": -0.5, "relative_two_way_high": -0.41}, aim.MET),
         ({"control_differs": "anchor"}, aim.NOT_SHOWN),
     ],
 )
 def test_forty_percent_are_met_only_by_the_whole_interval_against_a_matched_control(results, columns, state):
     summary, runs = read(results).summary, read(results).runs
-    summary = summary.assign(relative_high=np.minimum(summary["relative_high"], -0.41))
+    summary = summary.assign(relative_two_way_high=np.minimum(summary["relative_two_way_high"], -0.41))
     own = changed(results, **columns)
     mine = (own["arm"] == "ctc") & (own["engine"] == "rapidocr")
-    summary = pd.concat([summary[~mine.to_numpy()], own[mine].fillna({"relative_high": float("nan")})])
+    summary = pd.concat([summary[~mine.to_numpy()], own[mine]])
     if "control_differs" in columns:
         summary = summary.assign(control_differs="anchor")
     assert aim.enough_error(summary, runs, "ctc", "held_out").state == state
@@ -293,7 +305,7 @@ def test_a_gain_is_shown_by_the_rule_of_verdicts_and_under_two_judges(results):
     found, words = state(summary, seeds)
     assert (found, words.endswith("against diffusion_only; 3 training seeds")) == (aim.MET, True)
     mine = (summary["arm"] == "ctc") & (summary["engine"] == "rapidocr") & (summary["metric"] == "cer_micro")
-    assert state(summary.assign(delta_high=summary["delta_high"].mask(mine, 0.0)), seeds)[0] == aim.NOT_MET
+    assert state(summary.assign(two_way_high=summary["two_way_high"].mask(mine, 0.0)), seeds)[0] == aim.NOT_MET
     assert state(summary.assign(p_holm=summary["p_holm"].mask(mine, 0.069)), seeds)[0] == aim.NOT_SHOWN
     assert state(summary.assign(control_differs="anchor"), seeds)[0] == aim.NOT_SHOWN
     found, words = state(summary, seeds[~(seeds["training_seed"] > 0)])
@@ -440,14 +452,59 @@ def test_the_script_writes_the_same_bytes_and_copies_the_figures(results, bare, 
         done = script(tmp_path / attempt / "RESULTS.md", str(results), str(bare), *titles)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / attempt / "RESULTS.md").read_text(encoding="utf-8") == page
-    copies = sorted((tmp_path / "first" / "results").iterdir())
-    assert [path.name for path in copies] == ["main-delta_to_control.png", "main-learning_curves.png"]
-    assert copies[0].read_bytes() == b"delta_to_control"
+    figures = sorted(path for path in (tmp_path / "first" / "results").iterdir() if path.is_file())
+    assert [path.name for path in figures] == ["main-delta_to_control.png", "main-learning_curves.png"]
+    assert figures[0].read_bytes() == b"delta_to_control"
     shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page)
-    assert sorted(shown) == [f"results/{path.name}" for path in copies]
+    assert sorted(shown) == [f"results/{path.name}" for path in figures]
     assert COMMAND in page
     assert "Test CPU (2 logical cores), Linux" in page
     assert "| torch | 2.15.0 |" in page
+    # The tables and what identifies the runs, under the links of the page.
+    linked = re.findall(r"\]\((results/[a-z]+/[a-z_]+\.(?:csv|json))\)", page)
+    tables_beside = [*(path for path in (tmp_path / "first" / "results").rglob("*.csv"))]
+    assert {str(path.relative_to(tmp_path / "first")) for path in tables_beside} == {
+        link for link in linked if link.endswith("csv")
+    }
+    assert "results/main/drift.csv" in linked
+    folders = {"main": results, "bare": bare}
+    for path in tables_beside:
+        assert path.read_text() == (folders[path.parent.name] / "scores" / path.name).read_text()
+    runs = json.loads((tmp_path / "first" / "results" / "main" / "runs.json").read_text())
+    assert [(run["arm"], run["seed"]) for run in runs] == list(read(results).runs)
+    recorded = read(results).runs["ctc", 1]
+    (own,) = (run for run in runs if (run["arm"], run["seed"]) == ("ctc", 1))
+    kept = ("key", "data", "files", "weights", "versions", "machine", "steps", "wall_seconds", "processor_seconds")
+    assert {key: own[key] for key in (*kept, "started")} == {key: recorded[key] for key in (*kept, "started")}
+    assert "training" not in own
+
+
+def test_of_a_large_table_only_the_rows_over_all_prompts_are_copied(tmp_path, monkeypatch):
+    rows = pd.DataFrame({"stratum": ["all", "length=2", "all"], "value": [0.123456, 0.2, 0.3]})
+    rows.to_csv(tmp_path / "summary.csv", index=False)
+    assert copies.small(tmp_path / "summary.csv") == (tmp_path / "summary.csv").read_text()
+    monkeypatch.setattr(copies, "LARGE", 20)
+    assert copies.small(tmp_path / "summary.csv") == "stratum,value\nall,0.123456\nall,0.3\n"
+    rows.drop(columns="stratum").to_csv(tmp_path / "drift.csv", index=False)
+    assert copies.small(tmp_path / "drift.csv") == (tmp_path / "drift.csv").read_text()
+
+
+def test_seconds_measured_alone_are_shown_and_called_so(results, tmp_path):
+    experiment = read(results, "Main")
+    rows = [
+        {"arm": arm, "round": turn, "steps": 5, "processor_seconds": 5 * (1 + place + turn), "wall_seconds": 1.0}
+        for place, arm in enumerate(ARMS)
+        for turn in range(3)
+    ]
+    timed = dataclasses.replace(experiment, timing=pd.DataFrame(rows).assign(device="cpu"))
+    page = build([timed])
+    found = {row[0]: row for row in tables(page)["Pictures of"][1:]}
+    for place, arm in enumerate(ARMS[1:], 1):
+        if arm != "ctc_shuffled":
+            assert f"{2 + place} ({(2 + place) / 2:.2f} ×)" in found[f"`{arm}`"]
+    assert "Seconds: processor seconds, measured alone, each arm in its turn" in page
+    assert "hints, no evidence" not in page
+    assert build([experiment]).count("They were taken while other work ran on the machine: hints, no evidence.") == 2
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "scores/summary.csv", "scores/seeds.csv", "runs/ctc/seed1/run.json"])
@@ -462,8 +519,8 @@ def test_a_missing_file_is_named_and_nothing_is_written(file, bare, tmp_path):
 def test_an_older_summary_is_refused(bare, tmp_path):
     folder = shutil.copytree(bare, tmp_path / "bare")
     summary = pd.read_csv(folder / "scores" / "summary.csv")
-    summary.drop(columns="relative_low").to_csv(folder / "scores" / "summary.csv", index=False)
-    with pytest.raises(UserError, match=r"summary\.csv: the column relative_low is missing"):
+    summary.drop(columns="two_way_low").to_csv(folder / "scores" / "summary.csv", index=False)
+    with pytest.raises(UserError, match=r"summary\.csv: the column two_way_low is missing"):
         read(folder)
 
 

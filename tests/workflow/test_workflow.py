@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pandas as pd
 import pytest
@@ -110,6 +111,7 @@ EVIDENCE = {
     "drift": {"limit": 2},
     "gradients": 2,
     "cer_levels": [0.9, 0.1],
+    "timing": {"steps": 2, "rounds": 2},
     "segmenter": {"steps": 2, "width": 16},
     "arms": {
         "diffusion_only": {"snapshots": [1]},
@@ -130,6 +132,16 @@ def test_the_evidence_in_miniature(project):
     assert set(zip(curve["arm"], curve["step"], strict=True)) == {
         (arm, step) for arm in ("diffusion_only", "clip_region") for step in (0, 1, 2)
     }
+    # A step of each arm took so many processor seconds, measured while nothing else of the workflow ran.
+    timing = pd.read_csv(results / "timing.csv")
+    arms = ["diffusion_only", "clip_region", "sum"]
+    assert timing["arm"].tolist() == [*arms, *arms[1:], arms[0]]
+    assert set(timing["device"]) == {"cpu"}
+    assert timing.groupby("arm")["steps"].first().to_dict() == {"diffusion_only": 2, "clip_region": 8, "sum": 8}
+    assert (timing["processor_seconds"] > 0).all()
+    pace = (timing["processor_seconds"] / timing["steps"]).groupby(timing["arm"]).median()
+    assert curve["seconds"].tolist() == pytest.approx((curve["step"] * curve["arm"].map(pace)).tolist(), rel=1e-4)
+    assert set(curve["clock"]) == {"processor seconds, measured alone"}
     # The last checkpoint knows what the final weights are; a snapshot's are others.
     (checkpoint,) = results.glob("checkpoints/clip_region-seed0-*/checkpoint.json")
     final = load_checkpoint(checkpoint, json.loads(checkpoint.read_text())["key"])["parameters"]
@@ -152,6 +164,11 @@ def test_the_evidence_in_miniature(project):
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", page)
     assert pictures
     assert all((project.folder / "pages" / name).is_file() for name in pictures)
+    links = re.findall(r"[^!]\[[^]]*\]\((results/evidence/[^)]+)\)", page)
+    assert {"results/evidence/timing.csv", "results/evidence/runs.json", "results/evidence/summary.csv"} <= set(links)
+    assert all((project.folder / "pages" / name).is_file() for name in links)
+    (began,) = {run["started"][:10] for run in json.loads((project.folder / "pages" / links[-1]).read_text())}
+    assert began == datetime.now(UTC).date().isoformat()
     assert "Nothing to be done" in project.snakemake("--configfile", "evidence.yaml")
 
 
