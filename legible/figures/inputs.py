@@ -36,6 +36,7 @@ MALFORMED = (
     *("arm", "engine", "prompt_set", "metric", "value", "ci_low", "ci_high", "delta_vs_control"),
     *("delta_low", "delta_high", "control"),
 )
+ATTRIBUTES = ("arm", "attribute", "value", "ci_low", "ci_high", "delta_vs_base", "base_low", "base_high", "n_prompts")
 PANEL = ("judge", "font", "text", "kind", "severity", "share", "n")
 CURVE = ("arm", "training_seed", "step", "seconds", "clock", "engine", "prompt_set", "value")
 REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "last")
@@ -102,6 +103,11 @@ def read_guards(results: Path) -> pd.DataFrame:
 def read_malformed(results: Path) -> pd.DataFrame:
     """scores/malformed.csv: the share of pictures with a malformed letter."""
     return read_csv(results / "scores" / "malformed.csv", MALFORMED)
+
+
+def read_attributes(results: Path) -> pd.DataFrame:
+    """scores/attributes.csv: what pictures without text show of what their prompts name."""
+    return read_csv(results / "scores" / "attributes.csv", ATTRIBUTES)
 
 
 def read_panel(results: Path) -> pd.DataFrame:

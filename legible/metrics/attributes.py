@@ -22,6 +22,7 @@ from legible.names import BASE, CONTROL
 from legible.render.scene import draw_shape
 
 ATTRIBUTES = ("background", "color", "count", "shape")
+SUMMARIES = ("share", "all")  # of the attributes that a prompt asks for
 COLUMNS = ["arm", "attribute", "value", "ci_low", "ci_high", "delta_vs_base", "base_low", "base_high"]
 COLUMNS += ["delta_vs_control", "control_low", "control_high", "n_prompts", "n_training_seeds"]
 NAMES, COLORS = tuple(PALETTE), np.array(list(PALETTE.values()), float)
@@ -123,10 +124,10 @@ def nearest(color: np.ndarray) -> str:
 
 
 def by_picture(images: np.ndarray, prompt_ids: Sequence[str], prompts: Mapping[str, Prompt]) -> pd.DataFrame:
-    """One row a picture: `prompt_id`, then `all` and each of ATTRIBUTES, 1 where the picture has it, 0 where not.
+    """One row a picture: `prompt_id`, then SUMMARIES and each of ATTRIBUTES, 1 where the picture has it, 0 where not.
 
-    What a prompt does not ask for is NaN; `all` is 1 where every attribute that it asks for is there. Pictures of
-    prompts that ask for nothing measurable have no row.
+    What a prompt does not ask for is NaN; `share` is how many of the attributes that it asks for are there, `all` is 1
+    where every one is. Pictures of prompts that ask for nothing measurable have no row.
 
     Args:
         images: uint8 [N, H, W, 3].
@@ -136,10 +137,10 @@ def by_picture(images: np.ndarray, prompt_ids: Sequence[str], prompts: Mapping[s
     rows = []
     for image, prompt_id in zip(images, prompt_ids, strict=True):
         if found := attributes_of(image, prompts[prompt_id]):
-            rows.append({"prompt_id": prompt_id, "all": float(all(found.values()))} | found)
-    return pd.DataFrame(rows, columns=["prompt_id", "all", *ATTRIBUTES]).astype(
-        dict.fromkeys(("all", *ATTRIBUTES), float)
-    )
+            right = list(found.values())
+            rows.append({"prompt_id": prompt_id, "share": np.mean(right), "all": float(all(right))} | found)
+    table = pd.DataFrame(rows, columns=["prompt_id", *SUMMARIES, *ATTRIBUTES])
+    return table.astype(dict.fromkeys((*SUMMARIES, *ATTRIBUTES), float))
 
 
 def attribute_table(models: Mapping[tuple[str, int | None], pd.DataFrame], scoring: Scoring) -> pd.DataFrame:
@@ -157,7 +158,7 @@ def attribute_table(models: Mapping[tuple[str, int | None], pd.DataFrame], scori
         own = pd.concat([table for (name, _), table in models.items() if name == arm])
         means[arm] = own.groupby("prompt_id", sort=True).mean()
     rows = []
-    for attribute in ("all", *ATTRIBUTES):
+    for attribute in (*SUMMARIES, *ATTRIBUTES):
         asked = means[BASE][attribute].dropna().index
         if not len(asked):
             continue

@@ -53,7 +53,7 @@ def malformed_table(images: pd.DataFrame, controls: Mapping[str, str], scoring: 
             arm: part[part["arm"] == arm].groupby("prompt_id", sort=True)["malformed"].mean().to_numpy(float)
             for arm in dict.fromkeys(part["arm"])
         }
-        weights, _ = draw(scoring, str(prompt_set), ALL, len(means[BASE]))
+        weights = draw(scoring, str(prompt_set), ALL, (1, len(means[BASE]))).prompts
         for arm, own in means.items():
             ones, control = np.ones(len(own)), controls.get(arm, CONTROL)
             value = cluster_bootstrap(own, ones, weights, scoring.confidence)

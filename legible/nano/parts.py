@@ -12,7 +12,7 @@ from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.scenes import scene_words
 from legible.corpus.templates import vocabulary
 from legible.io import write_text
-from legible.metrics.attributes import ATTRIBUTES, by_picture
+from legible.metrics.attributes import ATTRIBUTES, SUMMARIES, by_picture
 from legible.models.family import Family, open_model
 from legible.nano import caption_clip, clip, denoiser, glyphs, judge, preference, recognizer, vae
 from legible.nano.letters import add_letters, further_letters, with_words
@@ -185,7 +185,7 @@ def measure_scenery(model: Family, recipe: Recipe, settings: DenoiserRecipe, wor
     images = judge.sample_signs(model, [prompt.prompt for prompt in prompts], size, settings.sampling_steps)
     ids = [prompt.id for prompt in prompts]
     found = by_picture(np.stack([np.asarray(image) for image in images]), ids, {p.id: p for p in prompts})
-    right = {f"right_{attribute}": float(found[attribute].mean()) for attribute in ("all", *ATTRIBUTES)}
+    right = {f"right_{attribute}": float(found[attribute].mean()) for attribute in (*SUMMARIES, *ATTRIBUTES)}
     return {
         "pictures_without_text": len(images),
         "of_these_with_text": float(np.mean(judge.shows_text(images, work))),

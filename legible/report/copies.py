@@ -8,7 +8,7 @@ from legible.figures.inputs import read_csv
 from legible.io import write_text
 from legible.report.experiment import Experiment
 
-TABLES = ("summary", "seeds", "drift", "curve", "steps_to_levels", "rewards", "guards")
+TABLES = ("summary", "seeds", "drift", "curve", "steps_to_levels", "rewards", "guards", "malformed", "attributes")
 LARGE = 300_000  # bytes; of a larger table with strata only the stratum `all` is copied
 RUN = ("arm", "seed", "key", "data", "files", "weights", "versions", "machine", "device", "cores", "steps", "started")
 RUN += ("wall_seconds", "processor_seconds", "peak_memory_bytes", "parameters_trained", "parameters_total")
@@ -17,13 +17,13 @@ RUN += ("wall_seconds", "processor_seconds", "peak_memory_bytes", "parameters_tr
 def copied_tables(experiment: Experiment) -> dict[str, str]:
     """File name → content, of every small table of an experiment that is there.
 
-    `calibration…csv` are the judges' on damaged letters, `judge_….csv` what each gets wrong on clean renders.
+    `calibration_….csv` are the judges' on damaged letters, `judge_….csv` what each gets wrong on clean renders.
     """
     scores = experiment.results / "scores"
     paths = {f"{name}.csv": scores / f"{name}.csv" for name in TABLES} | {
         "timing.csv": experiment.results / "timing.csv"
     }
-    paths |= {path.name: path for path in sorted(scores.glob("calibration*.csv"))}
+    paths |= {f"calibration_{path.name}": path for path in sorted(experiment.results.glob("calibration/*.csv"))}
     paths |= {f"judge_{path.name}": path for path in sorted(scores.glob("judges/*.csv"))}
     return {name: small(path) for name, path in paths.items() if path.is_file()}
 

@@ -10,6 +10,7 @@ from legible.config import NO_TEXT, Config
 from legible.figures.inputs import (
     DRIFT_PROMPTS,
     check_columns,
+    read_attributes,
     read_curve,
     read_drift,
     read_guards,
@@ -51,6 +52,7 @@ class Experiment:
         summary, seeds, drift: the tables of legible.metrics.compare; `drift` None where it was not measured.
         rewards, guards: rows of rewards.csv and guards.csv, None where no rewards were scored.
         malformed: rows of malformed.csv, None where no glyph judge looked.
+        attributes: rows of attributes.csv, None without pictures without text.
         panel: rows of calibration/damage.csv, None where judges were not calibrated.
         curve: rows of curve.csv, None where there is none.
         scores: rows of scores.parquet.
@@ -76,6 +78,7 @@ class Experiment:
     guards: pd.DataFrame | None
     malformed: pd.DataFrame | None
     panel: pd.DataFrame | None
+    attributes: pd.DataFrame | None
     curve: pd.DataFrame | None
     scores: pd.DataFrame
     runs: dict[tuple[str, int], dict]
@@ -120,6 +123,7 @@ def read_experiment(results: Path, config: Config, title: str = "") -> Experimen
         guards=read_guards(results) if (results / "scores" / "guards.csv").is_file() else None,
         malformed=read_malformed(results) if config.glyph_judge else None,
         panel=read_panel(results) if config.calibration else None,
+        attributes=read_attributes(results) if (results / "scores" / "attributes.csv").is_file() else None,
         curve=read_curve(results) if (results / "scores" / "curve.csv").is_file() else None,
         scores=scores,
         runs=runs,

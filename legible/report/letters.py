@@ -1,4 +1,4 @@
-"""Whether letters are well formed, as tables of the pages: the glyph judge's rate, and what each judge overlooks."""
+"""Tables of the pages beside the readings: are letters well formed, what do judges overlook, what else is drawn."""
 
 import pandas as pd
 
@@ -18,10 +18,18 @@ PANEL_NOTE = (
     "where nothing is damaged and an oversight everywhere else. A judge that reads the target with another letter in "
     "its place reads nothing at all; the glyph judge must find that letter well formed."
 )
+ATTRIBUTES_NOTE = (
+    "A model that spells better and no longer draws what else it is asked for has gained nothing. Pictures of prompts "
+    "without text, checked by plain image processing for what these name: `share` is how many of the attributes are "
+    "there (ground, colour, number and shape, where named), `all` how many pictures have every one. The change "
+    "is that of `share` against the base, with its interval over prompts."
+)
 
 
-def letter_tables(malformed: pd.DataFrame | None, panel: pd.DataFrame | None, prompt_set: str) -> list[dict]:
-    """Title, note, columns and rows of both tables; those that were measured."""
+def letter_tables(
+    malformed: pd.DataFrame | None, panel: pd.DataFrame | None, attributes: pd.DataFrame | None, prompt_set: str
+) -> list[dict]:
+    """Title, note, columns and rows of each table; those that were measured."""
     tables = []
     if malformed is not None:
         rows = malformed_rows(malformed, prompt_set)
@@ -30,7 +38,23 @@ def letter_tables(malformed: pd.DataFrame | None, panel: pd.DataFrame | None, pr
     if panel is not None:
         columns, rows = panel_rows(panel)
         tables.append({"title": "What each judge overlooks", "note": PANEL_NOTE, "columns": columns, "rows": rows})
+    if attributes is not None and len(attributes):
+        columns, rows = attribute_rows(attributes)
+        tables.append({"title": "Pictures without text", "note": ATTRIBUTES_NOTE, "columns": columns, "rows": rows})
     return tables
+
+
+def attribute_rows(attributes: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """(header, rows): a row for each arm, the attributes in the order of the table, then the change of their share."""
+    names = list(dict.fromkeys(attributes["attribute"]))
+    found = attributes.set_index(["arm", "attribute"])
+    rows = []
+    for arm in dict.fromkeys(attributes["arm"]):
+        values = [f"{found.loc[(arm, name), 'value']:.3f}" for name in names]
+        change = found.loc[(arm, "share")]
+        bounds = "" if pd.isna(change.base_low) else f" [{signed(change.base_low)}, {signed(change.base_high)}]"
+        rows.append([arm_label(arm), *values, signed(change.delta_vs_base) + bounds])
+    return ["Pictures of", *(f"{name} ↑" for name in names), "share ↑, minus base"], rows
 
 
 def malformed_rows(malformed: pd.DataFrame, prompt_set: str) -> list[list[str]]:

@@ -267,7 +267,7 @@ def answer(experiment: Experiment, prompt_set: str, found: Sequence[contrasts.Co
         "rows": summary_rows(summary, experiment.arms, prompt_set),
         "tests": tested_rows(experiment, prompt_set),
         "rewards": reward_tables(experiment.rewards, experiment.guards, prompt_set),
-        "letters": letter_tables(experiment.malformed, experiment.panel, prompt_set),
+        "letters": letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set),
         "contrasts": contrast_table(found, confidence),
         "guard": [] if drift is None else guard_rows(summary, drift, experiment.arms, prompt_set),
     }

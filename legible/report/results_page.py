@@ -12,7 +12,7 @@ from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_
 from legible.metrics.statistics import seed_interval
 from legible.names import BASE, CEILINGS, CONTROL
 from legible.report import contrasts
-from legible.report.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions
+from legible.report.aim import AIM, CONDITIONS, IN_AIM, MET, Condition, candidates, closest, conditions
 from legible.report.copies import copied_note
 from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges, describe_validation
 from legible.report.experiment import (
@@ -174,7 +174,7 @@ def strata_rows(experiment: Experiment, prompt_set: str, arm: str) -> list[list[
 
 
 def aim_of(experiment: Experiment, prompt_set: str) -> dict[str, tuple[Condition, ...]]:
-    """Arm → the four conditions of the aim, for every arm that can reach it."""
+    """Arm → the conditions of the aim, for every arm that can reach it."""
     arms = candidates(experiment.arms, experiment.runs)
     return {arm: conditions(experiment, arm, prompt_set) for arm in arms}
 
@@ -190,7 +190,7 @@ def views_of(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str, s
 
 
 def answer(experiments: Sequence[Experiment]) -> list[str]:
-    """The answer to the aim, first in a sentence, then the best arm of every regime against the four conditions."""
+    """The answer to the aim, first in a sentence, then the best arm of every regime against the conditions."""
     views, reached, sentences, rows = views_of(experiments), [], [], []
     for experiment, prompt_set, name in views:
         found = aim_of(experiment, prompt_set)
@@ -198,15 +198,17 @@ def answer(experiments: Sequence[Experiment]) -> list[str]:
             sentences.append(f"- {name}: there is no arm beside the control, so nothing can be said.")
             continue
         best = closest(found, mean_error(experiment.summary, prompt_set))
-        states = [condition.state for condition in found[best]]
-        all_met = [arm for arm, four in found.items() if all(condition.state == MET for condition in four)]
+        states = [condition.state for condition in found[best][:IN_AIM]]
+        all_met = [arm for arm, own in found.items() if all(condition.state == MET for condition in own[:IN_AIM])]
         if all_met:
             reached.append(name)
             sentences.append(f"- {name}: **met** by {listed([f'`{arm}`' for arm in all_met])}.")
         else:
-            lacking = [f"{title}: {state}" for title, state in zip(CONDITIONS, states, strict=True) if state != MET]
+            lacking = [f"{title}: {state}" for title, state in zip(CONDITIONS, states, strict=False) if state != MET]
             met = len(states) - len(lacking)
-            sentences.append(f"- {name}: **not met**; `{best}` comes closest ({met} of 4; {'; '.join(lacking)}).")
+            sentences.append(
+                f"- {name}: **not met**; `{best}` comes closest ({met} of {IN_AIM}; {'; '.join(lacking)})."
+            )
         cells = [f"**{condition.state}**: {condition.words}".replace("; ", "<br>") for condition in found[best]]
         rows.append([name, f"`{best}`", *cells])
     note = (
@@ -233,15 +235,15 @@ def overall(regimes: int, reached: Sequence[str]) -> str:
 
     Args:
         regimes: how many there are.
-        reached: names of those in which an arm meets all four conditions.
+        reached: names of those in which an arm meets all conditions.
     """
     if not reached:
-        return "**No**: no arm meets all four conditions of the aim."
+        return "**No**: no arm meets all conditions of the aim."
     if len(reached) == regimes:
         every = "in every regime" if regimes > 1 else f"in the regime {reached[0]}"
-        return f"**Yes**: {every} at least one arm meets all four conditions of the aim."
+        return f"**Yes**: {every} at least one arm meets all conditions of the aim."
     where = f"in {len(reached)} of {regimes} regimes ({listed(reached)})"
-    return f"**Not in every regime**: an arm meets all four conditions of the aim {where}, and none in the others."
+    return f"**Not in every regime**: an arm meets all conditions of the aim {where}, and none in the others."
 
 
 def arm_lines(experiment: Experiment, prompt_set: str) -> list[str]:
@@ -275,7 +277,7 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
         lines = "\n".join(f"- {line}" for line in contrasts.sentences(between, confidence))
         rows = table(contrasts.COLUMNS, contrasts.contrast_rows(between))
         parts += ["### Arm against arm", contrasts.NOTE, rows, lines]
-    for part in letter_tables(experiment.malformed, experiment.panel, prompt_set):
+    for part in letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set):
         parts += [f"### {part['title']}", part["note"], table(part["columns"], part["rows"])]
     parts += rewards_and_guards(experiment, prompt_set)
     found = aim_of(experiment, prompt_set)

@@ -12,7 +12,7 @@ from legible.config import Scoring
 from legible.corpus.prompts import Prompt
 from legible.corpus.scenes import SHAPES, Scene
 from legible.corpus.templates import PALETTE
-from legible.metrics.attributes import ATTRIBUTES, attribute_table, attributes_of, by_picture, things
+from legible.metrics.attributes import ATTRIBUTES, SUMMARIES, attribute_table, attributes_of, by_picture, things
 from legible.names import BASE, CONTROL
 from legible.render.scene import CONTRAST, draw, draw_scenes
 from legible.render.sign import contrast_ratio
@@ -111,9 +111,15 @@ def test_blends_and_prompts_that_name_nothing_do_not_count():
     assert by_picture(np.stack([image, image]), ["a", "b"], prompts).empty
 
 
+def test_a_picture_with_one_thing_wrong_has_three_quarters_of_what_was_asked():
+    image = picture(replace(SCENE, count=3))
+    row = by_picture(image[None], ["a"], {"a": prompt_of(SCENE)}).iloc[0]
+    assert (row["share"], row["all"], row["count"], row["shape"]) == (0.75, 0, 0, 1)
+
+
 def table(rights: list[float]) -> pd.DataFrame:
-    rows = [{"prompt_id": f"p{n}", "all": right, "count": right} for n, right in enumerate(rights)]
-    return pd.DataFrame(rows, columns=["prompt_id", "all", *ATTRIBUTES])
+    rows = [{"prompt_id": f"p{n}", "share": right, "all": right, "count": right} for n, right in enumerate(rights)]
+    return pd.DataFrame(rows, columns=["prompt_id", *SUMMARIES, *ATTRIBUTES])
 
 
 def test_the_table_by_hand():
@@ -125,7 +131,7 @@ def test_the_table_by_hand():
         ("ctc", 1): table([1, 1, 0, 0]),
     }
     found = attribute_table(models, Scoring(resamples=200)).set_index(["arm", "attribute"])
-    assert set(found.index.get_level_values("attribute")) == {"all", "count"}
+    assert set(found.index.get_level_values("attribute")) == {"share", "all", "count"}
     assert found.loc[(BASE, "all"), "value"] == 0.75
     assert np.isnan(found.loc[(BASE, "all"), "delta_vs_base"])
     assert found.loc[(CONTROL, "all"), "value"] == 0.625

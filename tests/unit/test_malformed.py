@@ -112,7 +112,7 @@ def test_the_pages_show_both_tables():
         for text in ("word", "nonword")
         for kind, severity, share in (("none", 0.0, 1.0), ("erased", 0.5, overlooked * factor))
     ]
-    first, second = letter_tables(malformed, pd.DataFrame(rows), "held_out")
+    first, second = letter_tables(malformed, pd.DataFrame(rows), None, "held_out")
     assert [row[:2] for row in first["rows"]][1] == ["diffusion_only (control, λ = 0)", "–"]
     assert first["rows"][2][3].startswith("−0.250 [")
     assert second["columns"] == ["Damage", "Severity", "Pictures", "RapidOCR ↓", "glyph judge ↓"]
@@ -120,7 +120,7 @@ def test_the_pages_show_both_tables():
         ["none", "0", "40", "1.00; 1.00", "1.00; 1.00"],
         ["erased", "0.5", "40", "0.60; 0.60", "0.15; 0.15"],
     ]
-    assert letter_tables(None, None, "held_out") == []
+    assert letter_tables(None, None, None, "held_out") == []
 
 
 def run(monkeypatch, script: str, *arguments: str) -> None:

@@ -169,31 +169,79 @@ def test_the_strata_are_those_of_the_best_arm(results, page):
 
 def test_the_first_sentence_and_the_conditions_follow_the_numbers(page):
     start = page.split("\n\n")[2]
-    assert start.startswith("**No**: no arm meets all four conditions")
+    assert start.startswith("**No**: no arm meets all conditions")
     rows = {row[0]: row for row in tables(page)["Regime"][1:]}
     states = [cell.split("**")[1] for cell in rows["Main"][2:]]
     assert rows["Main"][1] == "`ctc`"
-    assert states == ["met", "met", "met", "not met"]
-    assert [cell.split("**")[1] for cell in rows["Bare"][2:]] == ["met", "met", "not measured", "not measured"]
-    assert "- Bare: **not met**; `ctc` comes closest (2 of 4; ahead at equal time: not measured" in page
+    assert states == ["met", "met", "met", "met", "not measured", "not measured", "not met"]
+    assert [cell.split("**")[1] for cell in rows["Bare"][2:]] == [
+        *("met", "met", "met"),
+        *4 * ["not measured"],
+    ]
+    assert "- Bare: **not met**; `ctc` comes closest (3 of 6; ahead at equal time: not measured" in page
     assert "against diffusion_only" in rows["Main"][2]
-    assert rows["Main"][2].count("against the base −") == 2
+    assert all(f"{engine} −" in rows["Main"][3] for engine in ("EasyOCR", "RapidOCR"))
     assert "removes half" not in page
     assert "The criterion is the same in every regime" in page
 
 
-def test_without_more_drift_the_answer_is_yes_and_only_where_it_holds_in_every_regime(results, tmp_path):
+def with_letters_and_attributes(experiment, letters=(0.0, -0.01, 0.01), attributes=(0.0, -0.01, 0.01)):
+    """The experiment with both measured for ctc: differences with their intervals."""
+    malformed = {"arm": "ctc", "prompt_set": "held_out", "value": 0.1, "ci_low": 0.0, "ci_high": 0.2}
+    malformed |= dict(zip(("delta_vs_control", "delta_low", "delta_high"), letters, strict=True))
+    right = {"arm": "ctc", "attribute": "share", "value": 0.9, "ci_low": 0.8, "ci_high": 1.0}
+    right |= dict(zip(("delta_vs_base", "base_low", "base_high"), attributes, strict=True))
+    tables_of = {
+        "malformed": pd.DataFrame([malformed | {"control": "diffusion_only"}]),
+        "attributes": pd.DataFrame([right]),
+    }
+    return dataclasses.replace(experiment, **tables_of)
+
+
+@pytest.mark.parametrize(
+    ("letters", "attributes", "states"),
+    [
+        ((0.0, -0.01, 0.02), (0.0, -0.02, 0.01), (aim.MET, aim.MET)),
+        ((0.0, -0.01, 0.021), (0.0, -0.021, 0.01), (aim.NOT_SHOWN, aim.NOT_SHOWN)),
+        ((0.01, 0.001, 0.02), (-0.04, -0.06, -0.021), (aim.NOT_MET, aim.NOT_MET)),
+    ],
+)
+def test_no_worse_means_the_whole_interval(results, letters, attributes, states):
+    found = with_letters_and_attributes(read(results), letters, attributes)
+    assert aim.formed_enough(found.malformed, "ctc", "held_out").state == states[0]
+    assert aim.attributes_kept(found.attributes, "ctc").state == states[1]
+    assert aim.formed_enough(found.malformed, "other", "held_out").state == aim.NOT_MEASURED
+    assert aim.attributes_kept(None, "ctc").state == aim.NOT_MEASURED
+
+
+def test_thirty_percent_against_the_base_are_met_by_the_whole_interval_only(results):
+    mine = {"base_relative_delta": -0.35, "base_relative_two_way_high": -0.31}
+    both = read(results).summary.assign(**mine)
+    assert aim.enough_against_base(both, "ctc", "held_out").state == aim.MET
+    wide = both.assign(base_relative_two_way_high=-0.29)
+    assert aim.enough_against_base(wide, "ctc", "held_out").state == aim.NOT_SHOWN
+    less = wide.assign(base_relative_delta=-0.29)
+    assert aim.enough_against_base(less, "ctc", "held_out").state == aim.NOT_MET
+
+
+def test_the_answer_is_yes_only_where_everything_is_met_in_every_regime(results, tmp_path):
     folder = shutil.copytree(results, tmp_path / "kind")
     drift = pd.read_csv(folder / "scores" / "drift.csv")
     drift.loc[drift["arm"] == "ctc", ["delta_vs_control", "delta_low", "delta_high"]] = [-0.01, -0.02, -0.001]
     drift.to_csv(folder / "scores" / "drift.csv", index=False)
-    kind = build([read(folder, "Kind")])
-    assert "**Yes**: in the regime Kind at least one arm meets all four conditions" in kind
-    two = build([read(results, "Main"), read(folder, "Kind")])
+    spoilt, good = read(folder, "Kind"), with_letters_and_attributes(read(folder, "Kind"))
+    assert "**Yes**" not in build([spoilt])  # nobody looked at letters and other pictures
+    for worse in (
+        {"letters": (0.01, 0.001, 0.02)},
+        {"letters": (0.0, -0.03, 0.03)},
+        {"attributes": (-0.01, -0.03, 0.0)},
+    ):
+        assert "**Yes**" not in build([with_letters_and_attributes(spoilt, **worse)])
+    kind = build([good])
+    assert "**Yes**: in the regime Kind at least one arm meets all conditions" in kind
+    two = build([read(results, "Main"), good])
     assert "**Yes**" not in two
-    assert (
-        "**Not in every regime**: an arm meets all four conditions of the aim in 1 of 2 regimes (Kind), and none" in two
-    )
+    assert "**Not in every regime**: an arm meets all conditions of the aim in 1 of 2 regimes (Kind), and none" in two
     assert "- Kind: **met** by `ctc`." in two
     assert overall(2, ["a", "b"]).startswith("**Yes**: in every regime")
     assert overall(2, []).startswith("**No**")
@@ -324,9 +372,9 @@ def test_one_training_seed_meets_no_condition(results):
         runs={run: record for run, record in experiment.runs.items() if run[1] == 0},
         drift=drift_of(results, -0.01, -0.02, -0.001),
     )
-    four = aim.conditions(*corrected([once]), "ctc", "held_out")
-    assert aim.MET not in [condition.state for condition in four]
-    assert all("a hint: one training seed" in four[i].words for i in range(4))
+    found = aim.conditions(*corrected([with_letters_and_attributes(once)]), "ctc", "held_out")
+    assert aim.MET not in [condition.state for condition in found]
+    assert all("a hint: one training seed" in condition.words for condition in found)
     assert "Yes" not in build([once])
 
 
@@ -342,7 +390,7 @@ def test_an_anchored_arm_is_compared_with_the_anchor_alone(tmp_path):
     page = build([experiment])
     row = {row[0]: row for row in tables(page)["Regime"][1:]}["Held"]
     assert row[1] == "`ctc_anchored`"
-    assert [cell.split("against ")[-1] for cell in (row[2], row[5])] == ["anchor_only", "anchor_only"]
+    assert [cell.split("against ")[-1] for cell in (row[2], row[8])] == ["anchor_only", "anchor_only"]
     results = {row[0]: row for row in tables(page)["Pictures of"][1:]}
     own = results["`ctc_anchored`, control: `anchor_only`"]
     values = {arm: numbers(results[name][2].split("<br>")[0])[0] for arm, name in (("anchor_only", "`anchor_only`"),)}
@@ -392,8 +440,8 @@ def test_every_prompt_set_has_its_own_answer_and_section(results):
     page = build([dataclasses.replace(experiment, **tables_of)])
     assert re.findall("^## (Main.*)$", page, re.M) == ["Main, prompts held_out", "Main, prompts shifted"]
     rows = {row[0]: row for row in tables(page)["Regime"][1:]}
-    assert "no curve of this arm" in rows["Main, prompts shifted"][4]
-    assert "at step" in rows["Main, prompts held_out"][4]
+    assert "no curve of this arm" in rows["Main, prompts shifted"][5]
+    assert "at step" in rows["Main, prompts held_out"][5]
 
 
 def test_an_arm_with_rewards_says_which_and_how():
