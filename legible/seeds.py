@@ -25,8 +25,8 @@ class Stream(IntEnum):
     ROUNDING = 8  # stochastic, of bfloat16 weights
     BUCKETS = 9  # order of forward passes of captions of one length
     PROMPT_DROPOUT = 10  # per sample of a step
-    PERMUTED = 11  # order of a sample's own letters, as a placebo
-    RANDOM_TARGET = 12  # smooth pattern of a region, as a placebo
+    PERMUTED = 21  # order of a sample's own letters, as a placebo
+    RANDOM_TARGET = 22  # smooth pattern of a region, as a placebo
 
 
 def stateless_generator(*parts: int) -> torch.Generator:
