@@ -25,8 +25,8 @@ class Stream(IntEnum):
     ROUNDING = 8  # stochastic, of bfloat16 weights
     BUCKETS = 9  # order of forward passes of captions of one length
     PROMPT_DROPOUT = 10  # per sample of a step
-    PERMUTED = 11  # order of a sample's own letters, as a placebo
-    RANDOM_TARGET = 12  # smooth pattern of a region, as a placebo
+    PERMUTED = 21  # order of a sample's own letters, as a placebo
+    RANDOM_TARGET = 22  # smooth pattern of a region, as a placebo
     GROUP_NOISE = 31  # of a sampled picture, per member of a prompt's group; with an SDE also of its steps
     GROUP_LEVELS = 32  # levels and noise at which it is trained on
     GROUP_STEPS = 33  # which of the sampler's steps are trained on

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from training import Killed, equal, killed_at, metrics, model_of, region_loss, run, settings, small_data
 
-from legible.metrics.training import clipped_share
+from legible.metrics.training import clipped_share, gradient_ratio
 from legible.models.family import ROLES, open_model
 from legible.models.sampler import trajectory
 from legible.seeds import stateless_generator
@@ -135,7 +135,13 @@ def test_a_step_counts_as_clipped_where_any_gradient_was():
 ARMS = {
     "sum": {},
     "each": {"clipping": "each"},
-    "project": {"conflict": "project", "balance": "gradient_norm", "target_ratio": 3.0, "lambda_bounds": [1e-4, 1e4]},
+    "project": {
+        "conflict": "project",
+        "balance": "gradient_norm",
+        "target_ratio": 3.0,
+        "smoothing": 0.0,
+        "lambda_bounds": [1e-6, 1e6],
+    },
     "both": {"clipping": "each", "conflict": "project", "every": 2, "measure_every": 0},
 }
 
@@ -185,8 +191,16 @@ def test_a_step_is_projected_where_the_cosine_is_negative_and_balanced_as_withou
         rows = [row for row in trained[name, False][1] if row["loss_aux"] is not None]
         assert [row["projected"] for row in rows] == [row["grad_cosine"] < 0 for row in rows]
         assert any(row["projected"] for row in rows)
-    first = trained["project", False][1][0]
-    assert first["lambda"] == pytest.approx(3.0 * first["grad_norm_diffusion"] / first["grad_norm_aux"])
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0, 3.0, 10.0, 40.0])
+def test_without_memory_the_balance_holds_the_ratio_on_every_step(folders, data, tmp_path, ratio):
+    aux = {"balance": "gradient_norm", "target_ratio": ratio, "smoothing": 0.0, "lambda_bounds": [1e-6, 1e6]}
+    training = settings(steps=3, aux=CLIP | aux | {"clipping": "each"})
+    run(folders.zimage, data, training, tmp_path, region_loss(folders.clip))
+    rows = pd.DataFrame(metrics(tmp_path))
+    assert gradient_ratio(rows).tolist() == pytest.approx([ratio] * 3)
+    assert (rows["clipped_aux"] == (ratio * rows["grad_norm_diffusion"] > 1)).all()
 
 
 def test_the_anchor_belongs_to_the_diffusion_losss_side(trained):
