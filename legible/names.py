@@ -8,6 +8,11 @@ from legible.errors import UserError
 
 BASE, CONTROL, CEILINGS = "base", "diffusion_only", ("ceiling_render", "ceiling_vae")
 SCALE = "base_other_seed"  # in tables of drift: the base's images from its own of the same prompt, other noise
+PLACEBOS = {  # how the name of a placebo arm ends (the configuration sees to it) → what it is taught
+    "_shuffled": "shuffled targets",
+    "_permuted": "permuted letters",
+    "_placebo": "no text",
+}
 PATTERN = re.compile(r"([a-z][a-z0-9_]*)-seed(\d+)(?:-step(\d+))?")
 
 

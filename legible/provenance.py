@@ -14,7 +14,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from legible.config import CRITICS, HEARD, JUDGES, SAMPLED, Model, Training, critics_of
+from legible.config import CRITICS, HEARD, JUDGES, SAMPLED, Model, Training, Validation, critics_of
 from legible.fingerprint import ROOT, code_fingerprint
 from legible.models.spec import spec_of
 
@@ -34,6 +34,7 @@ PACKAGES = (
     "numpy",
 )
 PLACES = ("path", "network", "models")  # where a model lies does not decide; what its files hold does
+SCORING = ("numpy", "pandas", "rapidfuzz", "regex", "scipy")
 # What opens and runs a diffusion model, its text encoders included.
 DIFFUSION = ("diffusers", "numpy", "tokenizers", "torch", "transformers")
 
@@ -68,10 +69,16 @@ def decides_encoding(model: Model) -> dict[str, str | None]:
     return decides("encode_dataset", [spec_of(model.family).module], DIFFUSION)
 
 
-def decides_training(model: Model, training: Training) -> dict[str, str | None]:
-    """`decides` of train_arm: an arm depends on its own losses only, and on what they look with."""
+def decides_training(model: Model, training: Training, validation: Validation | None = None) -> dict[str, str | None]:
+    """`decides` of train_arm: an arm depends on its own losses only, and on what they look with.
+
+    Where spelling is watched it depends on what that is done with, too.
+    """
+    judge = JUDGES[validation.judge] if validation else None
+    watched = ["legible.train.validation", judge.module] if judge else []
+    packages = [*judge.packages, *SCORING, "pillow"] if judge else []
     method = [SAMPLED[training.reward.method]] if training.reward.sampled else []
-    return _decides_losses("train_arm", model, training, training.heard, method)
+    return _decides_losses("train_arm", model, training, training.heard, [*watched, *method], packages)
 
 
 def decides_gradients(model: Model, training: Training, losses: Iterable[str]) -> dict[str, str | None]:
@@ -80,8 +87,9 @@ def decides_gradients(model: Model, training: Training, losses: Iterable[str]) -
 
 
 def _decides_losses(
-    script: str, model: Model, training: Training, losses: Iterable[str], methods: Iterable[str] = ()
-) -> dict[str, str | None]:
+    script: str, model: Model, training: Training, losses: Iterable[str],
+    further: Iterable[str] = (), packages: Iterable[str] = (),
+) -> dict[str, str | None]:  # fmt: skip
     low = {training.optimizer, training.weights, training.quantization}
     needed = {
         "peft": training.method == "lora" or training.assistant_lora is not None,
@@ -90,9 +98,10 @@ def _decides_losses(
     }
     critics = [CRITICS[name] for name in critics_of(losses)]
     modules = [spec_of(model.family).module, *(HEARD[loss].module for loss in losses), *(c.module for c in critics)]
-    modules += methods
-    packages = [package for critic in critics for package in critic.packages]
-    return decides(script, modules, [*DIFFUSION, *packages, *(name for name, used in needed.items() if used)])
+    packages = [*packages, *(package for critic in critics for package in critic.packages)]
+    return decides(
+        script, [*modules, *further], [*DIFFUSION, *packages, *(name for name, used in needed.items() if used)]
+    )
 
 
 def decides_sampling(model: Model, adapters: bool) -> dict[str, str | None]:

@@ -25,9 +25,14 @@ class Stream(IntEnum):
     ROUNDING = 8  # stochastic, of bfloat16 weights
     BUCKETS = 9  # order of forward passes of captions of one length
     PROMPT_DROPOUT = 10  # per sample of a step
+    PERMUTED = 21  # order of a sample's own letters, as a placebo
+    RANDOM_TARGET = 22  # smooth pattern of a region, as a placebo
     GROUP_NOISE = 31  # of a sampled picture, per member of a prompt's group; with an SDE also of its steps
     GROUP_LEVELS = 32  # levels and noise at which it is trained on
     GROUP_STEPS = 33  # which of the sampler's steps are trained on
+    DAMAGE = 41  # of a letter: where and how
+    GLYPHS = 42  # what the glyph judge is to overlook, per step
+    PANEL = 43  # strings of the panel
 
 
 def stateless_generator(*parts: int) -> torch.Generator:

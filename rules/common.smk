@@ -14,7 +14,7 @@ min_version("9.27")
 CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.insert(0, str(CHECKOUT))  # the rules use the library that lies beside them, as their jobs do
 
-from legible.config import CRITICS, FIGURES, HEARD, NO_TEXT, check_page, critics_of, in_usual_order, validate
+from legible.config import CRITICS, FIGURES, HEARD, JUDGES, NO_TEXT, check_page, critics_of, in_usual_order, validate
 from legible.config.inputs import located
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
@@ -33,6 +33,7 @@ from legible.provenance import (
     decides_training,
     has_gpu,
 )
+from legible.report.protocol import check_protocol
 
 FETCHED = {f"results/prompts/{name}.jsonl" for name in BENCHMARKS}
 try:
@@ -40,11 +41,11 @@ try:
     CONFIG = located(validate(CONFIG, "config.yaml (or --configfile/--config)"), CHECKOUT, FETCHED)
     REGIMES = {name: located(CONFIG.regime(name), CHECKOUT, FETCHED, f"regimes.{name}.") for name in CONFIG.regimes}
     check_page(CONFIG)
+    check_protocol([CONFIG, *REGIMES.values()], CHECKOUT)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# As rules name this project's own files: a working directory elsewhere needs the whole path.
-HERE = "" if Path.cwd() == CHECKOUT else f"{CHECKOUT}/"
+HERE = "" if Path.cwd() == CHECKOUT else f"{CHECKOUT}/"  # before the names of this project's own files
 RESULTS = f"results/{CONFIG.experiment}"
 ARMS = list(CONFIG.arms)
 RUNS = [str(Run(arm, seed)) for arm in ARMS for seed in CONFIG.seeds]
@@ -64,7 +65,7 @@ MANIFESTS = [
 USED_LOSSES = sorted({loss for arm in ARMS for loss in CONFIG.arm(arm).aux.weights})
 DRAWN = sorted(name for name, figure in FIGURES.items() if figure.when(CONFIG))
 SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
-ANCHOR = f"{RESULTS}/cache/anchor.safetensors"
+ANCHOR, TIMING = f"{RESULTS}/cache/anchor.safetensors", f"{RESULTS}/timing.csv"
 SPEC = spec_of(CONFIG.model.family)
 ENVIRONMENT = "../envs/legible.yaml"
 # The EasyOCR judge's network as a reader that no arm listens to, where it is another one.
@@ -73,7 +74,8 @@ NANO = "results/nano_models"
 TWINS = ["aesthetic", "hps", "pickscore"]  # of published rewards, on top of the caption CLIP
 READERS = ["recognizer_conv", "recognizer_crnn"]
 FURTHER_READERS = {"cyrillic_conv": "cyrillic", "cyrillic_crnn": "cyrillic"}  # of other alphabets
-NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "scenery", *READERS, *FURTHER_READERS, "unet", "unet_clip", "vae"]
+NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "scenery", *READERS, *FURTHER_READERS]
+NANO_PARTS += ["glyph_judge", "unet", "unet_clip", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]

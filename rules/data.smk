@@ -45,7 +45,8 @@ rule render_dataset:
     """Draw signs with words on them; no evaluation target occurs in the training text."""
     input:
         fonts=rules.inspect_fonts.output.manifest,
-        prompts=[CONFIG.prompt_sets[name].path for name in PROMPT_SETS],
+        prompts=[CONFIG.prompt_sets[name].path for name in PROMPT_SETS if CONFIG.prompt_sets[name].path],
+        validation=[CONFIG.validation.prompts] if CONFIG.validation else [],
         words=word_files(),
     output:
         train=f"{RESULTS}/data/train.parquet",
@@ -63,10 +64,32 @@ rule render_dataset:
     params:
         config=as_json(fonts=part("fonts"), data=part("data"), **ENGINE_PART),
         folder=output_folder,
+        validation=["--validation", CONFIG.validation.prompts] if CONFIG.validation else [],
         code=decides("render_dataset", ENGINE_CODE, [*RENDERING, *(ENGINE_PACKAGES if CONFIG.render else [])]),
     shell:
         'python "$LEGIBLE"/scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
-        " --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
+        " {params.validation:q} --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
+
+
+rule list_test_prompts:
+    """The test split as prompts: words and fonts that nothing was trained on."""
+    input:
+        train=rules.render_dataset.output.train,
+        test=rules.render_dataset.output.test,
+    output:
+        f"{RESULTS}/data/test_prompts.jsonl",
+    log:
+        f"{RESULTS}/logs/list_test_prompts.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        code=decides("list_test_prompts", packages=["pandas", "pyarrow"]),
+    shell:
+        'python "$LEGIBLE"/scripts/list_test_prompts.py --train {input.train:q} --test {input.test:q} --output {output:q}'
+        " 2>&1 | tee {log:q}"
 
 
 rule draw_showcase:

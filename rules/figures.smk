@@ -60,7 +60,9 @@ rule build_report:
             file=["run.json", "metrics.jsonl"],
         ),
         drift=drift_evidence,
+        timing=rules.time_arms.output if CONFIG.timing else [],
         rewards=reward_evidence,
+        letters=letter_evidence,
         images=expand(f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl", prompt_set=PROMPT_SETS),
         template=f"{HERE}resources/report/report.html.j2",
     output:

@@ -10,20 +10,25 @@ def word_files():
 
 def arm_config(wildcards):
     """The arm's own training section and what else decides a run; an arm depends on the models of its own loss only."""
-    training = CONFIG.arm(wildcards.arm)
+    return training_config(CONFIG.arm(wildcards.arm))
+
+
+def training_config(training):
+    """What a run with this training section is given."""
     critics = critics_of(training.heard)
     return as_json(
         model=part("model"),
         **{name: part(name) if name in critics else {} for name in ("clip", "reader")},
         **{name: part(name) for name in critics if name not in ("clip", "reader", "segmenter")},
         training=training.model_dump(mode="json", by_alias=True),
-        generation=part("generation", "steps"),
+        generation=part("generation", *(["steps"] if not CONFIG.validation else WATCHED_GENERATION)),
+        **watched_sections(),
     )
 
 
 def arm_code(wildcards):
     """The code and the versions that decide one arm's training."""
-    return decides_training(CONFIG.model, CONFIG.arm(wildcards.arm))
+    return decides_training(CONFIG.model, CONFIG.arm(wildcards.arm), CONFIG.validation)
 
 
 def arm_start(wildcards):
@@ -42,7 +47,7 @@ def arm_models(wildcards):
     training = CONFIG.arm(wildcards.arm)
     text = model_files("text") if training.text_trained else []
     assistant = [training.assistant_lora] if training.assistant_lora else []
-    return loss_models(training.heard) + text + assistant
+    return loss_models(training.heard) + text + assistant + watched_files()
 
 
 def loss_models(losses):
@@ -106,21 +111,11 @@ def input_folder(wildcards, input):
     return str(Path(input.images).parent)
 
 
-def nano_needs(wildcards):
-    """Denoisers learn on the latents of the finished autoencoder; CLIPs and twins of rewards grow out of others, too."""
-    needs = {"denoiser": ["vae"], "scenery": ["denoiser"], "unet": ["vae"], "unet_clip": ["unet"]}
-    needs |= dict.fromkeys(TWINS, ["caption_clip"])
-    return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
-
-
-def nano_prompts(wildcards):
-    """The evaluation prompts whose targets a part may not learn."""
-    return f"{HERE}resources/prompts/{FURTHER_READERS.get(wildcards.nano_part, 'held_out')}.jsonl"
-
-
 def prompt_file(wildcards):
-    """The file of a prompt set."""
-    return CONFIG.drift.prompts if wildcards.prompt_set == DRIFT else CONFIG.prompt_sets[wildcards.prompt_set].path
+    """The file of a prompt set; that of the test split is made from it."""
+    if wildcards.prompt_set == DRIFT:
+        return CONFIG.drift.prompts
+    return CONFIG.prompt_sets[wildcards.prompt_set].path or f"{RESULTS}/data/test_prompts.jsonl"
 
 
 def sampling_config(wildcards):

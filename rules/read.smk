@@ -79,3 +79,6 @@ rule read_base_without_text:
     shell:
         'python "$LEGIBLE"/scripts/read_images.py --engine {wildcards.engine:q} --config {params.config:q} --images {input.images:q}'
         " --cache {params.cache:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+include: "letters.smk"

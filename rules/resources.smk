@@ -1,4 +1,24 @@
-"""What jobs are given: threads, GPUs, memory."""
+"""What jobs are given: threads, GPUs, memory; and what watches a training's spelling."""
+
+WATCHED_GENERATION = ("steps", "guidance_scale", "tuned_steps", "scheduler", "batch_size")
+
+
+def watched_sections():
+    """What decides an evaluation while training, and trackers; nothing where they are off, so that no arm changes."""
+    tracked = {"trackers": list(CONFIG.trackers)} if CONFIG.trackers else {}
+    if not CONFIG.validation:
+        return tracked
+    judge = CONFIG.validation.judge
+    ocr = dict.fromkeys(ENGINES) | {judge: getattr(CONFIG.ocr, judge).model_dump(mode="json")}
+    return tracked | {"validation": part("validation"), "ocr": ocr, "scoring": part("scoring", "normalization")}
+
+
+def watched_files():
+    """What evaluations while training read: prompts, decoder, text encoders and the judge's networks."""
+    if not CONFIG.validation:
+        return []
+    files = model_files("autoencoder", "text") + section_files(getattr(CONFIG.ocr, CONFIG.validation.judge))
+    return [CONFIG.validation.prompts, *files]
 
 
 def arm_threads(wildcards):

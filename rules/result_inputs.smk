@@ -28,6 +28,19 @@ def reading_code(wildcards):
     return decides_reading(wildcards.engine)
 
 
+def panel_code(wildcards):
+    """The code and the versions that decide what the judges overlook."""
+    judges = [JUDGES[engine] for engine in ENGINES]
+    packages = [package for judge in judges for package in judge.packages]
+    return decides("calibrate_damage", [judge.module for judge in judges], [*packages, *RENDERING, "pandas", "torch"])
+
+
+def letter_evidence(wildcards):
+    """Whether letters are well formed, and which damage to them each judge overlooks; what is configured of it."""
+    malformed = [f"{RESULTS}/scores/malformed.csv"] if CONFIG.glyph_judge else []
+    return malformed + ([f"{RESULTS}/calibration/damage.csv"] if CONFIG.calibration else [])
+
+
 def figure_style(wildcards):
     """The style of one figure: changing it redraws this figure only."""
     style = getattr(CONFIG.figures, wildcards.figure).model_dump(mode="json")
@@ -52,7 +65,10 @@ def figure_inputs(wildcards):
         "seeds": [f"{RESULTS}/scores/seeds.csv"],
         "scores": [f"{RESULTS}/scores/scores.parquet"],
         "images": [path for name in PROMPT_SETS for path in image_manifests([*MODELS, *CEILINGS], name)],
-        "metrics": expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds),
+        **dict.fromkeys(
+            ("metrics", "validation"),
+            expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds),
+        ),
         "curve": [f"{RESULTS}/scores/curve.csv"],
         "reached": [f"{RESULTS}/scores/steps_to_levels.csv"],
         "drift": [f"{RESULTS}/scores/drift.csv"],
@@ -118,7 +134,8 @@ def reward_evidence(wildcards):
 
 def result_files(wildcards):
     """What the results page is written from: reports (they need all else) of this experiment and of its regimes."""
-    return [f"results/{config.experiment}/report.html" for config in [CONFIG, *REGIMES.values()]]
+    reports = [f"results/{config.experiment}/report.html" for config in [CONFIG, *REGIMES.values()]]
+    return [*reports, *([CONFIG.protocol] if CONFIG.protocol else [])]
 
 
 def result_folders(wildcards):

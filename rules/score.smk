@@ -63,12 +63,37 @@ rule score_drift:
         " 2>&1 | tee {log:q}"
 
 
+rule score_attributes:
+    """Do the pictures without text show what their prompts name?"""
+    input:
+        images=drift_images,
+        prompts=[CONFIG.drift.prompts] if CONFIG.drift else [],
+    output:
+        f"{RESULTS}/scores/attributes.csv",
+    log:
+        f"{RESULTS}/logs/score_attributes.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/score_attributes.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime="1h",
+    params:
+        config=as_json(scoring=part("scoring")),
+        code=decides("score_attributes", packages=SCORING),
+    shell:
+        'python "$LEGIBLE"/scripts/score_attributes.py --config {params.config:q} --prompts {input.prompts:q}'
+        " --images {input.images:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule score_curve:
     """CER against steps and seconds, from snapshots of the runs."""
     input:
         images=curve_images,
         readings=curve_readings,
         runs=curve_runs,
+        timing=rules.time_arms.output if CONFIG.timing else [],
     output:
         curve=f"{RESULTS}/scores/curve.csv",
         reached=f"{RESULTS}/scores/steps_to_levels.csv",
@@ -84,16 +109,22 @@ rule score_curve:
     params:
         config=as_json(**SCORED),
         levels=list(CONFIG.cer_levels),
+        timing=["--timing", TIMING] if CONFIG.timing else [],
         code=decides("score_curve", packages=SCORING),
     shell:
         'python "$LEGIBLE"/scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}'
-        " --runs {input.runs:q} --output {output.curve:q} --levels {params.levels:q} --reached {output.reached:q} 2>&1 | tee {log:q}"
+        " --runs {input.runs:q} {params.timing:q} --output {output.curve:q} --levels {params.levels:q} --reached {output.reached:q} 2>&1 | tee {log:q}"
+
+
+include: "timing.smk"
 
 
 rule score:
     """Target: readings, scores and statistics."""
     input:
         rules.score_readings.output,
-        rules.score_drift.output if CONFIG.drift else [],
+        [*rules.score_drift.output, *rules.score_attributes.output] if CONFIG.drift else [],
         f"{RESULTS}/scores/guards.csv" if CONFIG.reward_scores else [],
         rules.score_curve.output if SNAPSHOTS else [],
+        letter_evidence,
+        rules.time_arms.output if CONFIG.timing else [],

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from legible.config import sections
@@ -11,17 +10,10 @@ from legible.corpus.prompts import Prompt, load_prompts
 from legible.drawn import drawn_before, identity, shared_by_all
 from legible.errors import UserError, run_cli
 from legible.io import atomic_path, sha256_file, write_json, write_jsonl
-from legible.models.conditioning import Conditioning
+from legible.models.drawing import Asked, draw_batch, texts_of
 from legible.models.family import embed_prompts, open_model
-from legible.models.rollout import Words, sample_switched
 from legible.models.spec import spec_of
 from legible.progress import progress
-from legible.seeds import image_noise
-
-
-def said(conditioning: Conditioning, places: list[int], count: int) -> Words:
-    """What the prompts at these places of `count` say, and the empty one behind them, where there is one."""
-    return Words(conditioning.pick(places), conditioning.pick([count]) if len(conditioning) > count else None)
 
 
 def draw(
@@ -30,26 +22,19 @@ def draw(
     """Open the model once, sample in batches and write PNGs; the manifest's rows."""
     generation, data = config["generation"], config["data"]
     # First the text encoders, alone; then what samples: they are never in memory together.
-    guided = generation.guidance_scale > spec_of(config["model"].family).guidance_off
-    texts = [p.prompt for p in prompts] + ([""] if guided else [])
+    texts = texts_of([p.prompt for p in prompts], generation, spec_of(config["model"].family))
     conditioning = embed_prompts(config["model"], texts, threads, weights)
     original = embed_prompts(config["model"], texts, threads) if weights and generation.tuned_steps else conditioning
     switched = generation.tuned_steps if not original.equals(conditioning) else None  # nothing was tuned, or none is
     model = open_model(config["model"], ("denoiser", "autoencoder", "scheduler"), threads, weights=weights)
     model = model.with_scheduler(generation.scheduler) if generation.scheduler else model
-    shape = model.latent_shape(data.height, data.width)
+    shape, asked = model.latent_shape(data.height, data.width), Asked([p.id for p in prompts], conditioning, original)
     jobs = [(place, seed) for place in range(len(prompts)) for seed in generation.seeds]
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
     for start in progress(range(0, len(jobs), generation.batch_size), f"sample {name}", unit="batch"):
         part = jobs[start : start + generation.batch_size]
-        noise = torch.stack([image_noise(prompts[place].id, seed, shape) for place, seed in part])
-        before, words = (said(words, [place for place, _ in part], len(prompts)) for words in (original, conditioning))
-        if switched:
-            path = (generation.steps, switched, before, words, generation.guidance_scale)
-            images = sample_switched(model, noise, *path)
-        else:
-            images = model.sample(words.prompts, noise, generation.steps, generation.guidance_scale, words.empty)
+        images = draw_batch(model, asked, part, shape, generation, switched)
         for (place, seed), pixels in zip(part, images, strict=True):
             prompt = prompts[place]
             file = f"{prompt.id}_s{seed}.png"

@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from legible.config import Data, sections
+from legible.corpus.fresh import draw_target
 from legible.corpus.prompts import ID, Prompt, load_prompts
 from legible.corpus.templates import PALETTE, caption
-from legible.corpus.words import DIGITS, letters_of, word_lists
 from legible.errors import UserError, describe, run_cli
 from legible.io import write_jsonl
 from legible.render.fonts import Font, find_fonts, select_fonts
@@ -31,35 +31,12 @@ PLAN = {
     "nonword": {2: 14, 3: 9, 4: 8, 5: 9, 6: 8},
     "digits": {2: 6, 3: 4, 4: 5, 5: 4, 6: 5},
 }
-MOST_WORDS_LOST = 3
-TRIES = 100_000
-
-
-def draw_target(rng: np.random.Generator, script: str, kind: str, length: int, excluded: list[str]) -> str:
-    """A string of this kind and length that neither holds nor is held by one of `excluded`."""
-    common, rare = word_lists(script)
-    pool = [word for word in (common if kind == "word" else rare) if len(word) == length]
-    if kind in ("word", "rare") and not pool:
-        raise UserError(f"--plan: {kind}: no listed word has {length} letters")
-    for _ in range(TRIES):
-        if kind in ("word", "rare"):
-            target = pool[rng.integers(len(pool))]
-        else:
-            alphabet = letters_of(script) if kind == "nonword" else DIGITS
-            target = "".join(alphabet[i] for i in rng.integers(0, len(alphabet), length))
-        lost = sum(target in word for word in common + rare)
-        if lost > (MOST_WORDS_LOST if kind in ("word", "rare") else 0):
-            continue
-        if not any(target in other or other in target for other in excluded):
-            return target
-    raise UserError(f"no {kind} target of {length} characters is left")
 
 
 def draft(rng: np.random.Generator, target: str, kind: str, data: Data, font: Font) -> Prompt | None:
     """A prompt for `target` in `font`, in colours of sufficient contrast; None when it does not fit on the sign."""
-    names = list(PALETTE)
     while True:
-        color, background = (names[i] for i in rng.integers(0, len(names), 2))
+        color, background = (list(PALETTE)[i] for i in rng.integers(0, len(PALETTE), 2))
         if contrast_ratio(PALETTE[color], PALETTE[background]) >= data.contrast:
             break
     if draw_sign((target,), font, data.font_size[1], color, background, data) is None:
@@ -82,6 +59,9 @@ def main() -> None:
     parser.add_argument("--plan", help='numbers of targets by kind and length as JSON, like {"word": {"4": 11}}')
     parser.add_argument("--prefix", default="held_out", help="what the ids begin with")
     parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="prompt sets whose targets are taken")
+    parser.add_argument(
+        "--unseen", action="store_true", help="only targets that no training text can hold by the lists"
+    )
     parser.add_argument("--seed", type=int, default=2024)
     parser.add_argument("--output", default="resources/prompts/held_out.jsonl")
     args = parser.parse_args()
@@ -89,8 +69,7 @@ def main() -> None:
     if not ID.fullmatch(args.prefix):
         raise UserError(f"--prefix: '{args.prefix}' must consist of letters, digits, '_' and '-'")
     plan = PLAN if args.plan is None else read_plan(args.plan)
-    config = sections(args.config, "fonts", "data")
-    data, font_config = config["data"], config["fonts"]
+    data, font_config = (sections(args.config, "fonts", "data")[name] for name in ("data", "fonts"))
     fonts = select_fonts(find_fonts(font_config), font_config.train, font_config.held_out)
     rng = np.random.default_rng(args.seed)
     slots = [(kind, length) for kind, by_length in plan.items() for length, n in by_length.items() for _ in range(n)]
@@ -101,7 +80,7 @@ def main() -> None:
     for number, (kind, length) in enumerate(slots):
         prompt = None
         while prompt is None:
-            target = draw_target(rng, data.script, kind, length, excluded)
+            target = draw_target(rng, data.script, kind, length, excluded, args.unseen)
             prompt = draft(rng, target, kind, data, fonts[number % len(fonts)])
         excluded.append(target)
         prompts.append(prompt)

@@ -1,13 +1,30 @@
 """Render the dataset: signs with words on them, captions, ink boxes and glyph masks, as Parquet."""
 
 import argparse
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 from legible.config import sections
-from legible.corpus.prompts import Excluded, load_prompts
-from legible.errors import run_cli
+from legible.corpus.prompts import Excluded, Prompt, load_prompts
+from legible.errors import UserError, run_cli
 from legible.render.dataset import render_signs, write_dataset
 from legible.render.fonts import read_manifest, select_fonts
+
+
+def check_disjoint(path: str | None, prompts: Iterable[Prompt], others: Mapping[str, Iterable[Prompt]]) -> None:
+    """Refuse prompts of a file that ask for a target (whatever its case) which one of the other files asks for, too.
+
+    Raises:
+        UserError: names both files and the target.
+    """
+    own = {target.strip().casefold() for prompt in prompts for target in prompt.targets}
+    for other, theirs in others.items():
+        for target in (target for prompt in theirs for target in prompt.targets):
+            if target.strip().casefold() in own:
+                raise UserError(
+                    f"validation.prompts: {path} and {other} both ask for '{target}', but what weights are chosen by "
+                    "must not be what they are scored by; take it out of one of them"
+                )
 
 
 def main() -> None:
@@ -17,6 +34,9 @@ def main() -> None:
     )
     parser.add_argument("--fonts", required=True, help="font manifest of inspect_fonts.py")
     parser.add_argument("--prompts", nargs="*", default=[], help="prompt sets whose targets may not be trained on")
+    parser.add_argument(
+        "--validation", help="prompts that are drawn while training; they may share no target with these"
+    )
     parser.add_argument("--output-dir", required=True, help="folder for train.parquet, test.parquet and summary.json")
     parser.add_argument("--workers", type=int, default=1, help="processes; the bytes do not depend on it")
     args = parser.parse_args()
@@ -24,7 +44,10 @@ def main() -> None:
     config = sections(args.config, "fonts", "data")
     names, data, render = config["fonts"], config["data"], config.get("render")
     # Whole files, whatever limit the experiment sets: a prompt added later must not turn out to be trained on.
-    excluded = Excluded.of(load_prompts(path) for path in args.prompts)
+    scored = {path: load_prompts(path) for path in args.prompts}
+    watched = load_prompts(args.validation) if args.validation else ()
+    check_disjoint(args.validation, watched, scored)
+    excluded = Excluded.of([*scored.values(), watched])
 
     if render:
         # By name: what it is drawn with decides no dataset of plain signs.

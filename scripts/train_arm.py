@@ -1,14 +1,13 @@
 """Fine-tune one arm with one seed; resumes from its checkpoint after any interruption."""
 
 import argparse
-import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
 from legible.config import critics_of, sections
 from legible.errors import run_cli
-from legible.io import atomic_path, sha256_file, write_json
+from legible.io import atomic_path, read_jsonl, sha256_file, write_json
 from legible.losses.auxiliary import open_aux_loss, open_critics
 from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
@@ -23,10 +22,11 @@ from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.group import join_group
 from legible.train.key import run_key, used_files
+from legible.train.log import share_at_bound, steps_of, times
 from legible.train.loop import train
 from legible.train.optimizer import changed_fraction, sample_weights
 from legible.train.preflight import check_memory, free_bytes, plan, settle_checkpointing
-from legible.train.prepare import data_from, open_for_training
+from legible.train.prepare import data_from, open_for_training, open_watched, tracking
 from legible.train.reward import tuned_encoder
 from legible.train.session import Place, Task
 
@@ -48,10 +48,10 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     arguments = parser.parse_args()
     config = pinned_sections(sections(arguments.config, "model", "clip", "reader", "training", "generation"))
-    training = config["training"]
+    training, watched = config["training"], config.get("validation")
     data, start = load_training_data(arguments.cache), arguments.start
     files = used_files(config, arguments.segmenter, arguments.anchor, start)
-    key = run_key(config, arguments.seed, data.key, files, decides_training(config["model"], training))
+    key = run_key(config, arguments.seed, data.key, files, decides_training(config["model"], training, watched))
     folder = arguments.checkpoints / f"{Run(arguments.arm, arguments.seed)}-{key[:12]}"
     label = f"{arguments.arm} seed {arguments.seed}"
 
@@ -62,7 +62,7 @@ def main() -> None:
         if device.type == "cuda":  # on the CPU: `snakemake preflight`
             check_memory(plan(config["model"], training, *size), free_bytes(), training)
         model, parameters, assistant, total = open_for_training(config["model"], training, arguments.seed, group, start)
-        data = data_from(config["model"], training, data, start)
+        data = data_from(config["model"], training, data, start, arguments.seed)
         places = config | {"segmenter": arguments.segmenter}
         critics = open_critics(critics_of(training.heard), places, arguments.reader_cache, model.device)
         aux = open_aux_loss(training.aux, critics, data.texts)
@@ -72,9 +72,11 @@ def main() -> None:
         if first:
             print(f"{label}: {len(data.latents)} samples, levels {[round(g, 4) for g in grid.tolist()]}", flush=True)
         paths = open_reference(training, arguments.anchor, data, grid)
-        with alone_in(folder) if first else nullcontext(), stop_requests() as stopping:
+        validator = open_watched(config, model, training, data, start, arguments.reader_cache.parent, files)
+        trackers = tracking(config.get("trackers", ()) if first else (), arguments.output_dir, label)
+        with trackers as told, alone_in(folder) if first else nullcontext(), stop_requests() as stopping:
             group.wait()  # until the first one has the folder for itself
-            task = Task(model, parameters, data, training, grid, aux, paths, arguments.seed, rewards)
+            task = Task(model, parameters, data, training, grid, aux, paths, arguments.seed, rewards, validator, told)
             weights = train(task, Place(folder, key, label), stopping, group)
         # Before `weights` are put in place of them (with EMA they are others).
         changed = changed_fraction(before, list(parameters.values()))
@@ -90,12 +92,12 @@ def main() -> None:
         keep_weights(model, snapshot, training, place, start)
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
-    last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+    rows = read_jsonl(folder / "metrics.jsonl")
     written = sorted(path for path in (arguments.output_dir / "weights").rglob("*") if path.is_file())
     run = {
         "arm": arguments.arm,
         "seed": arguments.seed,
-        "steps": training.steps,
+        **(validator.outcome(rows, training.steps) if validator else {"steps": training.steps}),
         "key": key,
         "data": data.key,
         "files": files,
@@ -106,7 +108,9 @@ def main() -> None:
         "parameters_total": total,
         "parameters_trained": sum(parameter.numel() for parameter in parameters.values()),
         "changed_weight_fraction": changed,
-        "wall_seconds": json.loads(last)["seconds"],
+        **share_at_bound(steps_of(rows), training.aux),
+        **times(steps_of(rows)),
+        "device": device.type,
         "peak_memory_bytes": peak_memory_bytes(),
         "weights": {str(path.relative_to(arguments.output_dir)): sha256_file(path) for path in written},
         **environment(),

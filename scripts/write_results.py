@@ -1,4 +1,4 @@
-"""Write the results of one or more experiments as a Markdown page, and copy the figures that it shows beside it."""
+"""Write the results of one or more experiments as a Markdown page, with its figures and small tables beside it."""
 
 import argparse
 import json
@@ -6,8 +6,12 @@ from pathlib import Path
 
 from legible.config import load
 from legible.errors import UserError, run_cli
+from legible.fingerprint import ROOT
 from legible.io import atomic_path, write_text
+from legible.names import Run
+from legible.report.copies import write_copies
 from legible.report.experiment import read_experiment
+from legible.report.protocol import confirmed
 from legible.report.results_page import build, figure_copies
 
 
@@ -40,8 +44,10 @@ def main() -> None:
         read_experiment(folder, load(folder / "config.yaml"), titles.get(name, ""))
         for folder, name in zip(args.results, names, strict=True)
     ]
-    page = build(experiments, args.command)
+    runs = {f"{each.name}/{Run(*key)}": run for each in experiments for key, run in each.runs.items()}
+    page = build(experiments, args.command, protocol=confirmed(experiments[0].config, runs, ROOT))
     folder = args.output.parent / "results"
+    write_copies(experiments, folder)
     for name, figure in figure_copies(experiments).items():
         with atomic_path(folder / name) as path:
             path.write_bytes(figure.read_bytes())

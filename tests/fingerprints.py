@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-CLOCK = ("seconds", "time")
+CLOCK = ("seconds", "processor_seconds", "time")
 
 
 def of_bytes(path: Path) -> str:

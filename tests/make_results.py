@@ -10,12 +10,14 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from legible.config import Config, Data, Fonts, Scoring
+from legible.config import Config, Data, Fonts, Scoring, merge
 from legible.corpus.prompts import Excluded, Prompt
+from legible.figures.labels import is_placebo
 from legible.io import write_json, write_jsonl, write_text
 from legible.metrics.curve import steps_to_levels
 from legible.metrics.scores import score_images
 from legible.metrics.summary import by_training_seed, summarise
+from legible.metrics.timing import SHARED
 from legible.render.dataset import render_signs, write_dataset
 from legible.render.fonts import find_fonts, select_fonts
 from legible.render.showcase import write_showcase
@@ -142,12 +144,15 @@ def write_runs(folder: Path, config: Config) -> None:
                 row["grad_norm_diffusion"] = 1 + abs(noise) if measured else None
                 row["grad_norm_aux"] = 0.5 * place + abs(noise) if measured else None
                 row["grad_cosine"] = noise + 0.02 * place if measured else None
-                rows.append(row | {"seconds": 0.5 * (step + 1), "time": 1.7e9 + step})
+                seconds = {"seconds": 0.5 * (step + 1), "processor_seconds": 0.75 * (step + 1)}
+                rows.append(row | seconds | {"time": 1.7e9 + step})
             run = folder / "runs" / arm / f"seed{seed}"
             write_jsonl(run / "metrics.jsonl", rows)
             provenance = {"machine": "Test CPU (2 logical cores), Linux", "cores": 2, "versions": {"torch": "2.15.0"}}
             counts = {"parameters_total": 5_100_000, "parameters_trained": 4_900_000, "wall_seconds": 40.0 + 4 * place}
-            counts |= {"peak_memory_bytes": 1_500_000_000, "steps": 80, "key": "ab" * 32}
+            counts |= {"peak_memory_bytes": 1_500_000_000, "steps": 80, "key": "ab" * 32, "device": "cpu"}
+            counts |= {"processor_seconds": 60.0 + 6 * place, "started": f"2026-01-0{seed + 2}T00:00:0{place}+00:00"}
+            counts |= {"data": "cd" * 32, "files": {"model": {}}, "weights": {"weights/a": "ef" * 32}}
             counts["training"] = config.arm(arm).model_dump(mode="json", by_alias=True)
             write_json(run / "run.json", {"arm": arm, "seed": seed, **counts, **provenance})
 
@@ -193,6 +198,7 @@ def write_curve(folder: Path, arms: Sequence[str], rates: dict[str, float]) -> N
                     value = rates[arm] + (rates["base"] - rates[arm]) * math.exp(-step / 25) + 0.01 * seed + 0.02 * i
                     row = {"arm": arm, "training_seed": seed, "step": step, "seconds": step * (0.5 + 0.05 * place)}
                     row |= {"engine": engine, "prompt_set": "held_out", "value": value, "n_images": 30}
+                    row["clock"] = SHARED
                     rows.append(row)
     table, keys = pd.DataFrame(rows), ["training_seed", "step", "engine"]
     control = table[table["arm"] == "diffusion_only"].set_index(keys)["value"]
@@ -229,6 +235,8 @@ def make_results(
     ctc = {"aux": {"loss": "ctc", "lambda": 1.0, "every": 1}}
     raw["seeds"] = list(SEEDS)
     raw["arms"] = {arm: (trainings or {}).get(arm) or raw["arms"].get(arm, ctc) for arm in arms}
+    for arm in filter(is_placebo, arms):
+        raw["arms"][arm] = merge(raw["arms"][arm], {"aux": {"targets": "shuffled"}})
     write_text(folder / "config.yaml", yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
     write_runs(folder, Config.model_validate(raw))
     if evidence:

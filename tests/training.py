@@ -117,7 +117,10 @@ def run(
 def metrics(work: Path) -> list[dict]:
     """The rows of metrics.jsonl without what a clock decides."""
     rows = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in ("seconds", "time")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "processor_seconds", "time")}
+        for row in rows
+    ]
 
 
 def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:

@@ -7,7 +7,20 @@ from legible.config.data import Data, Fonts, Kinds, PromptSet
 from legible.config.experiment import Config, merge
 from legible.config.figures import FIGURES, FigureEntry, Figures, FigureStyle
 from legible.config.files import check_page, in_usual_order, load, raw_sections, sections, source_of, validate
-from legible.config.judges import JUDGES, NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
+from legible.config.judges import (
+    GLYPH_JUDGE,
+    JUDGES,
+    NO_TEXT,
+    Calibration,
+    Drift,
+    EasyOcr,
+    GlyphJudge,
+    Ocr,
+    RapidOcr,
+    Scoring,
+    Tesseract,
+    Timing,
+)
 from legible.config.losses import CRITICS, LOSSES, Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
 from legible.config.render import Recipe, Render
@@ -25,11 +38,13 @@ from legible.config.rewards import (
 )
 from legible.config.section import Section
 from legible.config.training import Anchor, AnchorTerm, Aux, Lora, SigmaSampling, Training
+from legible.config.validation import Validation
 from legible.errors import describe
 
 __all__ = [  # every section is imported from here
     "CRITICS",
     "FIGURES",
+    "GLYPH_JUDGE",
     "HEARD",
     "JUDGES",
     "LOSSES",
@@ -40,6 +55,7 @@ __all__ = [  # every section is imported from here
     "Anchor",
     "AnchorTerm",
     "Aux",
+    "Calibration",
     "CaptionClip",
     "Clip",
     "Config",
@@ -51,6 +67,7 @@ __all__ = [  # every section is imported from here
     "Figures",
     "Fonts",
     "Generation",
+    "GlyphJudge",
     "Hps",
     "ImageReward",
     "Kinds",
@@ -69,7 +86,9 @@ __all__ = [  # every section is imported from here
     "Segmenter",
     "SigmaSampling",
     "Tesseract",
+    "Timing",
     "Training",
+    "Validation",
     "check_page",
     "critics_of",
     "describe",

@@ -1,5 +1,7 @@
 """Fonts, the synthetic dataset and the prompts."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from legible.config.model import Scheduler
@@ -72,11 +74,23 @@ class Data(Section):
 
 
 class PromptSet(Section):
-    """A file of prompts with the words that must be readable, one JSON object a line: id, prompt, targets."""
+    """A file of prompts with the words that must be readable, one JSON object a line: id, prompt, targets.
 
-    path: str
+    Or a split of the dataset that nothing is trained on: its captions, in its held-out fonts, with its held-out words.
+    """
+
+    path: str | None = None
+    split: Literal["test"] | None = Field(
+        None, description="instead of a file: captions, words and fonts of the dataset's test split"
+    )
     limit: Positive | None = Field(None, description="use only the first so many prompts")
     steps: Positive | None = Field(None, description="forward passes; null = those of `generation`, as in what follows")
     guidance_scale: NonNegative | None = None
     tuned_steps: Positive | None = None
     scheduler: Scheduler | None = None
+
+    @model_validator(mode="after")
+    def one_source(self) -> "PromptSet":
+        if (self.path is None) == (self.split is None):
+            raise ValueError("a prompt set needs either a path or split: test")
+        return self

@@ -1,20 +1,33 @@
 """The whole configuration, one pydantic model: unknown keys, wrong types and impossible values stop at once."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from legible.config.data import Data, Fonts, PromptSet
 from legible.config.figures import Figures
-from legible.config.judges import NO_TEXT, Drift, EasyOcr, Ocr, RapidOcr, Scoring, Tesseract
+from legible.config.judges import (
+    NO_TEXT,
+    Calibration,
+    Drift,
+    EasyOcr,
+    GlyphJudge,
+    Ocr,
+    RapidOcr,
+    Scoring,
+    Tesseract,
+    Timing,
+)
 from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
 from legible.config.render import Render
 from legible.config.rewards import REWARDS, Aesthetic, CaptionClip, Hps, ImageReward, PickScore, critics_of
 from legible.config.section import Fraction, Name, Natural, Section
 from legible.config.training import Anchor, Training
+from legible.config.validation import Validation
 from legible.errors import describe
 from legible.models.spec import spec_of
+from legible.names import PLACEBOS
 
 
 class Config(Section):
@@ -64,6 +77,12 @@ class Config(Section):
     )
     seeds: tuple[Natural, ...] = Field((0, 1), description="training seeds per arm", min_length=1)
     anchor: Anchor = Anchor()
+    validation: Validation | None = Field(
+        None, description="e.g. {every: 16}: draw and read pictures while arms train; null = not"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="also write each run's log for tensorboard, wandb (offline), where installed; [] = not"
+    )
     drift: Drift | None = Field(None, description="measure image drift on prompts without text; null = not")
     reward_scores: tuple[str, ...] = Field(
         (), description="rewards by which all drawn pictures are scored, with the guards that void a gain; [] = not"
@@ -72,6 +91,13 @@ class Config(Section):
         (), description="draw how many steps each arm with snapshots takes to these character error rates; [] = not"
     )
     gradients: Natural = Field(0, description="samples on which each loss's gradient is measured per σ; 0 = not at all")
+    timing: Timing | None = Field(
+        None, description="e.g. {steps: 6, rounds: 3}: measure each arm's seconds per step alone, in turn; null = not"
+    )
+    protocol: str | None = Field(
+        None,
+        description="e.g. docs/PROTOCOL.md: the results page confirms what this file said before training; null = not",
+    )
     regimes: dict[Name, dict[str, Any]] = Field(
         {}, description="variants of this whole configuration, run beside it as experiments {experiment}_{regime}"
     )
@@ -82,6 +108,14 @@ class Config(Section):
     command: str = Field("snakemake --cores all", description="the command that the results page gives")
     gpu: bool | None = Field(None, description="jobs ask for a GPU; null = where this machine has one")
     ocr: Ocr = Ocr()
+    glyph_judge: GlyphJudge | None = Field(
+        None,
+        description="e.g. {path: resources/nano/glyph_judge}: count pictures with malformed letters; a gain that comes "
+        "with more of them is void; null = not",
+    )
+    calibration: Calibration | None = Field(
+        None, description="e.g. {words: 20}: measure which damage to a letter each judge overlooks; null = not"
+    )
     scoring: Scoring = Scoring()
     figures: Figures = Figures()
 
@@ -127,14 +161,16 @@ class Config(Section):
         ]:
             if section.scheduler and section.scheduler not in spec_of(self.model.family).schedulers:
                 raise ValueError(f"{name}.scheduler: {self.model.family} has its own scheduler only; choose null")
+        drawn = [name for name, entry in self.prompt_sets.items() if entry.split]
+        if drawn and (self.render or not self.data.test):
+            raise ValueError(f"prompt_sets.{drawn[0]}.split: it needs plain signs (render: null) and data.test above 0")
         if NO_TEXT in self.prompt_sets:
             raise ValueError(f"prompt_sets.{NO_TEXT}: this name is taken by the prompts of `drift`; choose another one")
         if not self.engines():
             raise ValueError("ocr: at least one engine is needed")
         judges = [engine.network if isinstance(engine, EasyOcr) else "" for engine in self.engines().values()]
         for name in self.arms:
-            own_reader = {"ctc", "recognizer_feature", "reading"} & set(self.arm(name).heard)
-            if own_reader and set(judges) == {self.reader.network}:
+            if "reader" in critics_of(self.arm(name).heard) and set(judges) == {self.reader.network}:
                 raise ValueError(f"arms.{name}: its own reader ({self.reader.network}) is the only judge; add rapidocr")
         return self
 
@@ -144,6 +180,9 @@ class Config(Section):
         if name != "diffusion_only" and training.aux.loss != "none" and training.aux.lambda_aux == 0:
             raise ValueError(f"arms.{name}.aux.lambda: 0, so its loss is never heard; set it above 0, or loss: none")
         self.check_start(name)
+        if training.placebo != name.endswith(tuple(PLACEBOS)):
+            ending = f"an arm is a placebo where its name ends in {' or '.join(PLACEBOS)}, as pages know it"
+            raise ValueError(f"arms.{name}: it is {'a' if training.placebo else 'no'} placebo; {ending}")
         if missing := [critic for critic in critics_of(training.heard) if getattr(self, critic, critic) is None]:
             raise ValueError(
                 f"arms.{name}: its reward judges with {missing[0]}; set {missing[0]}.path to where it lies"
@@ -160,6 +199,35 @@ class Config(Section):
             )
         if "lora" in self.arms[name] and training.method != "lora":
             raise ValueError(f"arms.{name}.lora: method is {training.method}; set method: lora, or leave lora out")
+
+    @model_validator(mode="after")
+    def watchable(self) -> "Config":
+        """Validation draws what the finished run would, and reads it with a network that no arm listens to."""
+        if self.validation is None:
+            return self
+        judge = self.engines().get(self.validation.judge)
+        if judge is None:
+            known = ", ".join(self.engines())
+            raise ValueError(f"validation.judge: '{self.validation.judge}' is no engine of `ocr`; there are {known}")
+        for name in self.arms:
+            training = self.arm(name)
+            if "reader" in critics_of(training.heard) and getattr(judge, "network", None) == self.reader.network:
+                raise ValueError(f"validation.judge: arms.{name} listens to its network ({self.reader.network})")
+            if training.sharded:
+                raise ValueError(
+                    f"arms.{name}.parallel: shard cannot draw pictures; choose replicate, or no validation"
+                )
+            if training.assistant_lora or training.quantization != "none":
+                raise ValueError(
+                    f"arms.{name}: with an assistant_lora or a quantised base, pictures drawn while training are not "
+                    "those of the finished run; leave it out, or set validation: null"
+                )
+            if training.snapshots and self.validation.chooses:
+                raise ValueError(
+                    f"arms.{name}.snapshots: learning curves end with the last step, but validation chooses another; "
+                    "set snapshots: [], or validation.keep: last and patience: null"
+                )
+        return self
 
     def check_start(self, name: str) -> None:
         """An arm may go on from another one that leaves full weights, and not in a circle."""
@@ -183,7 +251,9 @@ class Config(Section):
 
     def generation_of(self, prompt_set: str) -> Generation:
         """The generation section with what a prompt set has of its own."""
-        own = self.prompt_sets[prompt_set].model_dump(mode="json", exclude={"path", "limit"}, exclude_none=True)
+        own = self.prompt_sets[prompt_set].model_dump(
+            mode="json", exclude={"path", "limit", "split"}, exclude_none=True
+        )
         try:
             return Generation.model_validate(self.generation.model_dump(mode="json") | own)
         except ValidationError as error:

@@ -95,8 +95,9 @@ FIGURES = {
         when=lambda config: any(config.arm(arm).snapshots for arm in config.arms),
         caption=(
             "Character error rate of every arm while it trains, against optimiser steps and against the seconds "
-            "that training has taken, evaluation left out; lower is better. Strong lines are means over training "
-            "seeds, thin ones single seeds, the dotted line is the base model. An auxiliary loss makes a step "
+            "that training takes, evaluation left out: by the clock that the axis names, measured alone or, without "
+            "that, beside other work, and then no more than a hint; lower is better. Strong lines are means over "
+            "training seeds, thin ones single seeds, the dotted line is the base model. An auxiliary loss makes a step "
             "slower: only where an arm lies below the control's last point left of the upright line is it ahead in "
             "equal time as well."
         ),
@@ -207,6 +208,20 @@ FIGURES = {
             "control, shows what the auxiliary loss costs the diffusion loss: a line that climbs means that it "
             "pulls the model away from the data. The auxiliary loss is measured only on its own steps and shown "
             "before it is multiplied by λ."
+        ),
+    ),
+    "validation_curves": FigureEntry(
+        title="Spelling while it trained",
+        module="legible.figures.validation_curves",
+        needs=("validation", "arms"),
+        style=FigureStyle(height=4.0),
+        when=lambda config: config.validation is not None,
+        on_results_page=False,
+        caption=(
+            "Character error rate on the validation prompts, as one judge read the pictures while each arm trained; "
+            "lower is better. Strong lines are means over training seeds as far as all of them got, thin ones single "
+            "seeds; a ring marks each seed's best evaluation. These prompts are few and no scored prompt is among "
+            "them: they say when to stop, not how well an arm spells, and a lowest point is low by luck, too."
         ),
     ),
     "dataset": FigureEntry(

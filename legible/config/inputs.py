@@ -8,7 +8,11 @@ from typing import Any
 from legible.config.experiment import Config
 from legible.errors import UserError
 
-FILES = ("prompt_sets.*.path", "anchor.prompts", "drift.prompts", "training.assistant_lora", "arms.*.assistant_lora")
+FILES = (
+    *("prompt_sets.*.path", "anchor.prompts", "drift.prompts", "validation.prompts"),
+    *("training.assistant_lora", "arms.*.assistant_lora"),
+    "protocol",
+)
 FOLDERS = (
     "fonts.folders.*",
     "model.path",
@@ -23,6 +27,7 @@ FOLDERS = (
     "ocr.*.network",
     "ocr.*.models",
     "ocr.*.data",
+    "glyph_judge.path",
     "benchmarks",
 )
 HUB = {"model.path": "diffusers", "clip.path": "open_clip"} | dict.fromkeys(

@@ -6,9 +6,10 @@ A new judge is one entry in `JUDGES`, its section in `Ocr`, and its module.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from legible.config.section import Fraction, Natural, Positive, PositiveFloat, Section
+from legible.corpus.templates import PALETTE
 
 NO_TEXT = "no_text"  # what the prompt set of `drift` is called
 
@@ -27,6 +28,7 @@ JUDGES = {
     "easyocr": Judge("EasyOCR", "legible.ocr.easy", ("easyocr", "torch")),
     "tesseract": Judge("Tesseract", "legible.ocr.tesseract", ("tesserocr",)),
 }
+GLYPH_JUDGE = "glyph_judge"  # what the judge of letters' shape, which reads nothing, is called among them
 
 
 class RapidOcr(Section):
@@ -77,6 +79,42 @@ class Scoring(Section):
         0.03,
         description="a judge that gets more of the characters of our own clean renders wrong is refused; null = none",
     )
+
+
+class GlyphJudge(Section):
+    """A network of our own that looks at the letters' shape instead of reading them; no loss can use it."""
+
+    path: str = Field(description="local folder with glyph_judge.safetensors, e.g. resources/nano/glyph_judge")
+
+
+class Calibration(Section):
+    """A panel of signs with one inner letter damaged, read by every judge: what it overlooks (docs/METRICS.md).
+
+    The pictures have the size of `data`, and every one of them is there undamaged, too.
+    """
+
+    words: Positive = Field(20, description="words for each font")
+    nonwords: Positive = Field(20, description="non-words for each font")
+    severities: tuple[Fraction, ...] = Field((0.5, 1.0), min_length=1, description="of each kind of damage, 0 … 1")
+    fonts: tuple[str, ...] = Field(("DejaVu Sans Bold",), min_length=1, description='as "family style"')
+    font_size: Positive = Field(14, description="pixels; smaller where a string does not fit")
+    color: str = "white"
+    background: str = "dark green"
+    seed: Natural = 0
+
+    @field_validator("color", "background")
+    @classmethod
+    def in_palette(cls, name: str) -> str:
+        if name not in PALETTE:
+            raise ValueError(f"'{name}' is no colour; allowed are {', '.join(PALETTE)}")
+        return name
+
+
+class Timing(Section):
+    """How many seconds a step of each arm takes, measured alone: nothing else of the workflow runs meanwhile."""
+
+    steps: Positive = Field(6, description="steps per round, rounded up to whole turns of aux.every and measure_every")
+    rounds: Positive = Field(3, description="rounds over all arms, in rotating order")
 
 
 class Drift(Section):

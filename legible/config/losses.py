@@ -4,6 +4,7 @@ A new loss is one entry in `LOSSES` and its module.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -20,11 +21,16 @@ class Critic:
 
 @dataclass(frozen=True)
 class Loss:
-    """What the workflow knows of a loss (or a reward) without importing it."""
+    """What the workflow knows of a loss (or a reward) without importing it.
+
+    `wants`: `text` = the target string alone, whose letters can be put in another order; `picture` = the clean picture
+    or its masks, which show the letters as they are; `nothing` = no part of the sign: such a loss is a placebo.
+    """
 
     module: str  # has `build(critics, aux, texts)`; see legible/losses/auxiliary.py, and rewards/reward.py
     opens: tuple[str, ...] = ()  # critics, by name
     decodes: bool = True  # whether it looks at pixels: then the autoencoder's decoder is opened
+    wants: Literal["text", "picture", "nothing"] = "text"  # what of the sign it holds a prediction to
 
 
 CRITICS = {
@@ -40,10 +46,12 @@ CRITICS = {
 LOSSES = {
     "clip_region": Loss("legible.losses.clip_region", ("clip",)),
     "clip_contrastive": Loss("legible.losses.clip_contrastive", ("clip",)),
-    "recognizer_feature": Loss("legible.losses.recognizer_feature", ("reader",)),
+    "recognizer_feature": Loss("legible.losses.recognizer_feature", ("reader",), wants="picture"),
     "ctc": Loss("legible.losses.ctc", ("reader",)),
-    "glyph_mask": Loss("legible.losses.glyph_mask", decodes=False),
-    "char_segmentation": Loss("legible.losses.char_segmentation", ("segmenter",), decodes=False),
+    "glyph_mask": Loss("legible.losses.glyph_mask", decodes=False, wants="picture"),
+    "char_segmentation": Loss("legible.losses.char_segmentation", ("segmenter",), decodes=False, wants="picture"),
+    "self_reading": Loss("legible.losses.self_reading", ("reader",), wants="nothing"),
+    "random_target": Loss("legible.losses.random_target", wants="nothing"),
 }
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from legible.config.losses import LOSSES
-from legible.config.rewards import Reward
+from legible.config.rewards import HEARD, Reward
 from legible.config.section import Fraction, Natural, NonNegative, Positive, PositiveFloat, Section
 
 
@@ -55,7 +55,15 @@ class Aux(Section):
         "image", description="decode the whole image, or only the latents of the regions"
     )
     soft_range: bool = Field(False, description="limit decoded pixels softly to −1 … 1 (a clamp would kill gradients)")
-    targets: Literal["own", "shuffled"] = Field("own", description="shuffled = placebo: another sample's text")
+    targets: Literal["own", "shuffled", "permuted"] = Field(
+        "own", description="placebos: shuffled = another sample's text; permuted = its own letters in another order"
+    )
+    clipping: Literal["sum", "each"] = Field(
+        "sum", description="what max_grad_norm limits: the whole gradient, or each loss's by itself"
+    )
+    conflict: Literal["sum", "project"] = Field(
+        "sum", description="project = take out of each gradient what works against the other (PCGrad)"
+    )
     margin: Natural = Field(2, description="pixels added around a text region before cropping")
 
     @field_validator("loss")
@@ -85,6 +93,9 @@ class Aux(Section):
         low, high = self.lambda_bounds
         if self.balance in ("gradient_norm", "uncertainty") and not low <= self.lambda_aux <= high:
             raise ValueError(f"lambda: {self.lambda_aux} is not within lambda_bounds [{low}, {high}]")
+        if self.targets == "permuted" and (other := [name for name in self.weights if LOSSES[name].wants != "text"]):
+            looks = "no text" if LOSSES[other[0]].wants == "nothing" else "the clean picture, which shows the own text"
+            raise ValueError(f"targets: permuted needs losses of a text alone; {other[0]} compares with {looks}")
         return self
 
     @property
@@ -93,6 +104,11 @@ class Aux(Section):
         if self.loss == "none" or self.lambda_aux == 0:
             return {}
         return {self.loss: 1.0} if isinstance(self.loss, str) else dict(self.loss)
+
+    @property
+    def apart(self) -> bool:
+        """Whether a step needs both losses' gradients apart, however λ is found."""
+        return self.clipping == "each" or self.conflict == "project"
 
 
 def different(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -214,6 +230,8 @@ class Training(Section):
             raise ValueError("parallel: shard needs method: full (adapters are small; choose replicate)")
         if self.sharded and self.aux.weights and (self.aux.measure_every or self.aux.balance == "gradient_norm"):
             raise ValueError("sharded training cannot measure two gradients apart; set aux.measure_every: 0")
+        if self.sharded and self.aux.weights and self.aux.apart:
+            raise ValueError("sharded training cannot take two gradients apart; set aux.clipping and aux.conflict: sum")
         if self.anchor.reference == "adapter_off" and self.method != "lora":
             raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")
         if self.quantization != "none" and self.method != "lora":
@@ -259,6 +277,14 @@ class Training(Section):
     def heard(self) -> list[str]:
         """The auxiliary losses and rewards that the training listens to; none for the control."""
         return [*self.aux.weights, *self.reward.weights]
+
+    @property
+    def placebo(self) -> bool:
+        """Whether what it listens to holds it to anything but its own samples' texts."""
+        if not self.heard:
+            return False
+        targets = self.aux.targets if self.aux.weights else self.reward.targets
+        return targets != "own" or all(HEARD[name].wants == "nothing" for name in self.heard)
 
     @property
     def text_trained(self) -> bool:

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from legible.corpus.scenes import COUNTS, SHAPES
 from legible.corpus.templates import PALETTE
 from legible.errors import UserError
 
-KEYS = ("id", "prompt", "targets", "kind", "font", "color", "background")
+KEYS = ("id", "prompt", "targets", "kind", "font", "color", "background", "count", "shape")
 ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -17,7 +18,8 @@ ID = re.compile(r"[A-Za-z0-9_-]+")
 class Prompt:
     """One prompt and the strings that must be readable in its image (none where it asks for no text).
 
-    `font` ("family style"), `color` and `background` (palette names) say what the prompt asks for, where it does.
+    `font` ("family style"), `color` and `background` (palette names), `count` and `shape` (of `legible.corpus.scenes`)
+    say what the prompt asks for, where it does.
     """
 
     id: str
@@ -27,6 +29,8 @@ class Prompt:
     font: str | None = None
     color: str | None = None
     background: str | None = None
+    count: int | None = None
+    shape: str | None = None
 
 
 def load_prompts(path: str | Path, limit: int | None = None, *, text: bool = True) -> tuple[Prompt, ...]:
@@ -77,12 +81,17 @@ def parse_prompt(line: str, where: str, text: bool = True) -> Prompt:
         raise UserError(f"{where}: the id {row.get('id')!r} must consist of letters, digits, '_' and '-'")
     if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise UserError(f"{where}: `prompt` must be a non-empty string")
-    for key in ("kind", "font", "color", "background"):
+    for key in ("kind", "font", "color", "background", "shape"):
         if row.get(key) is not None and not isinstance(row[key], str):
             raise UserError(f"{where}: `{key}` must be a string, got {row[key]!r}")
     for key in ("color", "background"):
         if row.get(key) is not None and row[key] not in PALETTE:
             raise UserError(f"{where}: unknown {key} '{row[key]}'; allowed are {', '.join(PALETTE)}")
+    if row.get("shape") is not None and row["shape"] not in SHAPES:
+        raise UserError(f"{where}: unknown shape '{row['shape']}'; allowed are {', '.join(SHAPES)}")
+    count = row.get("count")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(COUNTS)):
+        raise UserError(f"{where}: `count` must be a whole number from 1 to {len(COUNTS)}, got {count!r}")
     return Prompt(
         id=row["id"],
         prompt=row["prompt"],
@@ -91,6 +100,8 @@ def parse_prompt(line: str, where: str, text: bool = True) -> Prompt:
         font=row.get("font"),
         color=row.get("color"),
         background=row.get("background"),
+        count=count,
+        shape=row.get("shape"),
     )
 
 

@@ -29,25 +29,32 @@ PHRASINGS: dict[Kind, tuple[str, ...]] = {
         "a {background} ground with {count} {color} {shape}",
         "on {background} {count} {color} {shape}",
         "{count} {shape} in {color} on a {background} ground",
+        "{count} {shape} in {color} on {background}",
     ),
     "dots": (
         "a {background} ground with {color} dots",
         "on {background} {color} dots",
         "dots in {color} on {background}",
     ),
-    "stripes": ("{direction} stripes in {color} and {background}",),
-    "checks": ("checks in {color} and {background}",),
-    "blend": ("{direction} {color} turning into {background}",),
+    "stripes": (
+        "{direction} stripes in {color} and {background}",
+        "a ground with {direction} {color} and {background} stripes",
+    ),
+    "checks": ("checks in {color} and {background}", "a ground with {color} and {background} checks"),
+    "blend": (
+        "{direction} {color} turning into {background}",
+        "a ground with {color} turning into {background} {direction}",
+    ),
     "plain": ("a ground in plain {background}",),
 }
-# What nothing is trained with: the drift prompts, whose anchor and model know the phrasings above only.
+# What nothing is trained with: the drift prompts, whose anchor and model know the parts, but not these sentences.
 UNSEEN: dict[Kind, str] = {
-    "shapes": "a ground in {background} with {count} {shape} in {color}",
-    "dots": "a ground in {background} with dots in {color}",
-    "stripes": "a ground with {color} and {background} in {direction} stripes",
-    "checks": "a ground with {color} checks on {background}",
-    "blend": "a ground in {color} turning {direction} into {background}",
-    "plain": "plain {background}",
+    "shapes": "a {background} ground with {count} {shape} in {color}",
+    "dots": "a {background} ground with dots in {color}",
+    "stripes": "a ground with {direction} stripes in {color} and {background}",
+    "checks": "a ground with checks in {color} and {background}",
+    "blend": "a ground with {direction} {color} turning into {background}",
+    "plain": "a {background} ground",
 }
 # Shapes are what an attribute check can count: half of all.
 SHARES: dict[Kind, float] = {"shapes": 0.5, "dots": 0.1, "stripes": 0.12, "checks": 0.1, "blend": 0.12, "plain": 0.06}

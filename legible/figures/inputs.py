@@ -1,7 +1,7 @@
 """The results that figures and report are made from: read, checked, and named as people call them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +10,7 @@ import pyarrow as pa
 from legible.errors import UserError
 from legible.io import read_jsonl
 from legible.names import BASE, Run
+from legible.train.log import evaluations_of, steps_of
 
 SUMMARY = (
     *("stratum", "arm", "engine", "prompt_set", "metric", "value", "ci_low", "ci_high"),
@@ -31,9 +32,15 @@ REWARDS = (
     *("delta_vs_control", "delta_low", "delta_high", "win_rate", "win_low", "win_high"),
 )
 GUARDS = ("arm", "prompt_set", "guard", "value", "limit", "broken")
-CURVE = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value")
-MALFORMED = ("arm", "prompt_set", "metric", "value")
+MALFORMED = (
+    *("arm", "engine", "prompt_set", "metric", "value", "ci_low", "ci_high", "delta_vs_control"),
+    *("delta_low", "delta_high", "control"),
+)
+ATTRIBUTES = ("arm", "attribute", "value", "ci_low", "ci_high", "delta_vs_base", "base_low", "base_high", "n_prompts")
+PANEL = ("judge", "font", "text", "kind", "severity", "share", "n")
+CURVE = ("arm", "training_seed", "step", "seconds", "clock", "engine", "prompt_set", "value")
 REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "last")
+VALIDATION = ("arm", "training_seed", "step", "seconds", "cer", "exact", "prompts")
 GRADIENTS = ("loss", "sigma", "grad_norm_diffusion", "grad_norm_aux", "cosine")
 
 
@@ -93,6 +100,21 @@ def read_guards(results: Path) -> pd.DataFrame:
     return read_csv(results / "scores" / "guards.csv", GUARDS)
 
 
+def read_malformed(results: Path) -> pd.DataFrame:
+    """scores/malformed.csv: the share of pictures with a malformed letter."""
+    return read_csv(results / "scores" / "malformed.csv", MALFORMED)
+
+
+def read_attributes(results: Path) -> pd.DataFrame:
+    """scores/attributes.csv: what pictures without text show of what their prompts name."""
+    return read_csv(results / "scores" / "attributes.csv", ATTRIBUTES)
+
+
+def read_panel(results: Path) -> pd.DataFrame:
+    """calibration/damage.csv: which damage to a letter each judge overlooks."""
+    return read_csv(results / "calibration" / "damage.csv", PANEL, "calibrate")
+
+
 def read_curve(results: Path) -> pd.DataFrame:
     """scores/curve.csv: micro CER at some steps of every training."""
     return read_csv(results / "scores" / "curve.csv", CURVE)
@@ -123,9 +145,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return check_columns(frame, columns, path, "score")
 
 
-def read_rows(path: Path, columns: Sequence[str], stage: str) -> pd.DataFrame:
-    """A JSON-lines file as a table with at least `columns`."""
-    return check_columns(pd.DataFrame(read_jsonl(require(path, stage))), columns, path, stage)
+def read_rows(path: Path, columns: Sequence[str], stage: str, chosen: Callable = list) -> pd.DataFrame:
+    """A JSON-lines file, or the rows that `chosen` takes of all, as a table with at least `columns`."""
+    return check_columns(pd.DataFrame(chosen(read_jsonl(require(path, stage)))), columns, path, stage)
 
 
 def read_json(path: Path, stage: str) -> dict:
@@ -159,9 +181,20 @@ def run_folders(results: Path, arms: Sequence[str], seeds: Sequence[int] | None)
 def read_metrics(
     results: Path, arms: Sequence[str], seeds: Sequence[int] | None = None
 ) -> dict[tuple[str, int], pd.DataFrame]:
-    """(arm, training seed) → metrics.jsonl, one row per optimiser step."""
+    """(arm, training seed) → metrics.jsonl, one row per optimiser step; evaluations left out."""
     folders = run_folders(results, arms, seeds)
-    return {run: read_rows(folder / "metrics.jsonl", METRICS, "train") for run, folder in folders.items()}
+    return {run: read_rows(folder / "metrics.jsonl", METRICS, "train", steps_of) for run, folder in folders.items()}
+
+
+def read_validation(results: Path, arms: Sequence[str], seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """The evaluations of every run while it trained, by arm and seed: `VALIDATION`; `step` counts steps done."""
+    tables = []
+    for (arm, seed), folder in run_folders(results, arms, seeds).items():
+        path = folder / "metrics.jsonl"
+        rows = [row | row["validation"] for row in evaluations_of(read_jsonl(require(path, "train")))]
+        table = check_columns(pd.DataFrame(rows), VALIDATION[2:], path, "train")
+        tables.append(table.assign(arm=arm, training_seed=seed)[list(VALIDATION)])
+    return pd.concat(tables, ignore_index=True)
 
 
 def read_runs(results: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], dict]:
@@ -178,6 +211,7 @@ READ = {
     "scores": lambda results, arms, seeds: read_scores(results),
     "images": lambda results, arms, seeds: results / "images",
     "metrics": read_metrics,
+    "validation": read_validation,
     "curve": lambda results, arms, seeds: read_curve(results),
     "reached": lambda results, arms, seeds: read_csv(results / "scores" / "steps_to_levels.csv", REACHED),
     "drift": lambda results, arms, seeds: read_drift(results),

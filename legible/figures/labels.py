@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from legible.config import JUDGES
+from legible.config import GLYPH_JUDGE, JUDGES
 from legible.errors import UserError
-from legible.names import BASE, CEILINGS, CONTROL, SCALE
+from legible.names import BASE, CEILINGS, CONTROL, PLACEBOS, SCALE
 
 ARM_LABELS = {
     BASE: "base (not fine-tuned)",
@@ -19,12 +19,22 @@ ARM_LABELS = {
 
 def engine_label(engine: str) -> str:
     """How people write an engine's name."""
+    if engine == GLYPH_JUDGE:
+        return "glyph judge"
     return JUDGES[engine].label if engine in JUDGES else engine
 
 
 def is_placebo(arm: str) -> bool:
-    """Whether an arm was trained towards other samples' texts: what it gains is not what the loss says."""
-    return arm.endswith("_shuffled")
+    """Whether an arm was trained towards anything but its samples' texts: what it gains is not what the loss says.
+
+    Its name tells: the configuration refuses placebos with other names, and other arms with such names.
+    """
+    return arm.endswith(tuple(PLACEBOS))
+
+
+def placebo_kind(arm: str) -> str:
+    """What a placebo was taught instead."""
+    return next(kind for ending, kind in PLACEBOS.items() if arm.endswith(ending))
 
 
 def arm_label(arm: str) -> str:

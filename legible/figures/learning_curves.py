@@ -71,7 +71,7 @@ def draw(curve: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> Figure
         )
         side_labels(panels[1], list(ends.values()), list(map(arm_label, ends)), [colors[arm] for arm in ends])
     grid[-1][0].set_xlabel("optimiser steps")
-    grid[-1][1].set_xlabel("seconds of training")
+    grid[-1][1].set_xlabel(curve["clock"].iloc[0])
     figure.supylabel("character error rate   ← better", fontsize=9)
     title = "Mean over training seeds (thin: single seeds); dotted: base model; upright: the control's training ends"
     figure.suptitle(title, x=0.01, ha="left", fontsize=9)

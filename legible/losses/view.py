@@ -29,6 +29,7 @@ class View:
     clean: Tensor  # [B, C, h, w], latents of a picture that shows the wanted text
     samples: Tensor  # [R], the sample of each region
     regions: Tensor  # [R, 4], x0 y0 x1 y1 in pixels
+    rows: Tensor  # [R], the number of each region in the training data
     texts: list[str]  # R target strings
     masks: Tensor  # [B, h, w], glyph coverage 0 … 1
     characters: Tensor  # [B, 2h, 2w], character classes, 0 = background

@@ -12,10 +12,11 @@ from legible.metrics.summary import (
     ALL,
     by_training_seed,
     draw,
+    edits_by_seed,
     measure,
+    measure_two_way,
     prompt_means,
     summarise,
-    with_distance,
     with_holm,
 )
 from legible.names import BASE, CONTROL, run_of
@@ -23,7 +24,6 @@ from legible.names import BASE, CONTROL, run_of
 # Keys of `training` that change no result, or (aux, reward) are what is compared.
 MAY_DIFFER = {"aux", "reward", "threads", "checkpoint_every", "snapshots"}
 DELTAS = ("delta_vs_control", "delta_low", "delta_high")
-AGAINST_BASE = {name: f"base_{name}" for name in ("relative_delta", "relative_low", "relative_high")}
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ def with_own_controls(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`summary` and `seeds` with every difference taken to the arm's own control, where that is not `diffusion_only`.
 
-    Both get the columns `control` and `control_differs` (keys, joined by commas), the summary also `base_…`: the
-    relative change of micro CER over all prompts against the base model, with its interval.
+    Both get the columns `control` and `control_differs` (keys, joined by commas).
 
     Args:
         summary, seeds: rows of summary.csv and seeds.csv.
@@ -93,13 +92,6 @@ def with_own_controls(
             summary = pd.concat([summary[summary["arm"] != arm], rows_of(summarise(own, scoring), arm)])
             seeds = pd.concat([seeds[seeds["arm"] != arm], rows_of(by_training_seed(own), arm)])
     summary = named(with_holm(summary.reset_index(drop=True)), controls)
-    summary[list(AGAINST_BASE.values())] = np.nan
-    scores = with_distance(scores)
-    for (arm, prompt_set, engine), rows in claims(summary).groupby(["arm", "prompt_set", "engine"]):
-        if arm == CONTROL or arm in controls:
-            own = scores[(scores["prompt_set"] == prompt_set) & (scores["engine"] == engine)]
-            found = against(own, scoring, arm, BASE)
-            summary.loc[rows.index, list(AGAINST_BASE.values())] = [found[column] for column in AGAINST_BASE]
     return summary, named(seeds.reset_index(drop=True), controls)
 
 
@@ -136,9 +128,11 @@ def against(scores: pd.DataFrame, scoring: Scoring, arm: str, other: str) -> dic
         scoring: resamples, confidence and seed.
         arm, other: which arms.
     """
-    means = [prompt_means(scores[scores["arm"] == name]) for name in (arm, other)]
-    draws = draw(scoring, str(scores["prompt_set"].iloc[0]), ALL, len(means[0]))
-    return measure("cer_micro", *means, *draws, scoring.confidence)
+    pair = [scores[scores["arm"] == name] for name in (arm, other)]
+    means, edits = [prompt_means(own) for own in pair], [edits_by_seed(own) for own in pair]
+    draws = draw(scoring, str(scores["prompt_set"].iloc[0]), ALL, max(own.shape for own in edits))
+    measured, length = measure("cer_micro", *means, draws, scoring.confidence), means[0]["reference_length"].to_numpy()
+    return measured | measure_two_way(*edits, length, measured["p_value"], draws, scoring.confidence)
 
 
 def drift_with_own_controls(

@@ -13,9 +13,12 @@ from legible.errors import UserError
 from legible.metrics.files import read_rows
 from legible.metrics.scores import score_images
 from legible.metrics.summary import columns, prompt_means, ratio, with_distance
+from legible.metrics.timing import SHARED, clock_of, pace_of
 from legible.names import BASE, CEILINGS, CONTROL, Run, run_of
+from legible.train.log import steps_of
 
-COLUMNS = ("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value", "delta_vs_control", "n_images")
+COLUMNS = ("arm", "training_seed", "step", "seconds", "clock", "engine", "prompt_set", "value", "delta_vs_control")
+COLUMNS += ("n_images",)
 REACHED = ("prompt_set", "engine", "arm", "training_seed", "level", "step", "seconds", "last")
 # Run → how many steps it took, and the seconds of training after so many steps.
 Times = Mapping[Run, tuple[int, dict[int, float]]]
@@ -31,7 +34,7 @@ def read_times(paths: Iterable[Path]) -> Times:
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}: a run.json with arm, seed and training.steps is needed") from error
         # Rows count steps from 0: the one of step k − 1 is written when k steps are done.
-        done = {row["step"] + 1: row["seconds"] for row in read_rows(path.parent / "metrics.jsonl")}
+        done = {row["step"] + 1: row["seconds"] for row in steps_of(read_rows(path.parent / "metrics.jsonl"))}
         times[key] = (steps, {0: 0.0} | done)
     return times
 
@@ -82,6 +85,7 @@ def learning_curve(
     scoring: Scoring,
     arms: Sequence[str],
     seeds: Sequence[int],
+    timing: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The rows of curve.csv (`COLUMNS`, docs/METRICS.md): a curve begins with the base model and ends with its run.
 
@@ -91,6 +95,7 @@ def learning_curve(
         times: of `read_times`.
         scoring: normalisation and cap.
         arms, seeds: those of the experiment; arms without a snapshot are left out.
+        timing: rows of timing.csv: `seconds` are then its seconds per step times steps, and not those of the runs.
 
     Raises:
         UserError: as `points_of` and `score_images`, an arm or a seed is not configured, or images differ by model.
@@ -103,13 +108,17 @@ def learning_curve(
     images = {key: rows for key, rows in manifests.items() if key[0] in shown}
     scores = with_distance(score_images(images, {k: rows for k, rows in readings.items() if k[1] in shown}, scoring))
     check_same_images(scores)
+    clock, pace = (SHARED, {}) if timing is None else (clock_of(timing), pace_of(timing))
+    if timing is not None and (missing := sorted({point.arm for point in points.values()} - set(pace))):
+        raise UserError(f"--timing: the arm {missing[0]} is not in it; measure the arms again")
     starts = sorted({(point.arm, point.seed) for point in points.values()})
     rows = []
     for (model, engine, prompt_set), own in scores.groupby(["model", "engine", "prompt_set"], sort=False):
         value = ratio(*columns("cer_micro", prompt_means(own)))
         for point in [points[model]] if model in points else [Run(*start, 0) for start in starts]:
             row = {"arm": point.arm, "training_seed": point.seed, "step": point.step}
-            row |= {"seconds": times[point.finished][1][point.step], "engine": engine, "prompt_set": prompt_set}
+            took = times[point.finished][1][point.step] if timing is None else point.step * pace[point.arm]
+            row |= {"seconds": took, "clock": clock, "engine": engine, "prompt_set": prompt_set}
             rows.append(row | {"value": value, "n_images": len(own)})
     rows.sort(key=lambda row: (list(arms).index(row["arm"]), row["training_seed"], row["step"]))
     return with_difference(pd.DataFrame(rows))[list(COLUMNS)]

@@ -89,6 +89,22 @@ def broken_guards(guards: pd.DataFrame | None, arm: str, prompt_set: str) -> lis
     return [f"{WORDS[row.guard]} ({row.value:.2g}, limit {row.limit:.2g})" for row in rows.itertuples()]
 
 
+def more_malformed(malformed: pd.DataFrame | None, arm: str, prompt_set: str) -> list[str]:
+    """That an arm's pictures hold more malformed letters than its control's, in words; empty where this is not shown.
+
+    Args:
+        malformed: rows of malformed.csv; None where no glyph judge looked.
+    """
+    if malformed is None:
+        return []
+    rows = malformed[(malformed["arm"] == arm) & (malformed["prompt_set"] == prompt_set) & (malformed["delta_low"] > 0)]
+    return [
+        f"more of its pictures hold a malformed letter than of {row.control}'s "
+        f"({row.delta_vs_control:+.3f} [{row.delta_low:+.3f}, {row.delta_high:+.3f}])"
+        for row in rows.itertuples()
+    ]
+
+
 WORDS = {
     "drift": "pictures without text moved further than the control's allow",
     "distance_to_others": "pictures of different prompts have become alike",

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from legible.metrics.statistics import (
     paired_bootstrap_relative,
     resample,
     sign_flip,
+    two_way_bootstrap,
 )
 from legible.names import BASE, CEILINGS, CONTROL
 
@@ -34,6 +36,9 @@ METRICS = {
     "extra_text_rate": ("extra_text", None),
     "no_detection_rate": ("no_detection", None),
 }
+# Of `cer_micro`: bounds over prompts and training seeds together, and the same against the base model.
+TWO_WAY = ("two_way_low", "two_way_high", "relative_two_way_low", "relative_two_way_high")
+AGAINST_BASE = ("base_delta", "base_relative_delta", *(f"base_{name}" for name in TWO_WAY), "base_p_value")
 MEASURED = sorted({column for pair in METRICS.values() for column in pair if column})
 ALL = "all"
 
@@ -44,8 +49,9 @@ def summarise(scores: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     Image seeds and training seeds are averaged within a prompt; intervals resample prompts. Columns: `value` with
     `ci_low`, `ci_high`; `delta_vs_control` (arm − `diffusion_only`, same prompts, same resamples) with `delta_low`,
     `delta_high`, and `relative_delta` (that difference / control) with `relative_low`, `relative_high`, all NaN for the
-    control and the ceilings; `n_prompts`, `n_images`, `n_training_seeds`; and a `p_value` of the delta with `p_holm`
-    (see `with_holm`): on the metric `cer_micro` of the sign-flip test over prompts, on `exact` of the exact McNemar
+    control and the ceilings; on `cer_micro` also `TWO_WAY`, the bounds of both over prompts and training seeds, and for
+    trained arms over all prompts `AGAINST_BASE`; `n_prompts`, `n_images`, `n_training_seeds`; and a `p_value` of the
+    delta with `p_holm` (see `with_holm`): on the metric `cer_micro` see `p_value_of`, on `exact` of the exact McNemar
     test (numbers of prompts that improved and fell).
 
     Raises:
@@ -57,7 +63,8 @@ def summarise(scores: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     for (prompt_set, engine), part in scores.groupby(["prompt_set", "engine"], sort=True):
         for stratum, images in strata(part):
             means = {arm: prompt_means(images[images["arm"] == arm]) for arm in arms_of(images)}
-            weights, signs = draw(scoring, str(prompt_set), stratum, len(means[CONTROL]))
+            edits = {arm: edits_by_seed(images[images["arm"] == arm]) for arm in means}
+            draws = draw(scoring, str(prompt_set), stratum, edits[CONTROL].shape)
             for arm, prompts in means.items():
                 counted = images[images["arm"] == arm]
                 counts = {
@@ -68,7 +75,15 @@ def summarise(scores: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
                 for metric in METRICS:
                     identity = {"stratum": stratum, "arm": arm, "engine": engine, "prompt_set": prompt_set}
                     control = means[CONTROL] if compares(arm) else None
-                    measured = measure(metric, prompts, control, weights, signs, scoring.confidence)
+                    measured = measure(metric, prompts, control, draws, scoring.confidence)
+                    if metric == "cer_micro":
+                        length = prompts["reference_length"].to_numpy()
+                        if compares(arm):
+                            pair = (edits[arm], edits[CONTROL])
+                            measured |= measure_two_way(*pair, length, measured["p_value"], draws, scoring.confidence)
+                        if stratum == ALL and BASE in means and arm not in (BASE, *CEILINGS):
+                            pair = (edits[arm], edits[BASE])
+                            measured |= against_base(*pair, length, draws, scoring.confidence)
                     rows.append(identity | {"metric": metric} | measured | counts)
     return with_holm(pd.DataFrame(rows))
 
@@ -137,6 +152,12 @@ def prompt_means(images: pd.DataFrame) -> pd.DataFrame:
     return images.groupby("prompt_id", sort=True)[MEASURED].mean().astype(float)
 
 
+def edits_by_seed(images: pd.DataFrame) -> np.ndarray:
+    """Mean edits of every training seed (one row for the base model and the ceilings) and prompt [S, P], sorted."""
+    means = images.groupby(["training_seed", "prompt_id"], sort=True, dropna=False)["distance"].mean()
+    return means.to_numpy(dtype=float).reshape(images["training_seed"].nunique(dropna=False), -1)
+
+
 def columns(metric: str, prompts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Numerators and denominators [P] of a metric."""
     numerator, denominator = METRICS[metric]
@@ -148,23 +169,27 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> float:
     return float(numerators.sum() / denominators.sum())
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What one stratum's intervals and tests are drawn with, the same for every engine and arm."""
+
+    prompts: np.ndarray  # [R, P], how often each prompt occurs
+    seeds: np.ndarray  # [R, S], how often each training seed does
+    signs: np.ndarray  # [R', P]
+
+
 def measure(
-    metric: str,
-    prompts: pd.DataFrame,
-    control: pd.DataFrame | None,
-    weights: np.ndarray,
-    signs: np.ndarray,
-    confidence: float,
-) -> dict:
+    metric: str, prompts: pd.DataFrame, control: pd.DataFrame | None, draws: Draws, confidence: float
+) -> dict[str, float]:
     """Value, difference and p-value columns of one metric of one arm; `prompts` and `control` [P] in the same order."""
-    own, nan = columns(metric, prompts), float("nan")
+    own, nan, weights = columns(metric, prompts), float("nan"), draws.prompts
     value = cluster_bootstrap(*own, weights, confidence)
     delta = relative = Estimate(nan, nan, nan)
     p_value = nan
     if control is not None:
         delta = paired_bootstrap_delta(*own, *columns(metric, control), weights, confidence)
         relative = paired_bootstrap_relative(*own, *columns(metric, control), weights, confidence)
-        p_value = p_value_of(metric, prompts, control, signs)
+        p_value = p_value_of(metric, prompts, control, draws.signs)
     return {
         "value": value.value,
         "ci_low": value.low,
@@ -175,12 +200,43 @@ def measure(
         "relative_delta": relative.value,
         "relative_low": relative.low,
         "relative_high": relative.high,
+        **dict.fromkeys((*TWO_WAY, *AGAINST_BASE), nan),
         "p_value": p_value,
     }
 
 
+def measure_two_way(
+    arm: np.ndarray, control: np.ndarray, length: np.ndarray, p_prompts: float, draws: Draws, confidence: float
+) -> dict[str, float]:
+    """The columns of `TWO_WAY`, and `p_value`: the larger one of the test over prompts and of the one over both.
+
+    Args:
+        arm, control: `edits_by_seed`.
+        length: [P], characters asked for.
+        p_prompts: of the sign-flip test.
+    """
+    found = two_way_bootstrap(arm, control, length, draws.prompts, draws.seeds, confidence)
+    bounds = (found.difference.low, found.difference.high, found.relative.low, found.relative.high)
+    return dict(zip(TWO_WAY, bounds, strict=True)) | {"p_value": float(np.fmax(p_prompts, found.p_value))}
+
+
+def against_base(
+    arm: np.ndarray, base: np.ndarray, length: np.ndarray, draws: Draws, confidence: float
+) -> dict[str, float]:
+    """The columns of `AGAINST_BASE`: the base model has no training seeds, so its prompts alone are resampled."""
+    found = two_way_bootstrap(arm, base, length, draws.prompts, draws.seeds, confidence)
+    p_prompts = sign_flip(arm.mean(0) - base.mean(0), draws.signs)
+    bounds = (found.difference.low, found.difference.high, found.relative.low, found.relative.high)
+    values = (found.difference.value, found.relative.value, *bounds, float(np.fmax(p_prompts, found.p_value)))
+    return dict(zip(AGAINST_BASE, values, strict=True))
+
+
 def p_value_of(metric: str, prompts: pd.DataFrame, control: pd.DataFrame, signs: np.ndarray) -> float:
-    """The p-value of a difference, for the metrics that are tested; NaN for the others."""
+    """The p-value over prompts of a difference, for the metrics that are tested; NaN for the others.
+
+    On `cer_micro` this is the sign-flip test. It takes the trainings as they are: what one training's noise does to all
+    prompts alike looks like an effect to it, so `measure_two_way` lets it decide only where that test agrees.
+    """
     if metric == "cer_micro":  # both have the same characters to get right, so errors are compared
         return sign_flip((prompts["distance"] - control["distance"]).to_numpy(), signs)
     if metric == "exact":
@@ -189,10 +245,13 @@ def p_value_of(metric: str, prompts: pd.DataFrame, control: pd.DataFrame, signs:
     return float("nan")
 
 
-def draw(scoring: Scoring, prompt_set: str, stratum: str, prompts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resampling weights [R, P] and signs [R', P] of one stratum: the same for every engine and arm."""
+def draw(scoring: Scoring, prompt_set: str, stratum: str, shape: tuple[int, int]) -> Draws:
+    """The draws of one stratum; `shape`: training seeds, prompts."""
+    seeds, prompts = shape
     weights = resample(prompts, scoring.resamples, generator(scoring.seed, prompt_set, stratum)).astype(float)
-    return weights, draw_signs(prompts, generator(scoring.seed, prompt_set, f"{stratum}, signs"))
+    trainings = resample(seeds, scoring.resamples, generator(scoring.seed, prompt_set, f"{stratum}, seeds"))
+    signs = draw_signs(prompts, generator(scoring.seed, prompt_set, f"{stratum}, signs"))
+    return Draws(weights, trainings.astype(float), signs)
 
 
 def generator(seed: int, prompt_set: str, stratum: str) -> np.random.Generator:

@@ -16,5 +16,11 @@ def gradient_ratio(metrics: pd.DataFrame) -> pd.Series:
 
 
 def clipped_share(metrics: pd.DataFrame, max_grad_norm: float) -> float:
-    """The share of the steps whose whole gradient was longer than `max_grad_norm` and was clipped, 0 … 1."""
+    """The share of the steps on which a gradient was longer than `max_grad_norm` and was clipped, 0 … 1.
+
+    That is the whole gradient's, or, where losses are clipped each by itself, that of any.
+    """
+    own = [name for name in ("clipped_diffusion", "clipped_aux") if name in metrics]
+    if own:  # True, False, or nothing on steps without the loss
+        return float((metrics[own] == True).any(axis=1).mean())  # noqa: E712
     return float((metrics["grad_norm"].astype(float) > max_grad_norm).mean())

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPModel, CLIPTextModel, PreTrainedTokenizerFast
@@ -11,13 +12,15 @@ from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.scenes import scene_words
 from legible.corpus.templates import vocabulary
 from legible.io import write_text
+from legible.metrics.attributes import ATTRIBUTES, SUMMARIES, by_picture
 from legible.models.family import Family, open_model
-from legible.nano import caption_clip, clip, denoiser, judge, preference, recognizer, vae
+from legible.nano import caption_clip, clip, denoiser, glyphs, judge, preference, recognizer, vae
 from legible.nano.letters import add_letters, further_letters, with_words
 from legible.nano.pool import HELD_OUT, Pool, build_pool, held_out_pool, prompts_of, retrieval_pool, with_scenes
 from legible.nano.recipe import DenoiserRecipe, Recipe
 from legible.nano.tokenizer import build_tokenizer
 
+NO_TEXT = "resources/prompts/no_text.jsonl"
 PARTS = (
     "vae",
     "denoiser",
@@ -28,6 +31,7 @@ PARTS = (
     "unet_clip",
     "clip",
     *Recipe().recognizers,
+    "glyph_judge",
 )
 FOLDERS = {  # of the parts that have none of their own name
     "aesthetic": "caption_clip",
@@ -43,6 +47,10 @@ def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, co
     """Train `part` into its folder below `output` and return what was measured."""
     if part in recipe.preferences:
         return train_preference(part, recipe, key, work, output)
+    if part == "glyph_judge":
+        autoencoder = AutoencoderKL.from_pretrained(output / recipe.denoiser.family / "vae").eval()
+        size = (recipe.data.height, recipe.data.width)
+        return glyphs.train_glyph_judge(recipe.glyph_judge, autoencoder, size, recipe.seed, key, work, output / part)
     recipe = recipe.of(part)
     held_out = held_out_pool(recipe)
     pool = build_pool(recipe, load_prompts(prompts_of(recipe.data.script), None), work)
@@ -147,7 +155,8 @@ def train_denoiser(
     else:
         model = build.build(sizes, autoencoder, build_tokenizer(vocabulary()))
     if part != "denoiser":
-        pool = with_scenes(pool, recipe, "train", recipe.scenes, rephrased=part == "scenery")
+        half, third = len(pool.texts), recipe.scenes
+        pool = with_scenes(pool, recipe, "train", *((half, True) if part == "scenery" else (third,)))
     shift = autoencoder.config.shift_factor or 0.0
     latents = (vae.encode_pool(autoencoder, pool) - shift) * autoencoder.config.scaling_factor
 
@@ -165,4 +174,19 @@ def train_denoiser(
         add_letters(model.tokenizer, model.text_encoder, further_letters(), recipe.seed)
     # Signs alone are no model to ship: what goes on from them finds them among the work.
     build.save(model, (work if part == "denoiser" else output) / family)
-    return {"held_out_cer": cer(model, len(held_out.texts)), "signs": len(held_out.texts)}
+    measured = {"held_out_cer": cer(model, len(held_out.texts)), "signs": len(held_out.texts)}
+    return measured | (measure_scenery(model, recipe, settings, work) if part == "scenery" else {})
+
+
+def measure_scenery(model: Family, recipe: Recipe, settings: DenoiserRecipe, work: Path) -> dict:
+    """Pictures without text: on prompts of unseen scenes and sentences, is there text, and is there what they name?"""
+    prompts = load_prompts(NO_TEXT, text=False)
+    size = recipe.data.height, recipe.data.width
+    images = judge.sample_signs(model, [prompt.prompt for prompt in prompts], size, settings.sampling_steps)
+    ids = [prompt.id for prompt in prompts]
+    found = by_picture(np.stack([np.asarray(image) for image in images]), ids, {p.id: p for p in prompts})
+    right = {f"right_{attribute}": float(found[attribute].mean()) for attribute in (*SUMMARIES, *ATTRIBUTES)}
+    return {
+        "pictures_without_text": len(images),
+        "of_these_with_text": float(np.mean(judge.shows_text(images, work))),
+    } | right

@@ -100,6 +100,37 @@ class RecognizerRecipe:
 
 
 @dataclass(frozen=True)
+class GlyphRecipe:
+    """The glyph judge: which fonts and kinds of damage it learns on, and which it never sees."""
+
+    signs: int = 12000  # each drawn twice: well-formed and with one letter damaged
+    data: Data = field(  # no words: no word of a prompt can be one that it learnt on
+        default_factory=lambda: Data(seed=61, kinds=Kinds(word=0.0, rare=0.0, nonword=0.75, digits=0.25), jitter=6)
+    )
+    train_fonts: tuple[str, ...] = (*TRAIN_FONTS, "DejaVu Serif", "DejaVu Sans Oblique", "STIXGeneral", "cmti10")
+    threshold_fonts: tuple[str, ...] = ("cmb10", "DejaVu Sans Bold Oblique", "DejaVu Serif Italic")
+    held_out_fonts: tuple[str, ...] = (*HELD_OUT_FONTS, "DejaVu Sans Mono", "cmtt10")
+    kinds: tuple[str, ...] = (
+        "erased",
+        "upside_down",
+        "speckled",
+        "mirrored",
+        "warped",
+        "melted",
+        "extra_stroke",
+    )
+    held_out_kinds: tuple[str, ...] = ("halves", "broken", "doubled", "blob")
+    severities: tuple[float, float] = (0.4, 1.0)
+    channels: tuple[int, int] = (40, 96)
+    steps: int = 2000
+    batch: int = 64
+    learning_rate: float = 3e-3
+    false_positives: float = 0.01  # share of clean signs of the threshold's own split that may reach it
+    measured: int = 600  # signs
+    measured_at: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # severities
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything; `pool` signs are rendered once and shared by all models, `scenes` pictures without text by some."""
 
@@ -112,10 +143,8 @@ class Recipe:
     )
     vae: VaeRecipe = VaeRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
-    scenery: DenoiserRecipe = (
-        DenoiserRecipe(  # the denoiser goes on, with pictures without text: a third of its samples
-            steps=2000, learning_rate=1e-3, warmup=100, decay=1200, restarts=(), short_until=0
-        )
+    scenery: DenoiserRecipe = DenoiserRecipe(  # the denoiser goes on; half of what it sees are pictures without text
+        steps=5600, learning_rate=1.5e-3, warmup=100, decay=1200, restarts=(2000,), short_until=0
     )
     clip: ClipRecipe = ClipRecipe()
     caption_clip: CaptionClipRecipe = CaptionClipRecipe()
@@ -166,6 +195,8 @@ class Recipe:
         }
     )
 
+    glyph_judge: GlyphRecipe = field(default_factory=GlyphRecipe)
+
     def written_in(self, script: str) -> "Recipe":
         """The same recipe with signs in the capitals of another script, in fonts that have them."""
         if script == LATIN:
@@ -180,6 +211,7 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for provenance and for checkpoint keys."""
         plain = asdict(replace(self, fonts=None, data=None))  # type: ignore[arg-type]
+        plain["glyph_judge"]["data"] = self.glyph_judge.data.model_dump(mode="json")
         return plain | {"fonts": self.fonts.model_dump(mode="json"), "data": self.data.model_dump(mode="json")}
 
 
@@ -197,6 +229,7 @@ def tiny() -> Recipe:
         preferences={
             name: replace(recipe, steps=4, batch=8, pairs=48) for name, recipe in Recipe().preferences.items()
         },
+        glyph_judge=GlyphRecipe(signs=24, channels=(8, 8), steps=4, batch=8, measured=12, measured_at=(1.0,)),
         clip=ClipRecipe(width=32, vision_layers=1, text_layers=1, embed_dim=16, steps=4, batch=8),
         recognizers={
             "recognizer_crnn": RecognizerRecipe(1, {"channels": 8, "hidden_size": 8}, steps=4, batch=8),

@@ -1,4 +1,4 @@
-"""Is the aim reached? Four conditions on an arm, each met or not, with the numbers that say so."""
+"""Is the aim reached? Conditions on an arm, each met or not, with the numbers that say so."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,19 +7,30 @@ import pandas as pd
 
 from legible.figures.labels import auxiliary_arms, engine_label, is_placebo, signed
 from legible.metrics.compare import claims, is_heard
-from legible.names import CONTROL
-from legible.report.experiment import Experiment
+from legible.names import BASE, CONTROL
+from legible.report.experiment import Experiment, void
 from legible.report.verdict import MIN_SEEDS, judge
-from legible.report.words import counted, p_text, percent
+from legible.report.words import counted, listed, p_text, percent
 
-GOAL = -0.40
+GOAL, BASE_GOAL = -0.40, -0.30  # relative change of CER against the own control, and against the base
+MARGIN = 0.02  # so much worse is still no worse: of malformed rates, and of the share of attributes that are right
 AIM = (
     "At least one auxiliary loss lowers CER by 40 % relative against its control (the same training without the loss) "
-    "at equal steps, and the whole interval says so; the gain is shown under every judge, after Holm's correction and "
-    "over at least three training seeds; it is still ahead of the plain control at equal wall time; and its pictures "
-    "drift no further than its control's."
+    "at equal steps, and by 30 % against the base, and the whole intervals say so; the gain is shown under each judge, "
+    "after Holm's correction and over at least three training seeds; it is still ahead of the plain control at equal "
+    "time; its letters are as well formed as the control's, and pictures without text show what they showed before "
+    "(both within 2 points, and the whole intervals say so). Drift is shown beside and is no part of the aim."
 )
-CONDITIONS = ("−40 % at equal steps", "the gain is shown", "ahead at equal wall time", "no more drift")
+CONDITIONS = (
+    "−40 % against the control",
+    "−30 % against the base",
+    "the gain is shown",
+    "ahead at equal time",
+    "letters as well formed",
+    "attributes kept",
+    "no more drift (beside the aim)",
+)
+IN_AIM = 6  # the first so many
 MET, NOT_MET, NOT_SHOWN, NOT_MEASURED = "met", "not met", "not shown", "not measured"
 
 
@@ -45,25 +56,99 @@ class EqualTime:
 def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], arm: str, prompt_set: str) -> Condition:
     """Is the micro CER at least 40 % below the own control's for every engine, at the same number of steps?
 
-    Met only when every interval as a whole lies there; not shown when the values do, but an interval reaches out.
+    Where validation chose the weights of a step (the control's, too), both trained for as many; the words say which.
+    Met only when every interval (over prompts and training seeds) as a whole lies there; not shown when the values do,
+    but an interval reaches out.
     """
     rows = claims(summary)
     rows = rows[(rows["arm"] == arm) & (rows["prompt_set"] == prompt_set)].sort_values("engine")
     control = rows["control"].iloc[0]
     words = "; ".join(
-        f"{engine_label(r.engine)} {percent(r.relative_delta)} [{percent(r.relative_low)}, {percent(r.relative_high)}]"
-        f", against the base {percent(r.base_relative_delta)}"
+        f"{engine_label(r.engine)} {percent(r.relative_delta)} [{percent(r.relative_two_way_low)}, "
+        f"{percent(r.relative_two_way_high)}]"
         for r in rows.itertuples()
     )
     words += against(control)
-    steps = {name: {run["steps"] for (own, _), run in runs.items() if own == name} for name in (arm, control)}
-    if steps[arm] != steps[control]:
-        own, other = (", ".join(map(str, sorted(steps[name]))) for name in (arm, control))
-        return Condition(NOT_MET, f"{words}; but {own} steps against {other}")
+    mine, theirs = ([run for (name, _), run in runs.items() if name == each] for each in (arm, control))
+    stopped = {run["steps"] for run in mine} != {run["steps"] for run in theirs}
+    if stopped:
+        words += f"; but {counted_steps(mine, 'steps')} steps against {counted_steps(theirs, 'steps')}"
+    if stopped and not by_one_rule([*mine, *theirs]):
+        return Condition(NOT_MET, words)
+    if chosen_best([*mine, *theirs]):
+        steps = [counted_steps(own, "best_step") for own in (mine, theirs)]
+        words += f"; weights chosen by validation, of step {steps[0]} against {steps[1]}"
     if not (rows["relative_delta"] <= GOAL).all():
         return Condition(NOT_MET, words)
-    state = MET if (rows["relative_high"] <= GOAL).all() else NOT_SHOWN
+    # Stopped early by one rule, the two trained for unequal times: that shows nothing at equal steps.
+    state = MET if (rows["relative_two_way_high"] <= GOAL).all() and not stopped else NOT_SHOWN
     return matched(Condition(state, words), rows["control_differs"].iloc[0])
+
+
+def counted_steps(runs: Sequence[Mapping], key: str) -> str:
+    """The different values of a number of steps in run.json, in order."""
+    return ", ".join(map(str, sorted({run[key] for run in runs})))
+
+
+def by_one_rule(runs: Sequence[Mapping]) -> bool:
+    """Whether all runs could end early, by the same validation, within as many steps."""
+    rules = [(run.get("validation"), run["training"]["steps"]) if run.get("validation") else None for run in runs]
+    return all(rule is not None and rule == rules[0] and rule[0].get("patience") for rule in rules)
+
+
+def chosen_best(runs: Sequence[Mapping]) -> bool:
+    """Whether validation chose any run's weights among those of several steps."""
+    return any((run.get("validation") or {}).get("keep") == "best" for run in runs)
+
+
+def enough_against_base(summary: pd.DataFrame, arm: str, prompt_set: str) -> Condition:
+    """Is the micro CER at least 30 % below the base's for every engine, by whole intervals as in `enough_error`?"""
+    rows = claims(summary)
+    rows = rows[(rows["arm"] == arm) & (rows["prompt_set"] == prompt_set)].sort_values("engine")
+    words = "; ".join(
+        f"{engine_label(r.engine)} {percent(r.base_relative_delta)} [{percent(r.base_relative_two_way_low)}, "
+        f"{percent(r.base_relative_two_way_high)}]"
+        for r in rows.itertuples()
+    )
+    if not (rows["base_relative_delta"] <= BASE_GOAL).all():
+        return Condition(NOT_MET, words)
+    return Condition(MET if (rows["base_relative_two_way_high"] <= BASE_GOAL).all() else NOT_SHOWN, words)
+
+
+def formed_enough(malformed: pd.DataFrame | None, arm: str, prompt_set: str) -> Condition:
+    """Are no more of its pictures malformed than of the own control's, by the glyph judge?
+
+    Met when the interval of the difference ends below `MARGIN`; not met when it begins above zero.
+
+    Args:
+        malformed: rows of malformed.csv; None where no glyph judge looked.
+    """
+    rows = None if malformed is None else malformed[(malformed["arm"] == arm) & (malformed["prompt_set"] == prompt_set)]
+    if rows is None or rows.empty:
+        return Condition(NOT_MEASURED, "no glyph judge looked")
+    row = rows.iloc[0]
+    words = f"{signed(row.delta_vs_control)} [{signed(row.delta_low)}, {signed(row.delta_high)}]{against(row.control)}"
+    if row.delta_low > 0:
+        return Condition(NOT_MET, words)
+    return Condition(MET if row.delta_high <= MARGIN else NOT_SHOWN, words)
+
+
+def attributes_kept(attributes: pd.DataFrame | None, arm: str) -> Condition:
+    """Is the share of right attributes of pictures without text within `MARGIN` of the base's?
+
+    Met when the whole interval of the change says so; not met when the whole interval lies further below.
+
+    Args:
+        attributes: rows of attributes.csv; None where there are none.
+    """
+    rows = None if attributes is None else attributes[(attributes["arm"] == arm) & (attributes["attribute"] == "share")]
+    if rows is None or rows.empty:
+        return Condition(NOT_MEASURED, "no attributes of this arm")
+    row = rows.iloc[0]
+    words = f"{signed(row.delta_vs_base)} [{signed(row.base_low)}, {signed(row.base_high)}]{against(BASE)}"
+    if row.base_high < -MARGIN:
+        return Condition(NOT_MET, words)
+    return Condition(MET if row.base_low >= -MARGIN else NOT_SHOWN, words)
 
 
 def against(control: str) -> str:
@@ -93,7 +178,7 @@ def sure_enough(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set
         return Condition(MET, f"{words}; {counted(verdict.seeds)}")
     if verdict.outcome == "hint better":
         return Condition(NOT_SHOWN, f"{words}; a hint: {verdict.reason}")
-    excluded = all(j.direction == -1 for j in verdict.judgements)  # over prompts it is there: the rest is doubt
+    excluded = all(j.direction == -1 for j in verdict.judgements)  # the intervals are there: the rest is doubt
     return Condition(NOT_SHOWN if excluded else NOT_MET, f"{words} ({verdict.reason or 'more errors'})")
 
 
@@ -118,7 +203,7 @@ def equal_time(curve: pd.DataFrame, arm: str, prompt_set: str) -> list[EqualTime
 
 
 def fast_enough(curve: pd.DataFrame | None, arm: str, prompt_set: str) -> Condition:
-    """Is the arm ahead of the control at equal wall time, for every engine and every training seed?"""
+    """Is the arm ahead of the control in equal time, by the curve's clock, for every engine and training seed?"""
     views = [] if curve is None else equal_time(curve, arm, prompt_set)
     if not views:
         return Condition(NOT_MEASURED, "no curve of this arm and the control")
@@ -133,7 +218,8 @@ def fast_enough(curve: pd.DataFrame | None, arm: str, prompt_set: str) -> Condit
             f"{engine_label(engine)} {mean:.3f} at step {at} against {control:.3f} ({ahead} of {len(own)} seeds ahead)"
         )
     everywhere = all(view.value < view.control for view in views)
-    return Condition(MET if everywhere else NOT_MET, "; ".join(words) + against(CONTROL))
+    clock = curve["clock"].iloc[0]
+    return Condition(MET if everywhere else NOT_MET, "; ".join([*words, clock]) + against(CONTROL))
 
 
 def gentle_enough(drift: pd.DataFrame | None, arm: str) -> Condition:
@@ -163,6 +249,13 @@ def gentle_enough(drift: pd.DataFrame | None, arm: str) -> Condition:
     return matched(Condition(MET if dssim["delta_high"] <= 0 else NOT_SHOWN, words), rows["control_differs"].iloc[0])
 
 
+def unspoilt(condition: Condition, broken: Sequence[str]) -> Condition:
+    """The condition, which cannot be met by a gain that guards (in words) void."""
+    if condition.state != MET or not broken:
+        return condition
+    return Condition(NOT_MET, f"{condition.words}; but the gain is void: {listed(broken)}")
+
+
 def seeded(condition: Condition, seeds: int) -> Condition:
     """The condition, which with few training seeds cannot be met."""
     if condition.state != MET or seeds >= MIN_SEEDS:
@@ -171,15 +264,19 @@ def seeded(condition: Condition, seeds: int) -> Condition:
 
 
 def conditions(experiment: Experiment, arm: str, prompt_set: str) -> tuple[Condition, ...]:
-    """The four conditions of `CONDITIONS` for one arm beside the control on one prompt set."""
+    """The conditions of `CONDITIONS` for one arm beside the control on one prompt set."""
     summary, runs = experiment.summary, experiment.runs
-    four = (
+    shown = sure_enough(summary, experiment.seeds, arm, prompt_set, experiment.config.scoring.confidence)
+    found = (
         enough_error(summary, runs, arm, prompt_set),
-        sure_enough(summary, experiment.seeds, arm, prompt_set, experiment.config.scoring.confidence),
+        enough_against_base(summary, arm, prompt_set),
+        unspoilt(shown, void(experiment, arm, prompt_set)),
         fast_enough(experiment.curve, arm, prompt_set),
+        formed_enough(experiment.malformed, arm, prompt_set),
+        attributes_kept(experiment.attributes, arm),
         gentle_enough(experiment.drift, arm),
     )
-    return tuple(seeded(condition, len({seed for _, seed in runs})) for condition in four)
+    return tuple(seeded(condition, len({seed for _, seed in runs})) for condition in found)
 
 
 def candidates(arms: Sequence[str], runs: Mapping[tuple[str, int], dict]) -> list[str]:
@@ -190,4 +287,4 @@ def candidates(arms: Sequence[str], runs: Mapping[tuple[str, int], dict]) -> lis
 
 def closest(found: Mapping[str, tuple[Condition, ...]], error: Mapping[str, float]) -> str:
     """The arm that meets most conditions; of several the one with the lowest `error`."""
-    return min(found, key=lambda arm: (-sum(c.state == MET for c in found[arm]), error[arm], arm))
+    return min(found, key=lambda arm: (-sum(c.state == MET for c in found[arm][:IN_AIM]), error[arm], arm))

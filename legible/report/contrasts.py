@@ -78,7 +78,7 @@ def judgements(experiment: Experiment, prompt_set: str, arm: str, other: str) ->
         row, value = against(rows, scoring, arm, other), rate(rows[rows["arm"] == other])
         seeds = [rows[rows["training_seed"] == seed] for seed in experiment.config.seeds]
         deltas = [rate(own[own["arm"] == arm]) - rate(own[own["arm"] == other]) for own in seeds]
-        bounds = (row["delta_low"], row["delta_high"], row["p_value"])
+        bounds = (row["two_way_low"], row["two_way_high"], row["p_value"])
         spread = seed_interval(deltas, scoring.confidence)
         found.append(Judgement(engine, row["value"], value, row["delta_vs_control"], *bounds, tuple(deltas), *spread))
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from legible.config import Config
-from legible.figures.labels import engine_label
+from legible.figures.labels import arm_label, engine_label
 
 # Loss (training.aux.loss) → what it asks of the decoded picture.
 LOSSES = {
@@ -13,6 +13,8 @@ LOSSES = {
     "ctc": "likelihood of the target string under a frozen text recogniser",
     "glyph_mask": "the diffusion loss once more, on the glyphs' pixels alone; nothing is decoded, no model judges",
     "char_segmentation": "a small frozen network must find each character in its place, in the latent itself",
+    "self_reading": "placebo: a frozen text recogniser must be surer of what it reads there, whatever that is",
+    "random_target": "placebo: a text region must look like a smooth random pattern of its own",
 }
 # Method (training.reward.method) that uses the rewards' values only → what it is.
 METHODS = {
@@ -71,6 +73,12 @@ def describe_aux(aux: Mapping) -> str:
         parts.append("pixels limited softly")
     if aux.get("targets", "own") == "shuffled":
         parts.append("towards another sample's text")
+    if aux.get("targets", "own") == "permuted":
+        parts.append("towards its own letters in another order")
+    if aux.get("conflict", "sum") == "project":
+        parts.append("without what works against the diffusion loss, and the other way round (PCGrad)")
+    if aux.get("clipping", "sum") == "each":
+        parts.append("clipped by itself")
     return ", ".join(parts)
 
 
@@ -131,3 +139,31 @@ def describe_drift(lettered: Mapping[str, tuple[int, int]]) -> str:
     if not any(some for some, _ in lettered.values()):
         return f"The judges read nothing in the base model's pictures of the prompts without text ({counts})."
     return f"The judges read text in the base model's own pictures of the prompts without text ({counts}): {limit}."
+
+
+def describe_validation(config: Config, runs: Mapping[tuple[str, int], Mapping]) -> str:
+    """What validation chose, and what follows for comparisons; empty where it chose nothing.
+
+    Args:
+        runs: (arm, training seed) → run.json.
+    """
+    settings = config.validation
+    if settings is None or not settings.chooses:
+        return ""
+    judge = engine_label(settings.judge)
+    key = "best_step" if settings.keep == "best" else "steps"
+    steps: dict[str, list[str]] = {}
+    for (arm, _), run in runs.items():
+        steps.setdefault(arm, []).append(str(run.get(key, run["steps"])))
+    chosen = "; ".join(f"{arm_label(arm)} {', '.join(own)}" for arm, own in steps.items())
+    parts = [
+        f"Validation chose, by the same rule for every arm, after how many steps its weights were taken ({chosen}): "
+        "arms are compared at the steps where each of them spelled best on prompts of their own, not at equal steps."
+        if settings.keep == "best"
+        else f"Validation ended trainings early, by the same rule for every arm (steps: {chosen}): arms are not "
+        "compared at equal steps.",
+        f"{judge} read for that choice, so that of all judges it favours the chosen weights most.",
+    ]
+    if settings.patience and settings.keep == "best":
+        parts.append("Trainings ended early, too, so that arms may have had unequal times to become better.")
+    return " ".join(parts)

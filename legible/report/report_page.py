@@ -19,12 +19,23 @@ from legible.figures.labels import (
     signed,
     with_control_first,
 )
+from legible.metrics.compare import claims
+from legible.metrics.statistics import seed_interval
 from legible.names import BASE, CEILINGS, CONTROL, SCALE
 from legible.report import contrasts
-from legible.report.describe import describe_drift, describe_judges
-from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
+from legible.report.describe import describe_drift, describe_judges, describe_validation
+from legible.report.experiment import (
+    Experiment,
+    clipped_text,
+    clock,
+    corrected,
+    pace_text,
+    strength_text,
+    verdict_of,
+)
+from legible.report.letters import letter_tables
 from legible.report.rewards import reward_tables
-from legible.report.verdict import MIN_SEEDS, PLACEBO, explain, explain_ceilings, explain_control, headline, rule
+from legible.report.verdict import MIN_SEEDS, explain, explain_ceilings, explain_control, headline, placebo_note, rule
 from legible.report.words import counted, interval, listed, p_text, with_delta
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources" / "report"
@@ -99,7 +110,8 @@ def cost_rows(experiment: Experiment) -> list[dict]:
                     "seed": seed,
                     "steps": run["steps"],
                     "wall": f"{run['wall_seconds']:.0f}",
-                    "per_step": f"{run['wall_seconds'] / max(run['steps'], 1):.3g}",
+                    "processor": f"{run['processor_seconds']:.0f}",
+                    "per_step": pace_text(experiment, arm),
                     "memory": f"{run['peak_memory_bytes'] / 2**30:.2f}",
                     "trained": f"{run['parameters_trained']:,} of {run['parameters_total']:,}",
                     "strength": strength_text(experiment, arm),
@@ -131,25 +143,31 @@ def limits(experiment: Experiment) -> list[str]:
             "elsewhere in a picture is not found by itself, and something is nearly always read."
         )
     found.append(describe_judges(config))
+    found += filter(None, [describe_validation(config, experiment.runs)])
     if len(config.engines()) < 2:
         found.append("There is one judge only. A claim needs at least two engines of different families.")
     seeds = len(config.seeds)
     found.append(
-        f"{counted(seeds).capitalize()} per arm: the intervals in brackets are about other prompts, not about other "
-        f"training runs{f'; with fewer than {MIN_SEEDS} nothing is claimed' if seeds < MIN_SEEDS else ''}."
+        f"{counted(seeds).capitalize()} per arm: intervals of error rates and of drift are about other prompts, not "
+        f"about other training runs{f'; with fewer than {MIN_SEEDS} nothing is claimed' if seeds < MIN_SEEDS else ''}."
     )
-    strong = [arm for arm in auxiliary_arms(experiment.arms) if experiment.strength[arm] > 1]
+    strong = [arm for arm in auxiliary_arms(experiment.arms) if experiment.strength[arm][0] > 1]
     if strong:
         found.append(
             f"With {listed(strong)} the auxiliary gradient is longer than the diffusion loss's (table of costs): what "
             "is shown holds for trainings that mostly follow the auxiliary loss."
         )
+    bound = {arm for (arm, _), run in experiment.runs.items() if run.get("lambda_at_bound", 0) > 0}
+    if held := [arm for arm in experiment.arms if arm in bound]:
+        found.append(
+            f"With {listed(held)} λ was held at one of lambda_bounds on some steps (lambda_at_bound in run.json): "
+            "there the balance that was asked for was not kept."
+        )
     found.append(
         "Where losses, weights or arms were chosen on these prompts, as those of the default experiment were, the "
         "numbers flatter them; only other prompts can confirm them."
     )
-    if any(map(is_placebo, experiment.arms)):
-        found.append(PLACEBO)
+    found += dict.fromkeys(placebo_note(arm) for arm in experiment.arms if is_placebo(arm))
     if experiment.drift is None:
         found.append("Only legibility is measured. Nothing here says whether the pictures changed in other respects.")
     found.append("Error rates depend on engines, normalisation and picture size: do not compare them across reports.")
@@ -188,20 +206,30 @@ def drawn_figures(results: Path) -> list[str]:
     return [name for name in FIGURES if (results / "figures" / f"{name}.png").is_file()]
 
 
-def tested_rows(summary: pd.DataFrame, prompt_set: str) -> list[dict]:
-    """The table of tests: per arm and judge the difference in CER and in exact match with their p-values."""
+def tested_rows(experiment: Experiment, prompt_set: str) -> list[dict]:
+    """The table of tests: per arm and judge the differences in CER and in exact match with their p-values."""
+    summary, confidence = experiment.summary, experiment.config.scoring.confidence
+    runs = claims(experiment.seeds)
+    runs = runs[runs["prompt_set"] == prompt_set].set_index(["arm", "engine"]).sort_index()
     rows = summary[(summary["prompt_set"] == prompt_set) & (summary["stratum"] == "all") & (summary["arm"] != BASE)]
     rows = rows[rows["p_value"].notna()]
     exact = rows[rows["metric"] == "exact"].set_index(["arm", "engine"])
     found = []
     for row in rows[rows["metric"] == "cer_micro"].itertuples():
-        other = exact.loc[(row.arm, row.engine)]
+        other, own = exact.loc[(row.arm, row.engine)], runs.loc[[(row.arm, row.engine)]]
+        base = own["value"] - (row.value - row.base_delta)
+        low, high = seed_interval(own["delta_vs_control"].dropna().tolist(), confidence)
+        base_low, base_high = seed_interval(base.tolist(), confidence)
         found.append(
             {
                 "arm": row.arm,
                 "control": row.control,
                 "engine": engine_label(row.engine),
-                "cer": f"{signed(row.delta_vs_control)} [{signed(row.delta_low)}, {signed(row.delta_high)}]",
+                "cer": f"{signed(row.delta_vs_control)} [{signed(row.two_way_low)}, {signed(row.two_way_high)}]",
+                "cer_seeds": f"[{signed(low)}, {signed(high)}]",
+                "base": f"{signed(row.base_delta)} [{signed(row.base_two_way_low)}, {signed(row.base_two_way_high)}]",
+                "base_seeds": f"[{signed(base_low)}, {signed(base_high)}]",
+                "base_p_holm": p_text(row.base_p_holm),
                 "cer_p": p_text(row.p_value),
                 "cer_p_holm": p_text(row.p_holm),
                 "exact": f"{signed(other.delta_vs_control)} [{signed(other.delta_low)}, {signed(other.delta_high)}]",
@@ -237,8 +265,9 @@ def answer(experiment: Experiment, prompt_set: str, found: Sequence[contrasts.Co
         "images": int(size["n_images"]),
         "seeds": int(size["n_training_seeds"]),
         "rows": summary_rows(summary, experiment.arms, prompt_set),
-        "tests": tested_rows(summary, prompt_set),
+        "tests": tested_rows(experiment, prompt_set),
         "rewards": reward_tables(experiment.rewards, experiment.guards, prompt_set),
+        "letters": letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set),
         "contrasts": contrast_table(found, confidence),
         "guard": [] if drift is None else guard_rows(summary, drift, experiment.arms, prompt_set),
     }
@@ -272,7 +301,10 @@ def build(experiment: Experiment, config_text: str, figures: Sequence[str]) -> s
         experiment=config.experiment,
         results=f"results/{config.experiment}",
         answers=[answer(experiment, name, between[name]) for name in sorted(summary["prompt_set"].unique())],
-        rule=rule(config.scoring.confidence),
+        rule=rule(config.scoring.confidence, experiment.family[0]),
+        base_family=experiment.family[1],
+        clock=clock(experiment),
+        alone=experiment.timing is not None,
         columns=list(COLUMNS.values()),
         guard_columns=guard_columns(summary["engine"].unique()),
         confidence=f"{config.scoring.confidence:.0%}",

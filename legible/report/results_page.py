@@ -1,19 +1,31 @@
 """docs/RESULTS.md: what one or more experiments say, computed from their numbers and no bolder than they are."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from legible.config import FIGURES
 from legible.figures.inputs import require
-from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_placebo, signed
+from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_placebo, placebo_kind, signed
+from legible.metrics.statistics import seed_interval
 from legible.names import BASE, CEILINGS, CONTROL
 from legible.report import contrasts
-from legible.report.aim import AIM, CONDITIONS, MET, Condition, candidates, closest, conditions
-from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges
-from legible.report.experiment import Experiment, clipped_text, corrected, strength_text, verdict_of
+from legible.report.aim import AIM, CONDITIONS, IN_AIM, MET, Condition, candidates, closest, conditions
+from legible.report.copies import copied_note
+from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges, describe_validation
+from legible.report.experiment import (
+    Experiment,
+    clipped_text,
+    clock,
+    corrected,
+    pace_text,
+    strength_text,
+    verdict_of,
+)
+from legible.report.letters import letter_tables
+from legible.report.protocol import Protocol
 from legible.report.report_page import drawn_figures
 from legible.report.rewards import GUARDS_NOTE, REWARDS_NOTE, guard_states, reward_rows
 from legible.report.verdict import explain, explain_ceilings, explain_control, headline, rule
@@ -45,7 +57,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def named(arm: str, control: str = CONTROL) -> str:
     """An arm in the page's tables, with its control where that is not `diffusion_only`."""
     if is_placebo(arm):
-        return f"`{arm}`, placebo (shuffled targets)"
+        return f"`{arm}`, placebo ({placebo_kind(arm)})"
     return ARM_LABELS.get(arm, f"`{arm}`" + (f", control: `{control}`" if control != CONTROL else ""))
 
 
@@ -55,17 +67,21 @@ def pick(summary: pd.DataFrame, prompt_set: str, metric: str, stratum: str = "al
     return rows[rows["prompt_set"] == prompt_set].set_index(["arm", "engine"]).sort_index()
 
 
-def difference(row: pd.Series) -> str:
-    """The difference to the control with its interval; a dash where there is none."""
+def difference(row: pd.Series, bounds: str = "two_way") -> str:
+    """The difference to the control with its interval; a dash where there is none.
+
+    Args:
+        bounds: "two_way", over prompts and training seeds, or "delta", over prompts.
+    """
     if pd.isna(row["delta_vs_control"]):
         return "–"
-    bounds = f" [{signed(row['delta_low'])}, {signed(row['delta_high'])}]"
-    return signed(row["delta_vs_control"]) + ("" if pd.isna(row["delta_low"]) else bounds)
+    low, high = row[f"{bounds}_low"], row[f"{bounds}_high"]
+    return signed(row["delta_vs_control"]) + ("" if pd.isna(low) else f" [{signed(low)}, {signed(high)}]")
 
 
 def relative(row: pd.Series, prefix: str = "") -> str:
     """The relative change to the control (`prefix` "base_": to the base) with its interval; a dash without one."""
-    value, low, high = (row[f"{prefix}relative_{end}"] for end in ("delta", "low", "high"))
+    value, low, high = (row[f"{prefix}relative_{end}"] for end in ("delta", "two_way_low", "two_way_high"))
     bounds = f" [{percent(low)}, {percent(high)}]"
     return "–" if pd.isna(value) else percent(value) + ("" if pd.isna(low) else bounds)
 
@@ -75,10 +91,10 @@ def mean_error(summary: pd.DataFrame, prompt_set: str) -> dict[str, float]:
     return pick(summary, prompt_set, "cer_micro")["value"].groupby(level="arm").mean().to_dict()
 
 
-def seconds_per_step(runs: Mapping[tuple[str, int], dict], arm: str) -> float:
-    """Wall seconds of one optimiser step, mean over training seeds; NaN for what was not trained."""
-    own = [run["wall_seconds"] / max(run["steps"], 1) for (name, _), run in runs.items() if name == arm]
-    return sum(own) / len(own) if own else float("nan")
+def seeds_alone(deltas: Sequence[float], confidence: float) -> str:
+    """Student's t interval of a difference over training seeds; a dash for fewer than two."""
+    low, high = seed_interval(deltas, confidence)
+    return "–" if pd.isna(low) else f"[{signed(low)}, {signed(high)}]"
 
 
 def result_rows(experiment: Experiment, prompt_set: str) -> list[list[str]]:
@@ -90,27 +106,31 @@ def result_rows(experiment: Experiment, prompt_set: str) -> list[list[str]]:
     runs = runs[runs["prompt_set"] == prompt_set]
     drift = None if experiment.drift is None else experiment.drift[experiment.drift["metric"] == "dssim"]
     drift = None if drift is None else drift.set_index("arm")
-    pace = seconds_per_step(experiment.runs, CONTROL)
+    confidence = experiment.config.scoring.confidence
     ranked = sorted(auxiliary_arms(experiment.arms), key=lambda arm: (error[arm], arm))
     rows = []
     for arm in (BASE, CONTROL, *ranked, *(name for name in CEILINGS if name in error)):
         own = [(cer.loc[(arm, engine)], extra.loc[(arm, engine)]) for engine in engines]
-        deltas = []
-        for engine in engines:
-            mine = runs[(runs["engine"] == engine) & (runs["arm"] == arm)]["delta_vs_control"].dropna()
-            deltas.append(", ".join(map(signed, mine)) or "–")
-        share = seconds_per_step(experiment.runs, arm) / pace
+        mine = [runs[(runs["engine"] == engine) & (runs["arm"] == arm)] for engine in engines]
+        deltas = [own_runs["delta_vs_control"].dropna().tolist() for own_runs in mine]
+        base = [
+            [value - cer.loc[(BASE, engine), "value"] for value in own_runs["value"]] if arm in experiment.arms else []
+            for engine, own_runs in zip(engines, mine, strict=True)
+        ]
         cells = [
             [engine_label(engine) for engine in engines],
             [interval(c["value"], c["ci_low"], c["ci_high"]) for c, _ in own],
             [difference(c) for c, _ in own],
             [relative(c) for c, _ in own],
-            [relative(c, "base_") for c, _ in own],
+            [seeds_alone(own_deltas, confidence) for own_deltas in deltas],
             [p_text(c["p_holm"]) for c, _ in own],
+            [relative(c, "base_") for c, _ in own],
+            [seeds_alone(own_deltas, confidence) for own_deltas in base],
+            [p_text(c["base_p_holm"]) for c, _ in own],
             [f"{x['value']:.3f}" for _, x in own],
-            deltas,
-            [difference(drift.loc[arm]) if drift is not None and arm in drift.index else "–"],
-            ["–" if pd.isna(share) else f"{share:.2f}"],
+            [", ".join(map(signed, own_deltas)) or "–" for own_deltas in deltas],
+            [difference(drift.loc[arm], "delta") if drift is not None and arm in drift.index else "–"],
+            [pace_text(experiment, arm)],
             [strength_text(experiment, arm) if arm in experiment.arms else "–"],
             [clipped_text(experiment, arm) if arm in experiment.arms else "–"],
         ]
@@ -119,9 +139,10 @@ def result_rows(experiment: Experiment, prompt_set: str) -> list[list[str]]:
 
 
 RESULT_COLUMNS = (
-    *("Pictures of", "Judge", "CER ↓", "minus control", "relative", "relative to the base", "p (Holm)", "extra text ↓"),
-    *("minus control, per seed", "DSSIM drift minus control ↓", "s per step ÷ control's"),
-    *("λ‖∇aux‖ / ‖∇diffusion‖, median", "steps clipped"),
+    *("Pictures of", "Judge", "CER ↓", "minus control", "relative", "minus control, over seeds alone", "p (Holm)"),
+    *("relative to the base", "minus base, over seeds alone", "p (Holm), base", "extra text ↓"),
+    *("minus control, per seed", "DSSIM drift minus control ↓", "s per step (÷ control's)"),
+    *("λ‖∇aux‖ / ‖∇diffusion‖, median (range)", "steps clipped"),
 )
 
 
@@ -153,7 +174,7 @@ def strata_rows(experiment: Experiment, prompt_set: str, arm: str) -> list[list[
 
 
 def aim_of(experiment: Experiment, prompt_set: str) -> dict[str, tuple[Condition, ...]]:
-    """Arm → the four conditions of the aim, for every arm that can reach it."""
+    """Arm → the conditions of the aim, for every arm that can reach it."""
     arms = candidates(experiment.arms, experiment.runs)
     return {arm: conditions(experiment, arm, prompt_set) for arm in arms}
 
@@ -169,7 +190,7 @@ def views_of(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str, s
 
 
 def answer(experiments: Sequence[Experiment]) -> list[str]:
-    """The answer to the aim, first in a sentence, then the best arm of every regime against the four conditions."""
+    """The answer to the aim, first in a sentence, then the best arm of every regime against the conditions."""
     views, reached, sentences, rows = views_of(experiments), [], [], []
     for experiment, prompt_set, name in views:
         found = aim_of(experiment, prompt_set)
@@ -177,26 +198,36 @@ def answer(experiments: Sequence[Experiment]) -> list[str]:
             sentences.append(f"- {name}: there is no arm beside the control, so nothing can be said.")
             continue
         best = closest(found, mean_error(experiment.summary, prompt_set))
-        states = [condition.state for condition in found[best]]
-        all_met = [arm for arm, four in found.items() if all(condition.state == MET for condition in four)]
+        states = [condition.state for condition in found[best][:IN_AIM]]
+        all_met = [arm for arm, own in found.items() if all(condition.state == MET for condition in own[:IN_AIM])]
         if all_met:
             reached.append(name)
             sentences.append(f"- {name}: **met** by {listed([f'`{arm}`' for arm in all_met])}.")
         else:
-            lacking = [f"{title}: {state}" for title, state in zip(CONDITIONS, states, strict=True) if state != MET]
+            lacking = [f"{title}: {state}" for title, state in zip(CONDITIONS, states, strict=False) if state != MET]
             met = len(states) - len(lacking)
-            sentences.append(f"- {name}: **not met**; `{best}` comes closest ({met} of 4; {'; '.join(lacking)}).")
+            sentences.append(
+                f"- {name}: **not met**; `{best}` comes closest ({met} of {IN_AIM}; {'; '.join(lacking)})."
+            )
         cells = [f"**{condition.state}**: {condition.words}".replace("; ", "<br>") for condition in found[best]]
         rows.append([name, f"`{best}`", *cells])
     note = (
         "The criterion is the same in every regime, and the aim is reached when an arm meets it in every one. Shown is "
         "the arm that meets most conditions, of several the one with the lowest CER: it is chosen on the prompts that "
-        'it is reported on. "Not shown" means that the numbers allow both. Brackets are intervals over prompts. Equal '
-        "wall time: CER at the last evaluated step within the plain control's training time, as the learning curve "
-        "measured it; seconds depend on the machine, and on what else ran on it."
+        'it is reported on. "Not shown" means that the numbers allow both. Brackets are intervals over prompts and '
+        "training seeds together, of drift over prompts. Equal time: CER at the last evaluated step within the plain "
+        f"control's training time. {time_note(experiments)}"
     )
     parts = [overall(len(views), reached), "\n".join(sentences), f"The aim: {AIM}"]
     return [*parts, table(["Regime", "Arm", *CONDITIONS], rows), note] if rows else parts
+
+
+def time_note(experiments: Sequence[Experiment]) -> str:
+    """What the page's seconds are worth."""
+    clocks = listed(sorted({clock(experiment) for experiment in experiments}))
+    if all(experiment.timing is not None for experiment in experiments):
+        return f"Seconds: {clocks}, each arm in its turn, median over the rounds; they depend on the machine."
+    return f"Seconds: {clocks}. They were taken while other work ran on the machine: hints, no evidence."
 
 
 def overall(regimes: int, reached: Sequence[str]) -> str:
@@ -204,15 +235,15 @@ def overall(regimes: int, reached: Sequence[str]) -> str:
 
     Args:
         regimes: how many there are.
-        reached: names of those in which an arm meets all four conditions.
+        reached: names of those in which an arm meets all conditions.
     """
     if not reached:
-        return "**No**: no arm meets all four conditions of the aim."
+        return "**No**: no arm meets all conditions of the aim."
     if len(reached) == regimes:
         every = "in every regime" if regimes > 1 else f"in the regime {reached[0]}"
-        return f"**Yes**: {every} at least one arm meets all four conditions of the aim."
+        return f"**Yes**: {every} at least one arm meets all conditions of the aim."
     where = f"in {len(reached)} of {regimes} regimes ({listed(reached)})"
-    return f"**Not in every regime**: an arm meets all four conditions of the aim {where}, and none in the others."
+    return f"**Not in every regime**: an arm meets all conditions of the aim {where}, and none in the others."
 
 
 def arm_lines(experiment: Experiment, prompt_set: str) -> list[str]:
@@ -231,11 +262,13 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
     verdicts = [verdict_of(experiment, arm, prompt_set) for arm in arms]
     counts = (
         f"{int(size['n_prompts'])} prompts, {int(size['n_images'])} pictures per trained arm, training seeds: "
-        f"{int(size['n_training_seeds'])}; ↓ lower is better, brackets are {confidence:.0%} bootstrap intervals. "
-        f"{rule(confidence)}"
+        f"{int(size['n_training_seeds'])}; ↓ lower is better. Brackets are {confidence:.0%} intervals: of CER over "
+        "prompts, of its differences over prompts and training seeds together (or by Student's t over seeds alone, "
+        f"where the column says so), of drift over prompts. {rule(confidence, experiment.family[0])} The comparisons "
+        f"with the base are another family, of {experiment.family[1]} tests. {time_note([experiment])}"
     )
     more = [explain_control(summary, seeds, prompt_set, confidence), explain_ceilings(summary, prompt_set)]
-    more += [describe_judges(experiment.config)]
+    more += [describe_judges(experiment.config), describe_validation(experiment.config, experiment.runs)]
     more += [] if experiment.drift is None else [describe_drift(experiment.lettered)]
     parts = [f"## {name}", headline(verdicts), counts]
     parts += [table(RESULT_COLUMNS, result_rows(experiment, prompt_set))]
@@ -244,6 +277,8 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
         lines = "\n".join(f"- {line}" for line in contrasts.sentences(between, confidence))
         rows = table(contrasts.COLUMNS, contrasts.contrast_rows(between))
         parts += ["### Arm against arm", contrasts.NOTE, rows, lines]
+    for part in letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set):
+        parts += [f"### {part['title']}", part["note"], table(part["columns"], part["rows"])]
     parts += rewards_and_guards(experiment, prompt_set)
     found = aim_of(experiment, prompt_set)
     if found:
@@ -279,6 +314,22 @@ def losses_used(experiments: Sequence[Experiment]) -> list[str]:
     return [f"- `{loss}`: {LOSSES.get(loss, 'no description')}" for loss in sorted(used - {"none"})]
 
 
+def confirmation(protocol: Protocol | None) -> list[str]:
+    """What makes the page confirmatory, or that it is not."""
+    if protocol is None:
+        return ["No protocol was frozen before these trainings: the page explores, and confirms nothing."]
+    rows = [
+        [f"`{record.path}`", f"`{record.sha256}`", f"`{record.commit}`", f"{record.date:%Y-%m-%d %H:%M:%S} UTC"]
+        for record in protocol.records
+    ]
+    words = (
+        "This page is confirmatory: the files below were committed before the first training began "
+        f"({protocol.run}, {protocol.began:%Y-%m-%d %H:%M:%S} UTC), and have not changed since. The dates are those of "
+        "the committer's and of this machine's clocks."
+    )
+    return [words, table(["File", "SHA-256", "Commit", "Committed"], rows)]
+
+
 def origin(experiments: Sequence[Experiment], command: str) -> list[str]:
     """Command, machines and library versions behind the page."""
     runs = [run for experiment in experiments for run in experiment.runs.values()]
@@ -296,24 +347,27 @@ def origin(experiments: Sequence[Experiment], command: str) -> list[str]:
     return parts
 
 
-def build(experiments: Sequence[Experiment], command: str = "", pictures: str = "results") -> str:
+def build(
+    experiments: Sequence[Experiment], command: str = "", pictures: str = "results", protocol: Protocol | None = None
+) -> str:
     """The page as Markdown; the same numbers give the same bytes.
 
     Args:
         experiments: the regimes, the main one first.
         command: what makes all of this.
-        pictures: folder of the figures' copies, as seen from the page.
+        pictures: folder of the copies of figures and tables, as seen from the page.
+        protocol: what it confirms; None: it explores.
     """
     experiments = corrected(experiments)
     between = contrasts.contrasts_of(experiments)
-    parts = [f"# Results\n\n{NOTICE}", *answer(experiments)]
+    parts = [f"# Results\n\n{NOTICE}", *answer(experiments), *confirmation(protocol)]
     for experiment in experiments:
         for own, prompt_set, name in views_of([experiment]):
             parts += section(own, prompt_set, name, between[own.name][prompt_set])
         for name in shown_figures(experiment):
             where = os.path.join(pictures, f"{experiment.name}-{name}.png")
             parts += [f"### {FIGURES[name].title}", f"![{experiment.title}: {FIGURES[name].title}]({where})"]
-        parts += [f"### The arms of: {experiment.title}", legend(experiment)]
+        parts += [f"### The arms of: {experiment.title}", legend(experiment), copied_note(experiment, pictures)]
     if losses := losses_used(experiments):
         parts += ["## The losses", "\n".join(losses)]
     return "\n\n".join([*parts, *origin(experiments, command)]) + "\n"

@@ -12,20 +12,25 @@ from legible.names import BASE, CEILINGS, CONTROL
 from legible.report.words import counted, listed, p_text
 
 MIN_SEEDS = 3  # training seeds without which nothing is claimed
-PLACEBO = (
-    "The placebo is taught the texts of other samples: it does not exclude that any gradient towards more legible "
-    "glyphs, whatever they spell, would gain as much."
-)
+PLACEBO = {  # how its name ends → what such an arm does and does not exclude
+    "_shuffled": (
+        "The placebo is taught the texts of other samples: it does not exclude that any gradient towards more legible "
+        "glyphs, whatever they spell, would gain as much."
+    ),
+    "_permuted": "The placebo is taught its samples' own letters in another order: what it gains needs no right order.",
+    "_placebo": "The placebo knows no text: what it gains needs none.",
+}
 
 
-def rule(confidence: float) -> str:
-    """When a difference is claimed, in words."""
+def rule(confidence: float, family: int) -> str:
+    """When a difference is claimed, in words; `family`: how many tests are corrected together."""
     return (
-        "A difference is claimed only when every judge's intervals over prompts and over training seeds exclude zero "
-        f"on the same side, every judge's p is below {1 - confidence:.2g} after Holm's correction over all arms and "
-        f"judges of this page, there are at least {MIN_SEEDS} training seeds and none of the other sign, and the "
-        "control is trained alike but for the loss. Intervals in brackets resample prompts, and say nothing of other "
-        "trainings."
+        "A difference is claimed only when every judge's interval over prompts and training seeds together, and that "
+        "over training seeds alone, exclude zero on the same side, every judge's p is below "
+        f"{1 - confidence:.2g} after Holm's correction over all {family} tests of CER against a control on this page "
+        f"(arms × judges × prompt sets of all regimes), there are at least {MIN_SEEDS} training seeds and none of the "
+        "other sign, and the control is trained alike but for the loss. With a single training seed intervals resample "
+        "prompts only, and say nothing of other trainings."
     )
 
 
@@ -33,7 +38,8 @@ def rule(confidence: float) -> str:
 class Judgement:
     """One engine's view of an arm: micro CER of the arm and of its control, their difference and how sure it is.
 
-    `low`, `high`: interval over prompts; `seeds_low`, `seeds_high`: over training seeds; `p_holm`: for the whole page.
+    `low`, `high`: interval over prompts and training seeds (of one seed: prompts); `seeds_low`, `seeds_high`: Student's
+    t over training seeds alone; `p_holm`: for the whole page.
     """
 
     engine: str
@@ -96,7 +102,7 @@ def judgements_of(
         row = own.loc[arm]
         deltas = runs[(runs["engine"] == engine) & (runs["arm"] == arm)]["delta_vs_control"].dropna().tolist()
         numbers = (row["value"], own.loc[row["control"], "value"], row["delta_vs_control"])
-        numbers = (*numbers, row["delta_low"], row["delta_high"], row["p_holm"])
+        numbers = (*numbers, row["two_way_low"], row["two_way_high"], row["p_holm"])
         found.append(Judgement(engine, *map(float, numbers), tuple(deltas), *seed_interval(deltas, confidence)))
     return found
 
@@ -131,7 +137,7 @@ def decide(
     if directions >= {-1, 1}:
         reason = "the judges contradict one another"
     elif unsure:
-        reason = f"the interval of {unsure} over prompts does not exclude zero"
+        reason = f"the interval of {unsure} over {units(number)} does not exclude zero"
     elif not all(j.seeds_agree for j in judgements):
         reason = "the training seeds disagree in sign"
     elif untested:
@@ -141,8 +147,13 @@ def decide(
     elif number < MIN_SEEDS:
         return Verdict(arm, prompt_set, control, f"hint {side}", counted(number), tuple(judgements))
     elif varying := names(j for j in judgements if j.varies):
-        reason = f"the interval of {varying} over training seeds does not exclude zero"
+        reason = f"the interval of {varying} over training seeds alone does not exclude zero"
     return Verdict(arm, prompt_set, control, "not shown" if reason else side, reason, tuple(judgements))
+
+
+def units(seeds: int) -> str:
+    """What an interval resamples."""
+    return "prompts and training seeds" if seeds > 1 else "prompts"
 
 
 def guarded(verdict: Verdict, broken: Sequence[str]) -> Verdict:
@@ -191,8 +202,9 @@ def explain(verdict: Verdict, confidence: float) -> str:
         change = f", {j.delta / j.control:+.0%}".replace("-", "−") if j.control else ""
         views.append(
             f"{engine_label(j.engine)} reads CER {j.value:.3f} instead of {j.control:.3f} "
-            f"({signed(j.delta)}{change}; {confidence:.0%} interval over prompts {signed(j.low)} to {signed(j.high)}, "
-            f"over training seeds {signed(j.seeds_low)} to {signed(j.seeds_high)}; p (Holm) {p_text(j.p_holm)})"
+            f"({signed(j.delta)}{change}; {confidence:.0%} interval over {units(verdict.seeds)} {signed(j.low)} to "
+            f"{signed(j.high)}, over training seeds alone {signed(j.seeds_low)} to {signed(j.seeds_high)}; p (Holm) "
+            f"{p_text(j.p_holm)})"
         )
     agree = all(j.seeds_agree for j in verdict.judgements)
     stability = "The training seeds do not all point the same way."
@@ -207,8 +219,13 @@ def explain(verdict: Verdict, confidence: float) -> str:
         "hint worse": f"a hint at more errors: {verdict.reason}",
         "not shown": f"no difference is shown, because {verdict.reason}",
     }[verdict.outcome]
-    note = f" {PLACEBO}" if is_placebo(verdict.arm) else ""
+    note = f" {placebo_note(verdict.arm)}" if is_placebo(verdict.arm) else ""
     return f"{verdict.arm} against {verdict.control}: {claim}. {'; '.join(views)}. {stability}{note}"
+
+
+def placebo_note(arm: str) -> str:
+    """What a placebo's result means."""
+    return next(note for ending, note in PLACEBO.items() if arm.endswith(ending))
 
 
 def explain_control(summary: pd.DataFrame, seeds: pd.DataFrame, prompt_set: str, confidence: float) -> str:

@@ -40,6 +40,8 @@ class Balance:
 
     def measures(self, step: int) -> bool:
         """Whether both gradients are to be taken apart on this step, on which the auxiliary loss counts."""
+        if self.aux.apart:
+            return True
         if self.aux.balance == "gradient_norm" or step + 1 == self.aux.every:
             return self.aux.balance == "gradient_norm" or self.aux.measure_every > 0
         turns = max(1, self.aux.measure_every // self.aux.every)

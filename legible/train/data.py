@@ -1,17 +1,19 @@
 """What training reads: latents and caption embeddings computed once, and the text regions of every sample."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from legible.corpus.text import characters
 from legible.errors import UserError
 from legible.models.conditioning import Conditioning, unpacked
 from legible.seeds import Stream, stateless_generator
 from legible.tensors import load_tensors, save_tensors
 
+DRAWS = 64  # of an order of letters, until it is another one in every line
 CLASSES = 255  # of characters, beside the background
 TENSORS = ("latents", "boxes", "owners", "masks", "characters")
 LISTS = ("texts", "captions", "alphabet", "stages")
@@ -53,6 +55,11 @@ class TrainingData:
             texts += [strings[place % len(strings)] for place in range(len(found))]
         return torch.tensor(positions, dtype=torch.long), self.boxes[rows], texts
 
+    def region_rows(self, picked: Tensor) -> Tensor:
+        """The rows in `boxes` of all regions of the picked samples, in the order of `regions`, [R]."""
+        rows = [row for sample in picked.tolist() for row in torch.nonzero(self.owners == sample).flatten().tolist()]
+        return torch.tensor(rows, dtype=torch.long)
+
 
 def alphabet_of(characters: Iterable[Iterable[str]]) -> tuple[str, ...]:
     """Every character of these pictures, sorted; nothing when there are more than 255, which one byte cannot count."""
@@ -66,6 +73,40 @@ def other_samples(count: int, seed: int) -> Tensor:
     others = torch.empty(count, dtype=torch.long)
     others[order] = order.roll(1)
     return others
+
+
+def reordered(lines: list[str], generator: torch.Generator) -> list[str | None]:
+    """The letters of a sign's lines in another order, over all lines: each keeps its length and its blanks.
+
+    None for a line that stays what it was: there is no other order, as of "AA" or "5", or none was drawn.
+    """
+    pieces = [characters(line) for line in lines]
+    letters = [piece for line in pieces for piece in line if not piece.isspace()]
+    own = ["".join(line) for line in pieces]
+    for _ in range(DRAWS):
+        drawn = iter([letters[place] for place in torch.randperm(len(letters), generator=generator).tolist()])
+        found = ["".join(piece if piece.isspace() else next(drawn) for piece in line) for line in pieces]
+        if all(new != old for new, old in zip(found, own, strict=True)):
+            break
+    return [None if new == old else new for new, old in zip(found, own, strict=True)]
+
+
+def permuted(data: TrainingData, seed: int) -> TrainingData:
+    """The data with every sample's own letters in another order, a placebo; regions without one are left out.
+
+    Raises:
+        UserError: no text of the data has another order.
+    """
+    texts: list[str | None] = list(data.texts)
+    for sample in range(len(data.latents)):
+        rows = torch.nonzero(data.owners == sample).flatten().tolist()
+        found = reordered([data.texts[row] for row in rows], stateless_generator(seed, Stream.PERMUTED, sample))
+        for row, text in zip(rows, found, strict=True):
+            texts[row] = text
+    kept = [row for row, text in enumerate(texts) if text is not None]
+    if not kept:
+        raise UserError("aux.targets: permuted: no text of the training data has another order of its letters")
+    return replace(data, boxes=data.boxes[kept], owners=data.owners[kept], texts=tuple(texts[row] for row in kept))
 
 
 def save_training_data(path: Path, data: TrainingData) -> None:

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from legible.train.anchor import anchor_loss
-from legible.train.group import ALONE, Group, full
+from legible.train.combine import Gradients, limit_gradients
+from legible.train.group import ALONE, Group
 from legible.train.optimizer import take_step
 from legible.train.session import Place, Session, Task
 from legible.train.step import Losses, add_gradient, by_sigma, norms_and_cosine
-
-Gradients = list[Tensor | None]
 
 
 def train(
@@ -37,6 +36,7 @@ def train(
     """
     session, training = Session(task, place, group), task.training
     balance, trained = session.balance, session.trained
+    session.validate(0)
     for step in session.steps():
         learning_rate = training.learning_rate * min(1.0, (step + 1) / max(training.warmup, 1))
         aux = session.auxiliary(step)
@@ -50,9 +50,9 @@ def train(
             rows.append(losses.detached())
             del losses  # and with it its graph: a decoder's must not outlive its forward pass
         rows = group.collect([row.read() for row in rows])
-        norms, weight = combine_gradients(session, step, extra, measures)
+        norms, weight, extra = combine_gradients(session, step, extra, measures)
         anchor = backward_anchor(task, step)
-        norm = full(torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)).item()
+        norm, limited = limit_gradients(trained, extra, weight, training)
 
         found = losses_of(task, rows, weight, anchor)
         session.check_finite(step, found["loss_total"], norm)
@@ -68,11 +68,14 @@ def train(
             grad_norm_aux=norms and norms[1],
             grad_cosine=norms and norms[2],
             grad_norm=norm,
+            **limited,
             learning_rate=learning_rate,
             seconds=round(session.seconds(), 3),
+            processor_seconds=round(session.processor_seconds(), 3),
         )
+        session.validate(step + 1)
         session.keep(step, stopping)
-    return session.weights()
+    return session.chosen_weights()
 
 
 def losses_of(task: Task, rows: list[Losses], weight: float, anchor: float | None) -> dict[str, Any]:
@@ -128,25 +131,28 @@ def backward(
 
 def combine_gradients(
     session: Session, step: int, extra: Gradients, measures: bool
-) -> tuple[tuple[float, float, float] | None, float]:
-    """Average the gradients over the processes, and add λ times the auxiliary one where it was kept apart.
+) -> tuple[tuple[float, float, float] | None, float, Gradients]:
+    """Average the gradients over the processes, and add λ times the auxiliary one where it was measured apart.
 
     Returns:
-        ‖∇L_diffusion‖, ‖∇L_aux‖ and their cosine, where they were measured, and λ, which may follow from them.
+        ‖∇L_diffusion‖, ‖∇L_aux‖ and their cosine, where they were measured, and λ, which may follow from them; and the
+        auxiliary gradient where it is to stay apart until the anchor's is there too (`limit_gradients`).
     """
     group, trained, balance = session.group, session.trained, session.balance
     for parameter, gradient in zip(trained, group.average([p.grad for p in trained], trained), strict=True):
         parameter.grad = gradient
     extra = group.average(extra, trained) if measures else extra
     if all(gradient is None for gradient in extra):
-        return None, balance.at(step)
+        return None, balance.at(step), extra
     norms = norms_and_cosine(trained, extra)
     balance.observe_norms(*norms[:2])
+    if balance.aux.apart:
+        return norms, balance.at(step), extra
     for parameter, gradient in zip(trained, extra, strict=True):
         if gradient is not None:
             added = balance.at(step) * gradient
             parameter.grad = added if parameter.grad is None else parameter.grad + added
-    return norms, balance.at(step)
+    return norms, balance.at(step), []
 
 
 def backward_anchor(task: Task, step: int) -> float | None:

@@ -1,7 +1,11 @@
 """The model of a run, opened and made ready to be trained: what is trained, what is frozen, and where it lies."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,8 +15,11 @@ from legible.models.opening import DTYPES
 from legible.models.spec import spec_of
 from legible.train.adapters import select_parameters
 from legible.train.assistant import Assistant, merge_assistant
-from legible.train.data import TrainingData
+from legible.train.data import TrainingData, permuted
 from legible.train.group import Group, shard
+
+if TYPE_CHECKING:
+    from legible.train.validation import Validator
 
 
 def roles_of(training: Training) -> tuple[str, ...]:
@@ -26,8 +33,14 @@ def roles_of(training: Training) -> tuple[str, ...]:
     )
 
 
-def data_from(model: Model, training: Training, data: TrainingData, start: Path | None) -> TrainingData:
-    """The data as training starts: of a start with a tuned text encoder that is not trained on, what *it* says."""
+def data_from(model: Model, training: Training, data: TrainingData, start: Path | None, seed: int = 0) -> TrainingData:
+    """The data as training starts: the texts that it teaches, and what a start's tuned text encoder says.
+
+    Raises:
+        UserError: no text of the data has another order of its letters (the placebo `permuted`).
+    """
+    if training.aux.weights and training.aux.targets == "permuted":
+        data = permuted(data, seed)
     tuned = start and any((start / folder).is_dir() for folder in spec_of(model.family).text_encoders)
     if not tuned or training.text_trained:
         return data
@@ -60,3 +73,26 @@ def open_for_training(
     base = empty_model(model)
     total = sum(p.numel() for part in training.parts for p in base.module(part).parameters())
     return opened, parameters, assistant, total
+
+
+def open_watched(
+    config: dict[str, Any], model: Family, training: Training, data: TrainingData, start: Path | None, cache: Path,
+    files: dict[str, Any],
+) -> "Validator | None":  # fmt: skip
+    """What the spelling is watched with (`legible.train.validation.open_validator`), where it is; imported only then.
+
+    Args:
+        cache: folder with a folder for each judge.
+    """
+    settings = config.get("validation")
+    if settings is None:
+        return None
+    opener, shape = import_module("legible.train.validation").open_validator, tuple(data.latents.shape[1:])
+    return opener(config, model, training, shape, start, cache / settings.judge, files)
+
+
+def tracking(
+    names: tuple[str, ...], folder: Path, run: str
+) -> AbstractContextManager[tuple[Callable[[dict], None], ...]]:
+    """The trackers that are asked for (`legible.train.trackers.tracking`); imported only then."""
+    return import_module("legible.train.trackers").tracking(names, folder, run) if names else nullcontext(())

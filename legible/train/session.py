@@ -1,12 +1,14 @@
 """A training as it stands: optimiser, averages, λ, log and checkpoints of one run; resumable bit for bit."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,6 +31,9 @@ from legible.train.optimizer import build_optimizer, load_optimizer
 from legible.train.reward import reward_pass
 from legible.train.step import Batch, Losses, dropped_prompts, micro_step
 
+if TYPE_CHECKING:  # opened by name where it is on: what it draws and reads with decides nothing elsewhere
+    from legible.train.validation import Validator
+
 
 @dataclass(frozen=True)
 class Task:
@@ -43,6 +48,8 @@ class Task:
     reference: Reference | None = None  # what the velocity anchor compares with, where it is on
     seed: int = 0
     rewards: dict[str, RewardFunction] = field(default_factory=dict)  # by which it is trained instead; empty = not
+    validator: "Validator | None" = None  # watches the spelling, where this is on
+    told: tuple[Callable[[dict], None], ...] = ()  # trackers: given every row of the log
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,11 @@ class Place:
     def checkpoint(self) -> Path:
         """The file that names the last checkpoint."""
         return self.folder / "checkpoint.json"
+
+
+def processor_time() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    return time.process_time() + sum(os.times()[2:4])
 
 
 class Session:
@@ -83,12 +95,13 @@ class Session:
         shuffled = "shuffled" in (training.aux.targets, training.reward.targets)
         self.others = other_samples(len(task.data.latents), task.seed) if shuffled else None
         self.balance = Balance(training.aux, training.steps)
+        self.log = RunLog(place.folder / "metrics.jsonl", writes=group.rank == 0, told=task.told)
+        self.watch = task.validator.watch() if task.validator else None
         # A method by the values of rewards, the base's weights where it needs them, and what a checkpoint keeps of it.
         self.method = import_module(SAMPLED[training.reward.method]) if training.reward.sampled else None
         self.base = self.method.reference(task) if self.method else {}
         self.kept: dict[str, Any] = {}
-        self.log = RunLog(place.folder / "metrics.jsonl", writes=group.rank == 0)
-        self.first, self.spent = 0, 0.0
+        self.first, self.spent, self.worked = 0, 0.0, 0.0
         if state := load_checkpoint(place.checkpoint, place.key, group):
             for name, part in self.mine.items():
                 part.copy_(state["parameters"][name])
@@ -96,9 +109,11 @@ class Session:
             load_optimizer(self.optimizer, state["optimizer"])
             self.balance.state = state["balance"]
             self.kept = on_device(state.get("kept", {}), task.model.device)
-            self.first, self.spent = state["step"], state["seconds"]
+            self.first, self.spent, self.worked = state["step"], state["seconds"], state["processor_seconds"]
+            if self.watch:
+                self.watch.state = state["validation"]
         self.log.rewind(self.first)
-        self.began = time.monotonic()
+        self.began, self.worked_before = time.monotonic(), processor_time()
 
     def steps(self) -> Iterator[int]:
         """The optimiser steps that are left, with progress."""
@@ -106,11 +121,28 @@ class Session:
         if self.group.rank == 0:
             total = self.task.training.steps
             steps = progress(steps, self.place.label, start=self.first, total=total, unit="step")
-        return iter(steps)
+        return takewhile(lambda step: not self.gave_up, steps)
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the spelling has not become better for so long that training ends early."""
+        return self.watch is not None and self.watch.state["stopped"]
+
+    def validate(self, done: int) -> None:
+        """Judge the spelling after `done` steps, where this is on and due; the time that it takes is not counted."""
+        if self.watch and self.watch.due(done, self.task.training.steps):
+            began, worked = time.monotonic(), processor_time()
+            self.watch.look(self, done)
+            self.began += time.monotonic() - began
+            self.worked_before += processor_time() - worked
 
     def seconds(self) -> float:
         """Wall-clock seconds of all attempts so far."""
         return self.spent + time.monotonic() - self.began
+
+    def processor_seconds(self) -> float:
+        """Processor seconds of all attempts so far, of all threads, children and processes of the group."""
+        return sum(self.group.collect([self.worked + processor_time() - self.worked_before]))
 
     def auxiliary(self, step: int) -> AuxLoss | None:
         """The auxiliary loss on steps on which it counts. Counted in optimiser steps: accumulation cannot move it."""
@@ -158,6 +190,11 @@ class Session:
         """Copies of the weights to keep: averaged ones if EMA is on; sharded ones whole, in the first process."""
         return whole_weights(self.averaged or self.mine, self.task.parameters, self.group)
 
+    def chosen_weights(self) -> dict[str, Tensor]:
+        """`weights`, or those that spelled best where validation keeps these."""
+        best = self.watch.best_weights(self.place.folder) if self.watch else None
+        return self.weights() if best is None else best
+
     def keep(self, step: int, stopping: Callable[[], bool]) -> None:
         """Write what is due after `step`: a snapshot, a checkpoint.
 
@@ -169,8 +206,9 @@ class Session:
             kept = self.weights()
             if self.group.rank == 0:
                 save_tensors(self.place.folder / f"snapshot-{done}.safetensors", kept)
-        stop = self.group.any(stopping()) and done < training.steps
-        if stop or done % training.checkpoint_every == 0 or done == training.steps:
+        over = done == training.steps or self.gave_up
+        stop = self.group.any(stopping()) and not over
+        if stop or done % training.checkpoint_every == 0 or over:
             state = {
                 "parameters": self.mine,
                 "averaged": self.averaged,
@@ -179,8 +217,12 @@ class Session:
                 **({"kept": self.kept} if self.kept else {}),
                 "step": done,
                 "seconds": self.seconds(),
+                "processor_seconds": self.worked + processor_time() - self.worked_before,  # each process its own
+                **({"validation": self.watch.state} if self.watch else {}),
             }
             save_checkpoint(self.place.checkpoint, self.place.key, state, self.group)
+            if self.watch and self.group.rank == 0:
+                self.watch.tidy(self.place.folder)
         if stop:
             raise Stopped(
                 f"{self.place.label}: after step {done} of {training.steps}; the same command goes on from there"

@@ -103,6 +103,7 @@ def forward_pass(
             clean=data.latents[wanted].to(model.device),
             samples=samples.to(model.device),
             regions=boxes.to(model.device),
+            rows=data.region_rows(picked[rows]),
             texts=texts,
             masks=data.masks[wanted].to(model.device).float() / 255,
             characters=data.characters[wanted].to(model.device).long(),
@@ -139,6 +140,8 @@ def micro_step(
     weighted, total = torch.full((len(picked),), float("nan"), device=model.device), None
     if aux is not None:
         weights = sample_weights(settings, sigma)
+        if settings.targets == "permuted":  # a sample whose letters have no other order has no region
+            weights = weights * torch.isin(picked, data.owners)
         rows = torch.nonzero(weights > 0).flatten()
         if len(rows):
             losses = weights[rows].to(model.device) * aux(view(rows))

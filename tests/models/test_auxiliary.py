@@ -18,6 +18,7 @@ from legible.seeds import stateless_generator
 from legible.train.adapters import select_parameters
 from legible.train.balance import Balance, scheduled
 from legible.train.data import TrainingData, other_samples
+from legible.train.log import share_at_bound
 from legible.train.step import SIGMA_EDGES, by_sigma, forward_pass, norms_and_cosine
 
 CLIP = {"loss": "clip_region", "lambda": 0.3, "every": 1}
@@ -236,6 +237,14 @@ def test_gradient_norms_are_balanced_to_the_ratio_within_bounds():
     assert balance.at(4) == 50.0
     resumed = Balance(balance.aux, 10, dict(balance.state))
     assert resumed.at(5) == balance.at(5)
+
+
+def test_a_lambda_held_at_a_bound_is_counted():
+    rows = [{"lambda": value} for value in (0.1, 0.5, None, 50.0, 49.9)]
+    bounds = {"lambda_bounds": [0.1, 50.0]}
+    assert share_at_bound(rows, aux_of(balance="gradient_norm", **bounds)) == {"lambda_at_bound": 0.5}
+    assert share_at_bound(rows, aux_of(balance="constant", **bounds)) == {}
+    assert share_at_bound([{"lambda": None}], aux_of(balance="uncertainty", **bounds)) == {}
 
 
 def test_uncertainty_weighting_ends_at_the_ratio_of_the_losses():

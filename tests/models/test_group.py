@@ -30,6 +30,7 @@ VARIANTS = {
     # batch_size is what is shared; the auxiliary loss and the measurement of both gradients are on
     "replicated": {"parallel": "replicate", "aux": CLIP | {"measure_every": 2}},
     "lora": LORA | {"accumulation": 2, "batch_size": 2, "aux": CLIP | {"balance": "gradient_norm", "measure_every": 1}},
+    "apart": {"parallel": "replicate", "aux": CLIP | {"clipping": "each", "conflict": "project"}, "max_grad_norm": 0.5},
     "sharded": {"parallel": "shard", "aux": CLIP | {"measure_every": 0}, "ema": 0.9, "snapshots": [4]},
     # Few steps and no penalty for extra text: it has a corner at 0, over which rounding brings a sample some day.
     "rewarded": {"parallel": "replicate", "steps": 4, "reward": REWARD},

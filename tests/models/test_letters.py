@@ -1,16 +1,19 @@
 """Letters that nano has never drawn: tokens and embeddings of their own, and nothing else changed."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, Qwen3Model
 
+from legible.corpus.scenes import scene_words
 from legible.corpus.templates import vocabulary
 from legible.corpus.words import letters_of
 from legible.fingerprint import ROOT
-from legible.models.zimage.nano import TINY, build_text_encoder
-from legible.nano.letters import add_letters, drawn_rows, further_letters
+from legible.models.zimage.nano import TINY, build, build_text_encoder
+from legible.nano.letters import add_letters, drawn_rows, further_letters, with_words
 from legible.nano.tokenizer import build_tokenizer
 
 CAPTION = 'a sign that says "{}" in bold black letters on white'
@@ -66,3 +69,22 @@ def test_the_shipped_nano_knows_greek_and_cyrillic_capitals():
     ids = tokenizer.convert_tokens_to_ids(list(letters))
     assert sorted(ids) == list(range(len(tokenizer) - len(letters), len(tokenizer)))
     assert encoder.config.vocab_size == len(tokenizer)
+
+
+def test_new_words_become_tokens_and_what_was_known_keeps_its_rows(pair):
+    tokenizer, encoder = pair
+    add_letters(tokenizer, encoder, further_letters(), 7)
+    autoencoder = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4)
+    before = replace(build(TINY, autoencoder, tokenizer), text_encoder=encoder)
+    caption, scene = CAPTION.format("ЖAΩ"), "a ground in red with two rings in white"
+    with torch.no_grad():
+        old = encoder(**tokenizer(caption, return_tensors="pt")).last_hidden_state
+    after = with_words(before, scene_words(), 7)
+    assert after.tokenizer.tokenize(scene) == scene.split()
+    assert "rings" not in tokenizer.tokenize(scene)
+    with torch.no_grad():
+        new = after.text_encoder(**after.tokenizer(caption, return_tensors="pt")).last_hidden_state
+    assert torch.equal(old, new)  # other numbers of tokens, the same rows
+    rows = after.text_encoder.get_input_embeddings().weight
+    assert len(rows) == len(after.tokenizer) == after.text_encoder.config.vocab_size
+    assert len({tuple(row) for row in rows.tolist()}) == len(rows)

@@ -99,6 +99,8 @@ def test_the_measurements_are_what_they_say(built):
     assert measured["denoiser"]["held_out_cer"] > 0.5
     assert measured["denoiser"]["signs"] == prompts
     assert measured["unet"]["held_out_cer"] > 0.5
+    assert measured["scenery"]["pictures_without_text"] == 240
+    assert 0 <= measured["scenery"]["right_all"] < 0.2  # after four steps
     assert measured["caption_clip"]["candidates"] == 256 + 128
     assert 0 <= measured["caption_clip"]["top1_signs"] < 0.2
     assert measured["clip"]["candidates"] == 256
@@ -205,8 +207,10 @@ def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
     return recognizer.open_network(work / part).state_dict()
 
 
-# The denoiser's loop is the UNet's, too, both CLIPs on captions have one, and so have all twins of rewards.
-@pytest.mark.parametrize("part", [part for part in PARTS if part not in ("unet", "unet_clip", "aesthetic", "hps")])
+# The denoiser's loop is the UNet's and the scenery's; both CLIPs on captions have one, so have the twins of rewards.
+@pytest.mark.parametrize(
+    "part", [part for part in PARTS if part not in ("scenery", "unet", "unet_clip", "aesthetic", "hps")]
+)
 def test_an_interrupted_part_ends_like_an_unbroken_one(pool, tmp_path, monkeypatch, part):
     whole = train_long(part, pool, tmp_path / "whole")
     write = RunLog.write

@@ -84,7 +84,8 @@ def test_differences_are_taken_to_the_own_control_with_the_packages_own_statisti
         (found_seeds, by_training_seed(swapped), ["training_seed"]),
     ):
         own, other = (t[t["arm"] == "ctc_anchored"].set_index(keys + more).sort_index() for t in (own, other))
-        columns = [c for c in ("delta_vs_control", "delta_low", "relative_high", "p_value") if c in other]
+        names = ("delta_vs_control", "delta_low", "relative_high", "two_way_low", "relative_two_way_high", "p_value")
+        columns = [c for c in names if c in other]
         pd.testing.assert_frame_equal(own[columns], other[columns], check_dtype=False, check_index_type=False)
     # Everybody else keeps the numbers of the files.
     rest, before = (t[t["arm"] != "ctc_anchored"].set_index(["arm", *keys]) for t in (found, summary))
@@ -103,7 +104,9 @@ def test_the_change_against_the_base_is_there_for_every_arm(folder):
             assert row["base_relative_delta"] == pytest.approx(
                 row["value"] / rows.loc[("base", engine), "value"] - 1, abs=1e-5
             )
-            assert row["base_relative_low"] < row["base_relative_delta"] < row["base_relative_high"]
+            assert row["base_relative_two_way_low"] < row["base_relative_delta"] < row["base_relative_two_way_high"]
+            assert row["base_two_way_low"] < row["base_delta"] < row["base_two_way_high"]
+            assert row["base_delta"] == pytest.approx(row["value"] - rows.loc[("base", engine), "value"], abs=1e-5)
     assert rows.loc[["base", "ceiling_vae"], "base_relative_delta"].isna().all()
 
 

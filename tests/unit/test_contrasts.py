@@ -45,7 +45,7 @@ def test_against_the_control_the_numbers_are_those_of_the_tables(experiment):
     seeds = claims(by_training_seed(experiment.scores))
     for view in judgements(experiment, "held_out", *PAIRS[0]):
         row = rows.loc[("clip_region", view.engine)]
-        expected = row[["value", "delta_vs_control", "delta_low", "delta_high", "p_value"]]
+        expected = row[["value", "delta_vs_control", "two_way_low", "two_way_high", "p_value"]]
         assert (view.value, view.delta, view.low, view.high, view.p_holm) == pytest.approx(tuple(expected))
         assert view.control == pytest.approx(rows.loc[("diffusion_only", view.engine), "value"])
         own = seeds[(seeds["arm"] == "clip_region") & (seeds["engine"] == view.engine)].sort_values("training_seed")

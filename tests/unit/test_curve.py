@@ -54,7 +54,9 @@ def experiment(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_script(folder: Path, without: str = "nothing", config: dict = CONFIG) -> subprocess.CompletedProcess:
+def run_script(
+    folder: Path, without: str = "nothing", config: dict = CONFIG, timing: Path | None = None
+) -> subprocess.CompletedProcess:
     command = [sys.executable, "scripts/score_curve.py", "--config", json.dumps(config)]
     for option, pattern in (
         ("--images", "images/*/*/manifest.jsonl"),
@@ -64,7 +66,7 @@ def run_script(folder: Path, without: str = "nothing", config: dict = CONFIG) ->
         # The order of the files must not matter.
         found = sorted(folder.glob(pattern), reverse=option == "--readings")
         command += [option, *(str(path) for path in found if without not in path.parts)]
-    command += ["--output", str(folder / "curve.csv")]
+    command += ["--output", str(folder / "curve.csv"), *(["--timing", str(timing)] if timing else [])]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -73,7 +75,8 @@ def test_the_curve_by_hand(experiment):
     assert done.returncode == 0, done.stderr
     curve = pd.read_csv(experiment / "curve.csv")
     assert list(curve.columns) == [
-        *("arm", "training_seed", "step", "seconds", "engine", "prompt_set", "value", "delta_vs_control", "n_images")
+        *("arm", "training_seed", "step", "seconds", "clock", "engine", "prompt_set", "value", "delta_vs_control"),
+        "n_images",
     ]
     points = curve[["arm", "step", "seconds", "value"]].itertuples(index=False, name=None)
     assert list(points) == [
@@ -89,6 +92,36 @@ def test_the_curve_by_hand(experiment):
     assert curve.loc[curve["arm"] == "ctc", "delta_vs_control"].tolist() == pytest.approx([0, -0.1, -0.1])
     assert set(curve["n_images"]) == {3}
     assert set(curve["training_seed"]) == {0}
+    assert set(curve["clock"]) == {"wall seconds, other work beside"}
+
+
+def test_seconds_measured_alone_take_the_place_of_those_of_the_runs(experiment):
+    def timed(arm: str, number: int, processor: float, device: str = "cpu") -> dict:
+        seconds = {"steps": 4, "processor_seconds": processor, "wall_seconds": 3 * processor, "device": device}
+        return {"arm": arm, "round": number} | seconds
+
+    rows = [timed("diffusion_only", i, p) for i, p in enumerate((4.0, 8.0, 40.0))] + [timed("ctc", 0, 12.0)]
+    path = experiment / "timing.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    done = run_script(experiment, timing=path)
+    assert done.returncode == 0, done.stderr
+    curve = pd.read_csv(experiment / "curve.csv")
+    # The median of 1, 2 and 10 seconds a step, and 3.
+    assert curve["seconds"].tolist() == [0, 4, 8, 12, 0, 6, 18]
+    assert set(curve["clock"]) == {"processor seconds, measured alone"}
+    pd.DataFrame([row | {"device": "cuda"} for row in rows]).to_csv(path, index=False)
+    assert run_script(experiment, timing=path).returncode == 0
+    curve = pd.read_csv(experiment / "curve.csv")
+    assert curve["seconds"].tolist() == [0, 12, 24, 36, 0, 18, 54]
+    assert set(curve["clock"]) == {"wall seconds, measured alone"}
+    for broken, message in (
+        (pd.DataFrame(rows[:3]), "--timing: the arm ctc is not in it"),
+        (pd.DataFrame(rows).drop(columns="wall_seconds"), "timing.csv: the column wall_seconds is missing"),
+        (pd.DataFrame([*rows, timed("ctc", 1, 1.0, "cuda")]), "timing.csv: rows of one device, cpu or cuda"),
+    ):
+        broken.to_csv(path, index=False)
+        done = run_script(experiment, timing=path)
+        assert (done.returncode, message in done.stderr, done.stderr.count("error:")) == (2, True, 1), done.stderr
 
 
 def test_what_is_missing_is_named(experiment):

@@ -59,6 +59,7 @@ def test_a_path_is_never_taken_for_an_option(tmp_path, monkeypatch):
         ("reader.models", {"reader": {"models": "nowhere"}}),
         ("ocr.easyocr.network", {"ocr": {"easyocr": {"network": "nowhere"}}}),
         ("ocr.tesseract.data", {"ocr": {"tesseract": {"data": "nowhere"}}}),
+        ("glyph_judge.path", {"glyph_judge": {"path": "nowhere"}}),
         ("training.assistant_lora", {"training": {"assistant_lora": "nowhere.safetensors"}}),
         ("arms.x.assistant_lora", {"arms": {"diffusion_only": {}, "x": {"assistant_lora": "nowhere.safetensors"}}}),
         ("benchmarks", {"benchmarks": "nowhere"}),
@@ -102,6 +103,7 @@ def test_every_pattern_names_something():
         **{reward: {"path": "x"} for reward in ("caption_clip", "aesthetic", "pickscore", "hps", "imagereward")},
         "training": {"assistant_lora": "x"}, "arms": {"diffusion_only": {"assistant_lora": "x"}},
         "ocr": {"easyocr": {"models": "x"}, "tesseract": {"data": "x"}},
+        "glyph_judge": {"path": "x"},
     }  # fmt: skip
     plain = config(**full).model_dump(mode="json", by_alias=True)
     assert [pattern for pattern in (*FILES, *FOLDERS) if not list(places(plain, pattern.split(".")))] == []

@@ -12,6 +12,7 @@ import yaml
 
 from legible.config import Data, Fonts
 from legible.corpus.prompts import Excluded, Prompt, load_prompts
+from legible.corpus.scenes import BLENDED, COUNTS, PHRASINGS, SHAPES, STRIPED, TEMPLATES, scene_words
 from legible.corpus.templates import PALETTE, quoted_strings, vocabulary
 from legible.corpus.words import read_words
 from legible.errors import UserError
@@ -29,6 +30,12 @@ SHIFT_PLAN = {
     "rare": {4: 3, 5: 4, 6: 5, 7: 8},
     "nonword": {4: 6, 5: 8, 6: 9, 7: 13},
     "digits": {4: 4, 5: 4, 6: 5, 7: 7},
+}
+VALIDATION_PLAN = {
+    "word": {3: 6, 4: 6, 5: 7, 6: 7},
+    "rare": {3: 2, 4: 2, 5: 3, 6: 3},
+    "nonword": {2: 6, 3: 3, 4: 3, 5: 4, 6: 3},
+    "digits": {2: 2, 3: 1, 4: 2, 5: 2, 6: 2},
 }
 GOOD = {"id": "a-1", "prompt": 'a sign that says "GO"', "targets": ["GO"]}
 
@@ -131,7 +138,7 @@ def test_no_shipped_target_occurs_in_another_and_two_letter_targets_occur_in_no_
     assert not [t for t in targets if len(t) == 2 and any(t in word for word in words)]
 
 
-@pytest.mark.parametrize("path", [HELD_OUT, SHIFT])
+@pytest.mark.parametrize("path", [HELD_OUT, SHIFT, HELD_OUT.parent / "validation.jsonl"])
 def test_every_shipped_prompt_can_be_drawn_as_it_says(path):
     fonts = [font for font in find_fonts(Fonts()) if font.usable]
     for prompt in load_prompts(path):
@@ -191,6 +198,21 @@ def test_the_second_held_out_set_is_what_the_script_writes_and_shares_no_target(
     assert not [(a, b) for a in targets for b in others if a in b or b in a]
 
 
+def test_the_validation_set_is_what_the_script_writes_and_shares_no_target(tmp_path):
+    """Its mix is about the held-out set's; no target is in one of the other sets' or holds one."""
+    config = {"fonts": {"train": TRAIN_FONTS, "held_out": HELD_OUT_FONTS}, "data": {}}
+    path, others = tmp_path / "validation.jsonl", (HELD_OUT, SECOND, SHIFT)
+    arguments = ["--config", json.dumps(config), "--prefix", "validation", "--seed", "6464"]
+    arguments += ["--plan", json.dumps(VALIDATION_PLAN), "--exclude", *others]
+    done = run("make_prompts.py", *arguments, "--output", path)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == (HELD_OUT.parent / "validation.jsonl").read_bytes()
+    targets = [p.targets[0] for p in load_prompts(path)]
+    scored = [p.targets[0] for file in others for p in load_prompts(file)]
+    assert len(set(targets)) == 64
+    assert not [(a, b) for a in targets for b in scored if a in b or b in a]
+
+
 def test_the_shift_set_is_longer_in_fonts_that_the_base_has_never_seen():
     prompts = load_prompts(SHIFT)
     assert len(prompts) == 120
@@ -225,24 +247,55 @@ def test_a_bad_plan_is_named(tmp_path, plan, message):
     assert not path.exists()
 
 
-def test_the_prompts_without_text_are_distinct_and_of_words_that_the_model_knows(tmp_path):
-    done = run("make_no_text_prompts.py", "--output", tmp_path / "no_text.jsonl")
+DRIFT = ("--phrasing", "unseen", "--count", "240", "--seed", "2031", "--prefix", "no_text")
+ANCHOR_SET = ("--phrasing", "taught", "--split", "train", "--count", "96", "--seed", "2032", "--prefix", "anchor")
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("no_text", DRIFT), ("anchor", ANCHOR_SET)])
+def test_the_prompts_without_text_are_distinct_and_of_words_that_the_model_knows(name, arguments, tmp_path):
+    done = run("make_scene_prompts.py", *arguments, "--output", tmp_path / f"{name}.jsonl")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "no_text.jsonl").read_bytes() == NO_TEXT.read_bytes()
-    prompts = load_prompts(NO_TEXT, text=False)
-    assert len({p.prompt for p in prompts}) == len(prompts) == 64
+    shipped = NO_TEXT.parent / f"{name}.jsonl"
+    assert (tmp_path / f"{name}.jsonl").read_bytes() == shipped.read_bytes()
+    prompts = load_prompts(shipped, text=False)
+    assert len({p.prompt for p in prompts}) == len(prompts)
     assert len({p.background for p in prompts}) > 8
     for prompt in prompts:
-        assert set(prompt.prompt.split()) <= set(vocabulary())
-        assert prompt.prompt.endswith(f" on {prompt.background}")
-        assert prompt.color is None or f" {prompt.color} " in prompt.prompt
+        assert set(prompt.prompt.split()) <= {*vocabulary(), *scene_words()}
         assert quoted_strings(prompt.prompt) == []
-    done = run("make_no_text_prompts.py", "--count", "0", "--output", tmp_path / "none.jsonl")
+        assert prompt.background in prompt.prompt
+        assert (prompt.kind == "shapes") == (prompt.count is not None) == (prompt.shape is not None)
+        assert not prompt.count or COUNTS[prompt.count - 1] in prompt.prompt.split()
+
+
+def test_the_drift_prompts_share_neither_scene_nor_sentence_with_what_nano_and_its_anchor_saw():
+    drift, anchor = (load_prompts(NO_TEXT.parent / f"{name}.jsonl", text=False) for name in ("no_text", "anchor"))
+    told = ("kind", "count", "color", "shape", "background")
+    scenes = [
+        {tuple(getattr(p, key) for key in told) for p in prompts if p.kind == "shapes"} for prompts in (drift, anchor)
+    ]
+    assert not scenes[0] & scenes[1]
+
+    def frames(prompts):
+        """The sentences without colours, numbers and shapes."""
+        said = "|".join(
+            [*sorted(PALETTE, key=len, reverse=True), *COUNTS, *SHAPES.values(), *SHAPES, *STRIPED, *BLENDED]
+        )
+        return {re.sub(rf"\b({said})\b", "…", prompt.prompt) for prompt in prompts}
+
+    assert not frames(drift) & frames(anchor)
+    pool = [picture.scene for picture in draw_scenes(Recipe().seed, "train", 2000, 32, 64)]
+    taught = {scene.phrased(t) for scene in pool for t in (TEMPLATES[scene.kind], *PHRASINGS[scene.kind])}
+    assert not {prompt.prompt for prompt in drift} & taught
+
+
+def test_as_many_scenes_as_there_are():
+    done = run("make_scene_prompts.py", "--count", "0", "--output", "none.jsonl")
     assert (done.returncode, "--count: 1 to" in done.stderr) == (2, True)
 
 
 def test_the_prompts_of_scenes_are_distinct_and_were_never_trained_on(tmp_path):
-    done = run("make_scene_prompts.py", "--output", tmp_path / "scenes.jsonl")
+    done = run("make_scene_prompts.py", "--bare", "--output", tmp_path / "scenes.jsonl")
     assert done.returncode == 0, done.stderr
     shipped = NO_TEXT.parent / "scenes.jsonl"
     assert (tmp_path / "scenes.jsonl").read_bytes() == shipped.read_bytes()

@@ -18,7 +18,7 @@ from make_results import ARMS, RATES, SEEDS, make_results
 from legible.config import FIGURES, Config, load
 from legible.errors import UserError
 from legible.figures import inputs
-from legible.figures.labels import arm_label, engine_label
+from legible.figures.labels import arm_label, engine_label, signed
 from legible.io import write_jsonl
 from legible.metrics.compare import claims
 from legible.metrics.statistics import holm, seed_interval
@@ -97,6 +97,7 @@ def page(results) -> str:
     return build(results)
 
 
+BOTH = "prompts and training seeds does not exclude zero"
 GAIN, LOSS = (-0.1, -0.2, -0.05), (0.1, 0.05, 0.2)
 UNSURE, TOUCHING, ALONE = (-0.1, -0.2, 0.01), (-0.1, -0.2, 0.0), (-0.1, float("nan"), float("nan"))
 
@@ -118,7 +119,7 @@ def verdict_of(
             mine = (table["arm"] == "clip_region") & (table["engine"] == engine) & (table["metric"] == "cer_micro")
             table.loc[mine, ["control", "control_differs"]] = [control, differs]
             if table is summary:
-                table.loc[mine, ["delta_vs_control", "delta_low", "delta_high", "p_holm"]] = [*numbers, p]
+                table.loc[mine, ["delta_vs_control", "two_way_low", "two_way_high", "p_holm"]] = [*numbers, p]
                 continue
             for seed in range(3):
                 share = seeds[seed] if seed < len(seeds) else float("nan")
@@ -132,12 +133,12 @@ def verdict_of(
         ({}, "better", "Yes: with clip_region the text is read with fewer errors", ""),
         ({"easy": LOSS, "rapid": LOSS}, "worse", "No: with clip_region the text is read with more errors", ""),
         ({"rapid": LOSS}, "not shown", "Not shown", "the judges contradict one another"),
-        ({"rapid": UNSURE}, "not shown", "Not shown", "the interval of RapidOCR over prompts does not exclude zero"),
-        ({"rapid": TOUCHING}, "not shown", "Not shown", "the interval of RapidOCR over prompts does not exclude zero"),
-        ({"rapid": ALONE}, "not shown", "Not shown", "the interval of RapidOCR over prompts does not exclude zero"),
+        ({"rapid": UNSURE}, "not shown", "Not shown", f"the interval of RapidOCR over {BOTH}"),
+        ({"rapid": TOUCHING}, "not shown", "Not shown", f"the interval of RapidOCR over {BOTH}"),
+        ({"rapid": ALONE}, "not shown", "Not shown", f"the interval of RapidOCR over {BOTH}"),
         (
             {"easy": UNSURE, "rapid": UNSURE},
-            *("not shown", "Not shown", "the interval of EasyOCR and RapidOCR over prompts does not exclude zero"),
+            *("not shown", "Not shown", f"the interval of EasyOCR and RapidOCR over {BOTH}"),
         ),
         ({"seeds": (1.0, 1.1, -0.9)}, "not shown", "Not shown", "the training seeds disagree in sign"),
         (
@@ -154,7 +155,7 @@ def verdict_of(
         ),
         (
             {"seeds": (0.02, 0.5, 2.48)},  # of one sign, and far apart
-            *("not shown", "Not shown", "the interval of EasyOCR and RapidOCR over training seeds does not exclude"),
+            *("not shown", "Not shown", "the interval of EasyOCR and RapidOCR over training seeds alone does"),
         ),
         (
             {"differs": "anchor"},
@@ -201,12 +202,14 @@ def test_the_sentence_gives_the_numbers(results):
     text = explain(verdict, 0.95)
     for row in verdict.judgements:
         assert f"CER {row.value:.3f} instead of {row.control:.3f} ({row.delta:+.3f}".replace("-", "−") in text
-        start = f"{row.delta / row.control:+.0%}; 95% interval over prompts {row.low:+.3f} to {row.high:+.3f}, "
-        start += f"over training seeds {row.seeds_low:+.3f} to {row.seeds_high:+.3f}; p (Holm) {p_text(row.p_holm)}"
+        start = f"{row.delta / row.control:+.0%}; 95% interval over prompts and training seeds {row.low:+.3f} to "
+        start += f"{row.high:+.3f}, over training seeds alone {row.seeds_low:+.3f} to {row.seeds_high:+.3f}; p (Holm) "
+        start += p_text(row.p_holm)
         assert start.replace("-", "−") in text
         assert (row.seeds_low, row.seeds_high) == seed_interval(row.seed_deltas, 0.95)
     assert "All 3 training seeds point the same way." in text
-    assert "Intervals in brackets resample prompts, and say nothing of other trainings" in rule(0.95)
+    assert "With a single training seed intervals resample prompts only" in rule(0.95, 8)
+    assert "Holm's correction over all 8 tests of CER against a control on this page" in rule(0.95, 8)
 
 
 def test_tests_are_corrected_over_all_arms_judges_and_regimes_of_a_page(results):
@@ -220,6 +223,11 @@ def test_tests_are_corrected_over_all_arms_judges_and_regimes_of_a_page(results)
         found = claims(experiment.summary).set_index(["arm", "engine"])
         assert found.loc["clip_region", "p_holm"].tolist() == expected
         assert found.loc["base", "p_holm"].tolist() == p_values["base"].tolist()  # no claim
+        assert experiment.family == (4, 8)  # two pages of one arm × two judges; against the base the control, too
+        to_base = claims(one.summary).set_index(["arm", "engine"])["base_p_value"].dropna()
+        start = 4 if experiment is second else 0
+        expected_base = holm(to_base.tolist() * 2)[start : start + 4]
+        assert found["base_p_holm"].dropna().tolist() == expected_base
     assert one.summary["p_holm"].equals(read(results).summary["p_holm"])
 
 
@@ -227,15 +235,15 @@ def test_the_control_is_compared_with_the_base_the_right_way_round(results):
     experiment = read(results)
     summary, seeds = experiment.summary.copy(), experiment.seeds
     mine = (summary["arm"] == "base") & (summary["metric"] == "cer_micro")
-    summary.loc[mine, ["delta_vs_control", "delta_low", "delta_high"]] = [0.1, 0.05, 0.2]
+    summary.loc[mine, ["delta_vs_control", "two_way_low", "two_way_high"]] = [0.1, 0.05, 0.2]
     assert explain_control(summary, seeds, "held_out", 0.95).count("(fewer errors)") == 2
-    summary.loc[mine, ["delta_vs_control", "delta_low", "delta_high"]] = [-0.1, -0.2, -0.05]
+    summary.loc[mine, ["delta_vs_control", "two_way_low", "two_way_high"]] = [-0.1, -0.2, -0.05]
     assert explain_control(summary, seeds, "held_out", 0.95).count("(more errors)") == 2
 
 
 def test_the_whole_page_flips_with_the_spelling(results, page, tmp_path):
     assert "Yes: with clip_region the text is read with fewer errors" in page
-    swapped = RATES | {"diffusion_only": RATES["clip_region"], "clip_region": RATES["diffusion_only"]}
+    swapped = RATES | {"diffusion_only": RATES["clip_region"], "clip_region": 0.5}
     worse = build(add_figures(make_results(tmp_path / "worse", swapped)))
     assert "No: with clip_region the text is read with more errors" in worse
     assert "Yes: with" not in worse
@@ -256,7 +264,10 @@ def test_the_table_holds_every_number_of_the_summary(results, page):
 
 def test_costs_versions_and_configuration_are_there(results, page):
     costs = Page(page).tables["costs"]
-    assert costs[1][:7] == ["diffusion_only (control, λ = 0)", "0", "80", "40", "0.5", "1.40", "4,900,000 of 5,100,000"]
+    counts = ["80", "40", "60", "0.75 (1.00 ×)", "1.40", "4,900,000 of 5,100,000"]
+    assert costs[1][:8] == ["diffusion_only (control, λ = 0)", "0", *counts]
+    assert costs[4][5] == "0.825 (1.10 ×)"
+    assert "Seconds per step: processor seconds, other work beside. Other jobs on the same machine" in page
     assert len(costs) == 7
     for text in ("Test CPU (2 logical cores), Linux", "rapidocr 1.0, normalisation lenient-1", "2.15.0", "ab" * 32):
         assert text in page
@@ -344,7 +355,18 @@ def test_the_tests_show_both_p_values_of_errors_and_of_exact_matches(results, pa
         [p_text(p) for p in (c.p_value, c.p_holm, e.p_value, e.p_holm)]
         for c, e in zip(cer.itertuples(), exact.itertuples(), strict=True)
     ]
-    assert [[row[4], row[5], row[7], row[8]] for row in rows[1:]] == expected
+    assert [[row[5], row[6], row[8], row[9]] for row in rows[1:]] == expected
+    runs = claims(experiment.seeds)
+    for row, c in zip(rows[1:], cer.itertuples(), strict=True):
+        assert row[3] == f"{signed(c.delta_vs_control)} [{signed(c.two_way_low)}, {signed(c.two_way_high)}]"
+        own = runs[(runs["arm"] == "clip_region") & (runs["engine"] == c.engine)]
+        low, high = seed_interval(own["delta_vs_control"].tolist(), 0.95)
+        assert row[4] == f"[{signed(low)}, {signed(high)}]"
+        assert row[10] == f"{signed(c.base_delta)} [{signed(c.base_two_way_low)}, {signed(c.base_two_way_high)}]"
+        base = claims(experiment.summary).set_index(["arm", "engine"]).loc[("base", c.engine), "value"]
+        low, high = seed_interval((own["value"] - base).tolist(), 0.95)
+        assert row[11] == f"[{signed(low)}, {signed(high)}]"
+        assert row[12] == p_text(c.base_p_holm)
     assert [row[:2] for row in rows[1:]] == [["clip_region", "diffusion_only"]] * 2
 
 
@@ -363,7 +385,8 @@ def test_limits_follow_the_configuration_and_the_training(results):
     assert "only other prompts can confirm them" in text
     assert "auxiliary gradient is longer" not in text
     raw = {"ocr": {"rapidocr": {"detect": True}, "easyocr": None}, "seeds": [0]}
-    strong = {"diffusion_only": float("nan"), "clip_region": 16.0, "x_shuffled": float("nan")}
+    none = (float("nan"),) * 3
+    strong = {"diffusion_only": none, "clip_region": (16.0, 9.0, 40.0), "x_shuffled": none}
     other = replace(
         experiment, config=Config.model_validate(raw), strength=strong, arms=[*experiment.arms, "x_shuffled"]
     )
@@ -381,9 +404,12 @@ def test_the_share_of_the_gradient_and_the_clipped_steps_stand_beside_the_costs(
     rows = {(row[0], row[1]): row for row in Page(page).tables["costs"][1:]}
     metrics = pd.concat(inputs.read_metrics(results, ["clip_region"], SEEDS).values())
     measured = metrics.dropna(subset="grad_norm_aux")
-    ratio = (measured["lambda"] * measured["grad_norm_aux"] / measured["grad_norm_diffusion"]).median()
+    ratio = measured["lambda"] * measured["grad_norm_aux"] / measured["grad_norm_diffusion"]
     clipped = sum(metrics["grad_norm"] > 1.0) / len(metrics)
-    assert rows["clip_region", "0"][-2:] == [f"{ratio:.2g}", f"{clipped:.0%}"]
+    assert rows["clip_region", "0"][-2:] == [
+        f"{ratio.median():.2g} ({ratio.min():.2g} to {ratio.max():.2g})",
+        f"{clipped:.0%}",
+    ]
     assert rows["diffusion_only (control, λ = 0)", "0"][-2] == "–"
     longer = metrics.assign(grad_norm=[0.5, 1.0, 1.5, 2.0] * (len(metrics) // 4))
     assert (clipped_share(longer, 1.0), clipped_share(longer, 2.0)) == (0.5, 0.0)

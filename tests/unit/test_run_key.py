@@ -159,7 +159,8 @@ def forget_code() -> None:
         function.cache_clear()
 
 
-CLIP, READER, ALL = {"clip_region", "clip_contrastive"}, {"ctc", "recognizer_feature"}, {"none", *LOSSES}
+CLIP, READER = {"clip_region", "clip_contrastive"}, {"ctc", "recognizer_feature", "self_reading"}
+ALL = {"none", *LOSSES}
 
 
 @pytest.mark.parametrize(

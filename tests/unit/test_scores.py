@@ -14,8 +14,17 @@ from legible.errors import UserError
 from legible.io import write_jsonl
 from legible.metrics.characters import character_errors
 from legible.metrics.scores import DTYPES, kind_of_characters, score_images
-from legible.metrics.statistics import exact_mcnemar
-from legible.metrics.summary import METRICS, by_training_seed, summarise, with_holm
+from legible.metrics.statistics import exact_mcnemar, sign_flip, two_way_bootstrap
+from legible.metrics.summary import (
+    AGAINST_BASE,
+    METRICS,
+    TWO_WAY,
+    by_training_seed,
+    draw,
+    summarise,
+    with_distance,
+    with_holm,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORING = Scoring(resamples=300)
@@ -170,6 +179,35 @@ def test_the_summary_by_hand(scores):
     assert pick(summary, "clip_region", "cer_macro")["value"] == pytest.approx((0.25 + 0.125) / 6)
     assert pick(summary, "diffusion_only", "cer_micro", "length=2")["value"] == pytest.approx(2 / 6)
     assert pick(summary, "diffusion_only", "wer", "kind=word")["value"] == pytest.approx(0.5 / 3)
+
+
+def test_gains_are_taken_over_prompts_and_seeds_together_and_to_the_base_as_well(scores):
+    summary = summarise(scores, SCORING)
+    edits = with_distance(scores[scores["engine"] == "rapidocr"])
+    cells = {arm: rows.pivot_table("distance", "training_seed", "prompt_id") for arm, rows in edits.groupby("arm")}
+    base = edits[edits["arm"] == "base"].groupby("prompt_id")["distance"].mean().to_numpy()[None]
+    length = edits.groupby("prompt_id")["reference_length"].mean().to_numpy()
+    draws = draw(SCORING, "held_out", "all", (2, 6))
+    row = pick(summary, "clip_region", "cer_micro")
+    for prefix, other in (("", cells["diffusion_only"].to_numpy()), ("base_", base)):
+        pair = (cells["clip_region"].to_numpy(), other, length, draws.prompts, draws.seeds, SCORING.confidence)
+        found = two_way_bootstrap(*pair)
+        names = [f"{prefix}{name}" for name in ("two_way_low", "two_way_high")]
+        assert row[names].tolist() == pytest.approx([found.difference.low, found.difference.high])
+        names = [f"{prefix}relative_two_way_low", f"{prefix}relative_two_way_high"]
+        bounds = [found.relative.low, found.relative.high]
+        assert row[names].astype(float).tolist() == pytest.approx(bounds, nan_ok=True)
+        flipped = sign_flip((pair[0] - other).mean(0), draws.signs)
+        assert row[f"{prefix}p_value"] == pytest.approx(max(flipped, found.p_value))
+    assert row["base_delta"] == pytest.approx((1 - 5) / 18)
+    assert row["base_relative_delta"] == pytest.approx(-0.8)
+    assert np.isnan(pick(summary, "clip_region", "wer")[[*TWO_WAY, *AGAINST_BASE]].astype(float)).all()
+    control = pick(summary, "diffusion_only", "cer_micro")
+    assert np.isnan(control[[*TWO_WAY]].astype(float)).all()
+    assert control["base_delta"] == pytest.approx((2.5 - 5) / 18)
+    once = scores[scores["training_seed"].isna() | (scores["training_seed"] == 0)]
+    row = pick(summarise(once, SCORING), "clip_region", "cer_micro")
+    assert (row["two_way_low"], row["two_way_high"]) == (row["delta_low"], row["delta_high"])
 
 
 def test_the_summary_tests_prompts_and_corrects_over_strata(scores):

@@ -35,6 +35,8 @@ def test_every_purpose_has_a_number_of_its_own_that_never_changes():
         "ROUNDING": 8,
         "BUCKETS": 9,
         "PROMPT_DROPOUT": 10,
+        "PERMUTED": 21,
+        "RANDOM_TARGET": 22,
     }
 
 

@@ -18,6 +18,7 @@ from legible.metrics.statistics import (
     resample,
     seed_interval,
     sign_flip,
+    two_way_bootstrap,
 )
 
 
@@ -174,3 +175,113 @@ def test_holm_by_hand():
 def test_holm_lies_between_the_raw_and_the_bonferroni_value(p_values):
     for raw, adjusted in zip(p_values, holm(p_values), strict=True):
         assert raw <= adjusted <= min(1.0, len(p_values) * raw) + 1e-12
+
+
+def every_draw(seeds: int, prompts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of prompts and of seeds: all resamples that there are, each as often as it is drawn."""
+    drawn = [
+        [np.bincount(draw, minlength=size).astype(float) for draw in itertools.product(range(size), repeat=size)]
+        for size in (prompts, seeds)
+    ]
+    pairs = list(itertools.product(*drawn))
+    return np.stack([own for own, _ in pairs]), np.stack([own for _, own in pairs])
+
+
+def test_the_two_way_interval_by_hand():
+    # Effects of prompts 0 1 2 and of seeds 0 and .4, added up: variances of their means 1/3 and .04.
+    cells = np.array([[0.0, 1.0, 2.0], [0.4, 1.4, 2.4]])
+    found = two_way_bootstrap(cells + 1, np.ones((2, 3)), np.ones(3), *every_draw(2, 3), 0.95)
+    # All resamples see variances of 2/9 and .02: two thirds and a half of these.
+    error = np.sqrt(1 / 3 + 0.04)
+    share = (1 / 3) / (1 / 3 + 0.04)
+    half = error * (share * stats.t.ppf(0.975, 2) + (1 - share) * stats.t.ppf(0.975, 1))
+    assert found.difference.value == pytest.approx(1.2)
+    assert (found.difference.low, found.difference.high) == pytest.approx((1.2 - half, 1.2 + half))
+    level = share * stats.t.isf(found.p_value / 2, 2) + (1 - share) * stats.t.isf(found.p_value / 2, 1)
+    assert level == pytest.approx(1.2 / error, rel=1e-6)
+    # The control is 1 in every cell and every resample.
+    assert found.relative.value == pytest.approx(1.2)
+    assert found.relative.high == pytest.approx(1.2 + half)
+    assert found.relative.low == max(-1.0, 1.2 - half)
+
+
+cells = st.lists(st.lists(st.integers(0, 20), min_size=4, max_size=4), min_size=2, max_size=3)
+
+
+@given(cells, st.integers(0, 9))
+def test_a_two_way_interval_excludes_zero_exactly_where_its_test_rejects(errors, number):
+    rng = np.random.default_rng(number)
+    arm = np.array(errors, dtype=float)
+    control, characters = rng.integers(1, 20, arm.shape).astype(float), np.array([2.0, 3.0, 5.0, 4.0])
+    draws = resample(4, 50, rng).astype(float), resample(len(arm), 50, rng).astype(float)
+    found = two_way_bootstrap(arm, control, characters, *draws, 0.9)
+    other = two_way_bootstrap(control, arm, characters, *draws, 0.9)
+    difference = found.difference
+    assert difference.value == pytest.approx((arm - control).sum() / (len(arm) * characters.sum()))
+    assert (difference.low, difference.high) == pytest.approx((-other.difference.high, -other.difference.low))
+    assert difference.low <= difference.value <= difference.high
+    if not np.isnan(found.p_value) and abs(found.p_value - 0.1) > 1e-6:
+        assert (found.p_value < 0.1) == (difference.low > 0 or difference.high < 0)
+    assert found.relative.low >= -1 or np.isnan(found.relative.low)
+
+
+def test_a_single_training_seed_leaves_the_interval_over_prompts_and_no_test():
+    rng = np.random.default_rng(5)
+    arm, control, characters = rng.poisson(1.0, (1, 40)) * 1.0, rng.poisson(2.0, (1, 40)) + 1.0, np.full(40, 4.0)
+    weights = resample(40, 300, rng).astype(float)
+    found = two_way_bootstrap(arm, control, characters, weights, np.ones((300, 1)), 0.95)
+    pair = (arm[0], characters, control[0], characters, weights, 0.95)
+    assert found.difference == paired_bootstrap_delta(*pair)
+    assert found.relative == paired_bootstrap_relative(*pair)
+    assert np.isnan(found.p_value)
+
+
+def test_a_model_without_training_seeds_is_the_same_beside_every_one():
+    rng = np.random.default_rng(6)
+    arm, base, characters = rng.poisson(1.0, (3, 40)) * 1.0, rng.poisson(2.0, (1, 40)) + 1.0, np.full(40, 4.0)
+    draws = resample(40, 300, rng).astype(float), resample(3, 300, rng).astype(float)
+    found = two_way_bootstrap(arm, base, characters, *draws, 0.95)
+    assert found == two_way_bootstrap(arm, np.repeat(base, 3, axis=0), characters, *draws, 0.95)
+    assert found.relative.value == pytest.approx(arm.mean(0).sum() / base.sum() - 1)
+    with pytest.raises(ValueError, match="2 and 3 training seeds"):
+        two_way_bootstrap(arm[:2], np.repeat(base, 3, axis=0), characters, *draws, 0.95)
+    none = two_way_bootstrap(arm, np.zeros((1, 40)), characters, *draws, 0.95)
+    assert np.isnan([none.relative.value, none.relative.low]).all()
+    same = two_way_bootstrap(arm, arm, characters, *draws, 0.95).difference
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    alone = two_way_bootstrap(arm[:, :1], arm[:, 1:2] + 1, np.ones(1), np.ones((300, 1)), draws[1], 0.95)
+    assert np.isnan([alone.difference.low, alone.difference.high, alone.relative.low, alone.p_value]).all()
+
+
+@pytest.mark.parametrize(("seeds", "training"), [(5, 0.0), (5, 0.03), (5, 0.1), (3, 0.03), (3, 0.1)])
+def test_two_way_intervals_cover_and_their_tests_keep_their_level_where_prompts_alone_do_not(seeds, training):
+    """Trainings differ by `training` in CER, whatever the prompt: what prompts alone cannot see, and take for a gain.
+
+    300 experiments without an effect (a difference of the rates) and as many with a quarter less.
+    """
+    rng, prompts = np.random.default_rng([seeds, round(1000 * training)]), 80
+    covered = prompts_covered = rejected = flipped = relative = 0
+    for _ in range(300):
+        characters = rng.integers(2, 7, prompts).astype(float)
+        difficulty = np.clip(rng.normal(0.4, 0.15, prompts), 0.05, None)
+        control = difficulty + rng.normal(0, 0.02, (seeds, 1)) + rng.normal(0, 0.1, (seeds, prompts))
+        own = rng.normal(0, training, (seeds, 1)) + rng.normal(0, 0.15, prompts)
+        arm = control + own + rng.normal(0, 0.1, (seeds, prompts))
+        draws = resample(prompts, 300, rng).astype(float), resample(seeds, 300, rng).astype(float)
+        found = two_way_bootstrap(arm * characters, control * characters, characters, *draws, 0.95)
+        covered += found.difference.low <= 0 <= found.difference.high
+        rejected += found.p_value <= 0.05
+        edits = ((arm - control) * characters).mean(0)
+        alone = paired_bootstrap_delta(
+            (arm * characters).mean(0), characters, (control * characters).mean(0), characters, draws[0], 0.95
+        )
+        prompts_covered += alone.low <= 0 <= alone.high
+        flipped += sign_flip(edits, draw_signs(prompts, rng, 199)) <= 0.05
+        less = two_way_bootstrap((arm - 0.1) * characters, control * characters, characters, *draws, 0.95).relative
+        relative += less.low <= -0.25 <= less.high
+    assert 0.93 <= covered / 300 <= 1.0
+    assert 0.93 <= relative / 300 <= 1.0
+    assert rejected / 300 <= 0.07  # 5 % and two standard errors
+    if training >= 0.03:
+        assert flipped / 300 > 0.08
+        assert prompts_covered / 300 < 0.92

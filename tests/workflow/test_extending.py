@@ -114,7 +114,7 @@ def after(project, request) -> Path:
 
 @pytest.mark.parametrize("after", [["A loss"]], indirect=True)
 def test_a_loss_trains_two_steps(after):
-    rows = read_jsonl(after / "results/crispness/runs/crispness/seed0/metrics.jsonl")
+    rows = read_jsonl(after / "results/crispness/runs/crispness_placebo/seed0/metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1]
     assert all(row["loss_aux"] > 0 and row["grad_norm_aux"] > 0 for row in rows)
 

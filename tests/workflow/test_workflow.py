@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pandas as pd
 import pytest
@@ -110,6 +111,7 @@ EVIDENCE = {
     "drift": {"limit": 2},
     "gradients": 2,
     "cer_levels": [0.9, 0.1],
+    "timing": {"steps": 2, "rounds": 2},
     "segmenter": {"steps": 2, "width": 16},
     "arms": {
         "diffusion_only": {"snapshots": [1]},
@@ -130,6 +132,16 @@ def test_the_evidence_in_miniature(project):
     assert set(zip(curve["arm"], curve["step"], strict=True)) == {
         (arm, step) for arm in ("diffusion_only", "clip_region") for step in (0, 1, 2)
     }
+    # A step of each arm took so many processor seconds, measured while nothing else of the workflow ran.
+    timing = pd.read_csv(results / "timing.csv")
+    arms = ["diffusion_only", "clip_region", "sum"]
+    assert timing["arm"].tolist() == [*arms, *arms[1:], arms[0]]
+    assert set(timing["device"]) == {"cpu"}
+    assert timing.groupby("arm")["steps"].first().to_dict() == {"diffusion_only": 2, "clip_region": 8, "sum": 8}
+    assert (timing["processor_seconds"] > 0).all()
+    pace = (timing["processor_seconds"] / timing["steps"]).groupby(timing["arm"]).median()
+    assert curve["seconds"].tolist() == pytest.approx((curve["step"] * curve["arm"].map(pace)).tolist(), rel=1e-4)
+    assert set(curve["clock"]) == {"processor seconds, measured alone"}
     # The last checkpoint knows what the final weights are; a snapshot's are others.
     (checkpoint,) = results.glob("checkpoints/clip_region-seed0-*/checkpoint.json")
     final = load_checkpoint(checkpoint, json.loads(checkpoint.read_text())["key"])["parameters"]
@@ -152,6 +164,11 @@ def test_the_evidence_in_miniature(project):
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", page)
     assert pictures
     assert all((project.folder / "pages" / name).is_file() for name in pictures)
+    links = re.findall(r"[^!]\[[^]]*\]\((results/evidence/[^)]+)\)", page)
+    assert {"results/evidence/timing.csv", "results/evidence/runs.json", "results/evidence/summary.csv"} <= set(links)
+    assert all((project.folder / "pages" / name).is_file() for name in links)
+    (began,) = {run["started"][:10] for run in json.loads((project.folder / "pages" / links[-1]).read_text())}
+    assert began == datetime.now(UTC).date().isoformat()
     assert "Nothing to be done" in project.snakemake("--configfile", "evidence.yaml")
 
 
@@ -231,6 +248,39 @@ def test_arms_are_trained_by_rewards_and_go_on_from_one_another(project):
     again = project.would_run(*targets)
     assert {("train_arm", f"arm={arm}, seed=0") for arm in ("reading", "both")} <= again
     assert not any("diffusion_only" in wildcards for _, wildcards in again)
+
+
+def test_spelling_is_watched_and_what_only_scores_is_refused_as_its_prompts(project):
+    """From the dataset without its targets to the best weights and the figure; afterwards nothing is left to do."""
+    validation = {"limit": 2, "every": 1, "keep": "best"}
+    overlay = project.folder / "watched.yaml"
+    overlay.write_text(yaml.safe_dump({"experiment": "watched", "validation": validation}))
+    results = project.folder / "results" / "watched"
+    targets = ["results/watched/figures/validation_curves.png", "--configfile", "watched.yaml"]
+    project.snakemake(*targets)
+    assert "Nothing to be done" in project.snakemake(*targets)
+    for arm in ("diffusion_only", "clip_region"):
+        folder = results / "runs" / arm / "seed0"
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        run = json.loads((folder / "run.json").read_text())
+        assert [(row["step"], "validation" in row) for row in rows] == [
+            (0, True),
+            (0, False),
+            (1, True),
+            (1, False),
+            (2, True),
+        ]
+        assert run["best_cer"] == min(row["validation"]["cer"] for row in rows if "validation" in row)
+        assert (run["steps"], run["validation_judge"]["engine"]) == (2, "rapidocr")
+    excluded = {
+        name: json.loads((project.folder / "results" / name / "data" / "summary.json").read_text())["excluded_targets"]
+        for name in ("tiny", "watched")
+    }
+    assert excluded == {"tiny": 160, "watched": 224}
+    prompts = validation | {"prompts": "resources/prompts/held_out.jsonl"}
+    overlay.write_text(yaml.safe_dump({"experiment": "watched", "validation": prompts}))
+    said = project.snakemake(*targets, check=False)
+    assert "held_out.jsonl and resources/prompts/held_out.jsonl both ask for '" in said
 
 
 ENGINE = {
