@@ -74,18 +74,8 @@ NANO = "results/nano_models"
 TWINS = ["aesthetic", "hps", "pickscore"]  # of published rewards, on top of the caption CLIP
 READERS = ["recognizer_conv", "recognizer_crnn"]
 FURTHER_READERS = {"cyrillic_conv": "cyrillic", "cyrillic_crnn": "cyrillic"}  # of other alphabets
-NANO_PARTS = [
-    *TWINS,
-    "caption_clip",
-    "clip",
-    "denoiser",
-    "scenery",
-    *READERS,
-    *FURTHER_READERS,
-    "unet",
-    "unet_clip",
-    "vae",
-]
+NANO_PARTS = [*TWINS, *READERS, *FURTHER_READERS]
+NANO_PARTS += ["caption_clip", "clip", "denoiser", "scenery", "unet", "unet_clip", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]
