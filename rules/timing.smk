@@ -26,11 +26,14 @@ def timing_commands(wildcards, input):
     commands = {}
     for job in timed_arms():
         training = timed(CONFIG.arm(job.arm), CONFIG.timing)
+        config = json.loads(training_config(training))
+        # Defaults left out: all arms' commands together must fit into one argument (128 KiB).
+        config["training"] = training.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         own = SimpleNamespace(
             segmenter=first(arm_segmenter(job)), anchor=first(arm_anchor(job)), start=first(arm_start(job))
         )
         files = [*segmenter_option(job, own), *anchor_option(job, own), *start_option(job, own)]
-        command = [*launcher(job), str(CHECKOUT / "scripts" / "train_arm.py"), "--config", training_config(training)]
+        command = [*launcher(job), str(CHECKOUT / "scripts" / "train_arm.py"), "--config", as_json(**config)]
         command += ["--arm", job.arm, "--seed", str(job.seed), "--cache", str(input.cache), *files]
         commands[job.arm] = [*command, "--reader-cache", f"{RESULTS}/cache/ocr/reader"]
     return json.dumps(commands)
