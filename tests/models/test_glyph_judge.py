@@ -19,6 +19,7 @@ from legible.render.damage import DAMAGES
 from legible.seeds import stateless_generator
 
 SHIPPED = Path(ROOT, "resources/nano/glyph_judge")
+shipped = pytest.mark.skipif(not SHIPPED.is_dir(), reason="the glyph judge's weights are not shipped yet")
 RECIPE = Recipe().glyph_judge
 COUNT = 120  # signs
 
@@ -34,6 +35,7 @@ def signs():
     return clean_signs(RECIPE, RECIPE.held_out_fonts, "test", COUNT, 20_000)
 
 
+@shipped
 def test_unseen_damage_in_unseen_fonts_is_told_from_well_formed_letters(judge, signs):
     clean = judged(judge, build_glyphs(signs, (), (0.0,), 5))
     damaged = build_glyphs(signs, RECIPE.held_out_kinds, (0.5, 1.0), 5)
@@ -44,6 +46,7 @@ def test_unseen_damage_in_unseen_fonts_is_told_from_well_formed_letters(judge, s
     assert (found >= judge.threshold).mean() > 0.5
 
 
+@shipped
 def test_what_was_held_out_was_held_out():
     kinds, fonts = set(RECIPE.kinds), set(RECIPE.train_fonts)
     assert not kinds & set(RECIPE.held_out_kinds)
@@ -67,6 +70,7 @@ def test_no_training_can_hear_it():
     assert Path(ROOT, "legible/ocr/glyphs.py") in used_files(Path(ROOT, "scripts/judge_glyphs.py"))
 
 
+@shipped
 def test_the_weights_are_small_and_have_their_threshold(judge):
     assert (SHIPPED / "glyph_judge.safetensors").stat().st_size <= 3e6
     assert 0 < judge.threshold < 1
@@ -90,6 +94,7 @@ def test_a_ground_without_letters_is_not_stretched():
     assert coverage(faint).abs().max() < 0.5
 
 
+@shipped
 def test_probabilities_do_not_depend_on_the_batch(judge, signs):
     pictures = [Image.fromarray(sign.image) for sign in signs[:5]]
     together, alone = judge.probabilities(pictures), [judge.probabilities([picture])[0] for picture in pictures]
@@ -97,6 +102,7 @@ def test_probabilities_do_not_depend_on_the_batch(judge, signs):
     assert judge.probabilities([]) == []
 
 
+@shipped
 def test_other_sizes_and_damaged_files_are_refused(judge, tmp_path):
     with pytest.raises(UserError, match=r"32 × 64 pixels only, got 64 × 64; set glyph_judge: null"):
         judge.probabilities([Image.new("RGB", (64, 64))])
@@ -109,6 +115,7 @@ def test_other_sizes_and_damaged_files_are_refused(judge, tmp_path):
         open_glyph_judge(tmp_path)
 
 
+@shipped
 def test_columns_point_at_the_damaged_letter(judge, signs):
     glyphs = build_glyphs(signs, ("speckled", "extra_stroke"), (1.0,), 7)
     damaged = glyphs.malformed
