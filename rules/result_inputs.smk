@@ -72,7 +72,7 @@ def figure_inputs(wildcards):
         "curve": [f"{RESULTS}/scores/curve.csv"],
         "reached": [f"{RESULTS}/scores/steps_to_levels.csv"],
         "drift": [f"{RESULTS}/scores/drift.csv"],
-        "malformed": [f"{RESULTS}/scores/malformed.csv"] if getattr(CONFIG, "glyph_judge", None) else [],
+        "malformed": [f"{RESULTS}/scores/malformed.csv"] if CONFIG.glyph_judge else [],
         "gradients": [f"{RESULTS}/gradients.csv"],
         "data": [f"{RESULTS}/data/train.parquet"],
         "showcase": [f"{RESULTS}/data/showcase.parquet"],

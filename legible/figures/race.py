@@ -25,9 +25,6 @@ from legible.figures.style import (
 )
 from legible.names import CONTROL
 
-# Columns of curve.csv by which an arm's time is told → words; the first one that is there.
-CLOCKS = {"processor_seconds": "processor seconds of training", "seconds": "seconds of training"}
-
 
 @house_style()
 def draw(
@@ -38,7 +35,7 @@ def draw(
     Placebo arms are left out, as in the figure of what legibility costs.
 
     Args:
-        curve: rows of curve.csv; the time is its `processor_seconds`, or where it has none its `seconds`.
+        curve: rows of curve.csv; its `clock` says what its seconds are.
         drift: rows of drift.csv.
         malformed: rows of malformed.csv; None where no glyph judge looked.
         arms: trained arms; those without a curve are left out.
@@ -47,7 +44,6 @@ def draw(
     Raises:
         UserError: the control has no curve, or an arm no drift or malformed rate.
     """
-    clock = next(name for name in CLOCKS if name in curve)
     order = [arm for arm in with_control_first(arms) if arm in set(curve["arm"]) and not is_placebo(arm)]
     if CONTROL not in order:
         raise UserError(f"scores/curve.csv: the arm {CONTROL} is not in it; run the score stage again")
@@ -61,7 +57,7 @@ def draw(
     grid = figure.subplots(len(rows), len(ratios), squeeze=False, sharex="col", sharey="row", width_ratios=ratios)
     for panels, (prompt_set, engine) in zip(grid, rows, strict=True):
         own = select(curve, prompt_set=prompt_set, engine=engine)
-        ends = draw_curves(panels[0], own, order, looks, clock)
+        ends = draw_curves(panels[0], own, order, looks)
         paid = [moved]
         if malformed is not None:
             paid.append(costs(select(malformed, prompt_set=prompt_set), order, "scores/malformed.csv"))
@@ -77,7 +73,7 @@ def draw(
         )
         places = [(paid[-1][arm], ends[arm]) for arm in order]
         side_labels(panels[-1], places, list(map(arm_label, order)), [colors[arm] for arm in order])
-    grid[-1][0].set_xlabel(CLOCKS[clock])
+    grid[-1][0].set_xlabel(curve["clock"].iloc[0])
     for axes, words in zip(grid[-1][1:], (f"drift ({METRIC_OF_DRIFT})", "malformed"), strict=False):
         axes.set_xlabel(f"{words}\n← less")
     figure.supylabel("character error rate   ← better", fontsize=9)
@@ -85,19 +81,17 @@ def draw(
     return figure
 
 
-def draw_curves(
-    axes: Axes, own: pd.DataFrame, order: Sequence[str], looks: dict[str, tuple], clock: str
-) -> dict[str, float]:
+def draw_curves(axes: Axes, own: pd.DataFrame, order: Sequence[str], looks: dict[str, tuple]) -> dict[str, float]:
     """All arms' curves in one panel; the mean error rate at which each ends."""
     ends = {}
     for arm in order:
         color, marker, line = looks[arm]
         mine = own[own["arm"] == arm].sort_values("step")
         for _, seed in mine.groupby("training_seed"):
-            axes.plot(seed[clock], seed["value"], linewidth=0.5, alpha=0.45, color=color, linestyle=line)
-        mean = mine.groupby("step")[[clock, "value"]].mean()
+            axes.plot(seed["seconds"], seed["value"], linewidth=0.5, alpha=0.45, color=color, linestyle=line)
+        mean = mine.groupby("step")[["seconds", "value"]].mean()
         wide = 2.4 if arm == CONTROL else 1.3
-        axes.plot(mean[clock], mean["value"], marker=marker, ms=3.5, linewidth=wide, color=color, linestyle=line)
+        axes.plot(mean["seconds"], mean["value"], marker=marker, ms=3.5, linewidth=wide, color=color, linestyle=line)
         ends[arm] = float(mean["value"].iloc[-1])
     start = own[own["step"] == 0]["value"]
     if len(start):

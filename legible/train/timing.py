@@ -13,9 +13,12 @@ from legible.progress import progress
 
 
 def cycle(training: Training) -> int:
-    """After how many steps all kinds of steps have come in their turn: with the auxiliary loss, and with measuring."""
+    """After how many steps all kinds of steps have come in their turn: with the auxiliary loss, and with measuring.
+
+    Of `grpo`: those that draw pictures, and those that learn from them again.
+    """
     if not training.aux.weights:
-        return 1
+        return training.reward.grpo.updates
     every, measured = training.aux.every, training.aux.measure_every
     return every * max(1, measured // every)
 
