@@ -7,13 +7,13 @@ from pathlib import Path
 
 from legible.config import critics_of, sections
 from legible.errors import run_cli
-from legible.io import atomic_path, read_jsonl, sha256_file, write_json
+from legible.io import atomic_path, read_jsonl, write_json
 from legible.losses.auxiliary import open_aux_loss, open_critics
 from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
 from legible.models.opening import choose_device
 from legible.names import Run
-from legible.provenance import decides_training, environment, peak_memory_bytes
+from legible.provenance import decides_training, environment, file_hashes, peak_memory_bytes
 from legible.rewards.reward import build_rewards
 from legible.tensors import load_tensors
 from legible.train.adapters import keep_weights
@@ -38,9 +38,7 @@ def main() -> None:
     parser.add_argument("--arm", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument(
-        "--reader-cache", type=Path, default=Path("results/cache/ocr/reader"), help="folder for the ctc loss's network"
-    )
+    parser.add_argument("--reader-cache", type=Path, default=Path("results/cache/ocr/reader"), help="the network's")
     parser.add_argument("--segmenter", type=Path, help="latent segmenter of the char_segmentation loss")
     parser.add_argument("--start", type=Path, help="folder of the weights from which it goes on")
     parser.add_argument("--anchor", type=Path, help="trajectories of the base model for the velocity anchor")
@@ -93,7 +91,6 @@ def main() -> None:
     with atomic_path(arguments.output_dir / "metrics.jsonl") as temporary:
         shutil.copyfile(folder / "metrics.jsonl", temporary)
     rows = read_jsonl(folder / "metrics.jsonl")
-    written = sorted(path for path in (arguments.output_dir / "weights").rglob("*") if path.is_file())
     run = {
         "arm": arguments.arm,
         "seed": arguments.seed,
@@ -112,7 +109,7 @@ def main() -> None:
         **times(steps_of(rows)),
         "device": device.type,
         "peak_memory_bytes": peak_memory_bytes(),
-        "weights": {str(path.relative_to(arguments.output_dir)): sha256_file(path) for path in written},
+        "weights": file_hashes(arguments.output_dir, "weights"),
         **environment(),
     }
     write_json(arguments.output_dir / "run.json", run)  # last: it says that everything else is there
