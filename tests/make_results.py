@@ -52,10 +52,10 @@ def kind_of(word: str) -> str:
     return "digits" if word.isdigit() else "nonword" if word in ("DGB", "QX", "MU") else "word"
 
 
-def make_prompts(extra: str = "") -> list[Prompt]:
-    """One prompt a word; `extra` is written into the prompt text of the first one."""
+def make_prompts(extra: str = "", times: int = 1) -> list[Prompt]:
+    """So many prompts a word; `extra` is written into the prompt text of the first one."""
     prompts = []
-    for i, word in enumerate(WORDS):
+    for i, word in enumerate(WORDS * times):
         color, background = COLORS[i % len(COLORS)]
         text = f'a sign that says "{word}" in bold {color} letters on {background}' + (extra if i == 0 else "")
         prompts.append(Prompt(f"p{i:02d}", text, (word,), kind_of(word), "DejaVu Sans Bold", color, background))
@@ -224,12 +224,14 @@ def make_results(
     pictures: bool = True,
     evidence: bool = True,
     trainings: dict[str, dict] | None = None,
+    times: int = 1,
 ) -> Path:
     """The tree of results/{experiment} that figures and report read; `evidence`: with drift, curve and gradients.
 
-    `trainings`: arms' own keys of the configuration; by default those of config.yaml, or the ctc loss.
+    `trainings`: arms' own keys of the configuration; by default those of config.yaml, or the ctc loss. `times`: prompts
+    per word.
     """
-    prompts, rates = make_prompts(extra), rates or RATES
+    prompts, rates = make_prompts(extra, times), rates or RATES
     spelling, arms = write_scores(folder, rates, prompts), trained_arms(rates)
     raw = Config().model_dump(mode="json", by_alias=True)
     ctc = {"aux": {"loss": "ctc", "lambda": 1.0, "every": 1}}
