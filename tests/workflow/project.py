@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = "results/tiny"
 # Figures of measurements that the tiny experiment (like the default one) does not take.
 OPTIONAL = {"learning_curves", "steps_to_cer", "drift_tradeoff", "gradient_reach", "adaptive_weights"}
-OPTIONAL |= {"validation_curves"}
+OPTIONAL |= {"race", "validation_curves"}
 FIGURES = set(CATALOGUE) - OPTIONAL
 # Drawn from scores; the other figures do not depend on any model's images.
 FROM_SCORES = FIGURES - {"training_curves", "dataset"}
