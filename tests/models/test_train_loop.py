@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from training import Killed, equal, killed_at, metrics, on_pixels, region_loss, 
 
 from legible.config import Model
 from legible.errors import UserError
+from legible.io import read_jsonl
 from legible.models import flow
 from legible.models.family import open_model
 from legible.seeds import stateless_generator
@@ -18,6 +20,7 @@ from legible.train import session, state
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import load_checkpoint
 from legible.train.data import TrainingData
+from legible.train.log import times
 from legible.train.loop import train
 from legible.train.session import Place, Task
 from legible.train.step import micro_step
@@ -286,6 +289,26 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(fold
     # Nothing already computed is lost: without the poison the run goes on and ends like an unbroken one.
     resumed = run(folders.zimage, data, training, tmp_path / "work", aux)
     assert equal(resumed, run(folders.zimage, data, training, tmp_path / "whole", aux))
+
+
+def test_seconds_and_the_beginning_are_those_of_all_attempts(folders, data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        killed_at(patch, 6)  # of the first attempt step 4 is in its log, and not in its last checkpoint
+        with pytest.raises(Killed):
+            run(folders.zimage, data, settings(), tmp_path)
+    first = read_jsonl(tmp_path / "metrics.jsonl")
+    saved = load_checkpoint(tmp_path / "checkpoint.json", "key")
+    assert first[3]["processor_seconds"] <= saved["processor_seconds"] + 1e-3  # rows are rounded
+    run(folders.zimage, data, settings(), tmp_path)
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert rows[:4] == first[:4]
+    counted = [row["processor_seconds"] for row in rows]
+    assert counted == sorted(counted)
+    assert counted[0] > 0
+    assert counted[4] >= saved["processor_seconds"] - 1e-3  # goes on, and does not begin again
+    began = datetime.fromisoformat(times(rows)["started"]).timestamp()
+    assert began == pytest.approx(first[0]["time"] - first[0]["seconds"], abs=1)
+    assert times(rows)["processor_seconds"] == counted[-1]
 
 
 def test_a_gradient_that_is_not_finite_stops_too(folders, data, tmp_path):

@@ -99,7 +99,7 @@ def test_hub_ids_and_folders():
 def test_every_pattern_names_something():
     """A renamed key would drop out of the check silently."""
     full = {
-        "fonts": {"folders": ["x"]}, "drift": {}, "benchmarks": "x", "reader": {"models": "x"},
+        "fonts": {"folders": ["x"]}, "drift": {}, "benchmarks": "x", "protocol": "x", "reader": {"models": "x"},
         **{reward: {"path": "x"} for reward in ("caption_clip", "aesthetic", "pickscore", "hps", "imagereward")},
         "training": {"assistant_lora": "x"}, "arms": {"diffusion_only": {"assistant_lora": "x"}},
         "ocr": {"easyocr": {"models": "x"}, "tesseract": {"data": "x"}},

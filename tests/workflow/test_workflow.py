@@ -134,8 +134,9 @@ def test_the_evidence_in_miniature(project):
     }
     # A step of each arm took so many processor seconds, measured while nothing else of the workflow ran.
     timing = pd.read_csv(results / "timing.csv")
-    arms = ["diffusion_only", "clip_region", "sum"]
-    assert timing["arm"].tolist() == [*arms, *arms[1:], arms[0]]
+    arms = timing["arm"].tolist()[:3]
+    assert set(arms) == {"diffusion_only", "clip_region", "sum"}
+    assert timing["arm"].tolist() == [*arms, *arms[1:], arms[0]]  # the second round begins with another one
     assert set(timing["device"]) == {"cpu"}
     assert timing.groupby("arm")["steps"].first().to_dict() == {"diffusion_only": 2, "clip_region": 8, "sum": 8}
     assert (timing["processor_seconds"] > 0).all()
