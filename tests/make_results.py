@@ -146,6 +146,11 @@ def write_runs(folder: Path, config: Config) -> None:
                 row["grad_cosine"] = noise + 0.02 * place if measured else None
                 seconds = {"seconds": 0.5 * (step + 1), "processor_seconds": 0.75 * (step + 1)}
                 rows.append(row | seconds | {"time": 1.7e9 + step})
+                if step % 20 == 19:  # an evaluation is a row of its own
+                    found = {"cer": 0.4 - 0.001 * step * place, "exact": 0.3, "prompts": 8}
+                    rows.append(
+                        {"step": step + 1, "seconds": 0.5 * (step + 1), "time": 1.7e9 + step, "validation": found}
+                    )
             run = folder / "runs" / arm / f"seed{seed}"
             write_jsonl(run / "metrics.jsonl", rows)
             provenance = {"machine": "Test CPU (2 logical cores), Linux", "cores": 2, "versions": {"torch": "2.15.0"}}

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from legible.config import FigureStyle
 from legible.errors import UserError
-from legible.figures.labels import arm_label, engine_label, is_placebo, with_control_first
+from legible.figures.labels import METRIC_OF_DRIFT, arm_label, engine_label, is_placebo, with_control_first
 from legible.figures.panels import METRIC, panel_keys, select, whiskers
 from legible.figures.style import (
     INK,
@@ -26,7 +26,6 @@ from legible.figures.style import (
 from legible.names import BASE, CONTROL, SCALE
 
 INTERVAL = ("value", "ci_low", "ci_high")
-METRIC_OF_DRIFT = "dssim"
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:

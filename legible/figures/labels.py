@@ -8,6 +8,7 @@ from legible.config import GLYPH_JUDGE, JUDGES
 from legible.errors import UserError
 from legible.names import BASE, CEILINGS, CONTROL, PLACEBOS, SCALE
 
+METRIC_OF_DRIFT = "dssim"  # of drift.csv, that figures show
 ARM_LABELS = {
     BASE: "base (not fine-tuned)",
     CONTROL: f"{CONTROL} (control, λ = 0)",

@@ -9,8 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from legible.config import FigureStyle
 from legible.errors import UserError
-from legible.figures.drift_tradeoff import METRIC_OF_DRIFT
-from legible.figures.labels import arm_label, engine_label, is_placebo, with_control_first
+from legible.figures.labels import METRIC_OF_DRIFT, arm_label, engine_label, is_placebo, with_control_first
 from legible.figures.panels import panel_keys, select
 from legible.figures.style import (
     LINES,

@@ -209,7 +209,7 @@ def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
 
 # The denoiser's loop is the UNet's and the scenery's; both CLIPs on captions have one, so have the twins of rewards.
 @pytest.mark.parametrize(
-    "part", [part for part in PARTS if part not in ("scenery", "unet", "unet_clip", "aesthetic", "hps")]
+    "part", [part for part in PARTS if part not in ("scenery", "glyph_judge", "unet", "unet_clip", "aesthetic", "hps")]
 )
 def test_an_interrupted_part_ends_like_an_unbroken_one(pool, tmp_path, monkeypatch, part):
     whole = train_long(part, pool, tmp_path / "whole")

@@ -56,7 +56,7 @@ def test_the_configuration_has_every_figure_with_its_own_style():
 def test_a_figure_is_drawn_where_its_measurement_is_taken(raw, more):
     config = Config.model_validate(raw)
     measured = {"drift_tradeoff", "gradient_reach", "learning_curves", "steps_to_cer", "adaptive_weights"}
-    measured |= {"validation_curves"}
+    measured |= {"race", "validation_curves"}
     always = set(FIGURES) - measured
     assert {name for name, figure in FIGURES.items() if figure.when(config)} == always | more
 

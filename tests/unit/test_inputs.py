@@ -105,7 +105,9 @@ def test_every_pattern_names_something():
         "ocr": {"easyocr": {"models": "x"}, "tesseract": {"data": "x"}},
         "glyph_judge": {"path": "x"},
     }  # fmt: skip
-    plain = config(**full).model_dump(mode="json", by_alias=True)
+    plain = config(**full).model_dump(mode="json", by_alias=True) | {
+        "validation": {"prompts": "x"}
+    }  # refused with LoRA
     assert [pattern for pattern in (*FILES, *FOLDERS) if not list(places(plain, pattern.split(".")))] == []
 
 

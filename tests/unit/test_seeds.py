@@ -37,6 +37,12 @@ def test_every_purpose_has_a_number_of_its_own_that_never_changes():
         "PROMPT_DROPOUT": 10,
         "PERMUTED": 21,
         "RANDOM_TARGET": 22,
+        "GROUP_NOISE": 31,
+        "GROUP_LEVELS": 32,
+        "GROUP_STEPS": 33,
+        "DAMAGE": 41,
+        "GLYPHS": 42,
+        "PANEL": 43,
     }
 
 
