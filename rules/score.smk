@@ -87,6 +87,9 @@ rule score_attributes:
         " --images {input.images:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
+include: "timing.smk"
+
+
 rule score_curve:
     """CER against steps and seconds, from snapshots of the runs."""
     input:
@@ -114,9 +117,6 @@ rule score_curve:
     shell:
         'python "$LEGIBLE"/scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}'
         " --runs {input.runs:q} {params.timing:q} --output {output.curve:q} --levels {params.levels:q} --reached {output.reached:q} 2>&1 | tee {log:q}"
-
-
-include: "timing.smk"
 
 
 rule score:
