@@ -1,19 +1,6 @@
 """Rebuild the shipped nano models. They are built below results/ and then installed, so that a run never retrains them."""
 
 
-def nano_needs(wildcards):
-    """Denoisers learn on the latents of the finished autoencoder; CLIPs and twins of rewards grow out of others, too."""
-    needs = {"denoiser": ["vae"], "scenery": ["denoiser"], "unet": ["vae"], "unet_clip": ["unet"]}
-    needs |= {"glyph_judge": ["vae"]}
-    needs |= dict.fromkeys(TWINS, ["caption_clip"])
-    return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
-
-
-def nano_prompts(wildcards):
-    """The evaluation prompts whose targets a part may not learn."""
-    return f"{HERE}resources/prompts/{FURTHER_READERS.get(wildcards.nano_part, 'held_out')}.jsonl"
-
-
 rule train_nano_part:
     """Train one nano model; checkpoints and curves stay in the work folder, so a killed training resumes."""
     input:

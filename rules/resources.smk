@@ -1,4 +1,8 @@
-"""What jobs are given: threads, GPUs, memory; and what watches a training's spelling."""
+"""What jobs are given: threads, GPUs, memory; what watches a training's spelling; what is timed; what nano needs."""
+
+from types import SimpleNamespace
+
+from legible.train.timing import timed
 
 WATCHED_GENERATION = ("steps", "guidance_scale", "tuned_steps", "scheduler", "batch_size")
 
@@ -60,3 +64,55 @@ def planned_memory(stage):
         return round(memory_plan()[stage.format(**wildcards)] * (1 + attempt) / 2) if counted else 4000
 
     return mem_mb
+
+
+def timed_arms():
+    """Every arm with the training seed that is timed, as input functions know a job."""
+    return [SimpleNamespace(arm=arm, seed=CONFIG.seeds[0]) for arm in ARMS]
+
+
+def timing_inputs(wildcards):
+    """What the trainings of all arms open."""
+    needs = (arm_models, arm_segmenter, arm_anchor, arm_start)
+    return list(dict.fromkeys(path for job in timed_arms() for files in needs for path in files(job)))
+
+
+def timing_memory(wildcards, attempt):
+    """MB of the largest training."""
+    return max(planned_memory(f"train_{arm}")(wildcards, attempt) for arm in ARMS)
+
+
+def timing_commands(wildcards, input):
+    """Arm → the command that trains it for a few steps, as rule train_arm does, without the folders to write to."""
+    commands = {}
+    for job in timed_arms():
+        training = timed(CONFIG.arm(job.arm), CONFIG.timing)
+        config = json.loads(training_config(training))
+        # Defaults left out: all arms' commands together must fit into one argument (128 KiB).
+        config["training"] = training.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        own = SimpleNamespace(
+            segmenter=first(arm_segmenter(job)), anchor=first(arm_anchor(job)), start=first(arm_start(job))
+        )
+        files = [*segmenter_option(job, own), *anchor_option(job, own), *start_option(job, own)]
+        command = [*launcher(job), str(CHECKOUT / "scripts" / "train_arm.py"), "--config", as_json(**config)]
+        command += ["--arm", job.arm, "--seed", str(job.seed), "--cache", str(input.cache), *files]
+        commands[job.arm] = [*command, "--reader-cache", f"{RESULTS}/cache/ocr/reader"]
+    return json.dumps(commands)
+
+
+def first(paths):
+    """The first of some paths, or nothing."""
+    return paths[0] if paths else ""
+
+
+def nano_needs(wildcards):
+    """Denoisers learn on the latents of the finished autoencoder; CLIPs and twins of rewards grow out of others, too."""
+    needs = {"denoiser": ["vae"], "scenery": ["denoiser"], "unet": ["vae"], "unet_clip": ["unet"]}
+    needs |= {"glyph_judge": ["vae"]}
+    needs |= dict.fromkeys(TWINS, ["caption_clip"])
+    return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
+
+
+def nano_prompts(wildcards):
+    """The evaluation prompts whose targets a part may not learn."""
+    return f"{HERE}resources/prompts/{FURTHER_READERS.get(wildcards.nano_part, 'held_out')}.jsonl"
