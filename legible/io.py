@@ -92,10 +92,14 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def file_hashes(folder: Path, *names: str) -> dict[str, str]:
-    """SHA-256 of a folder's files, or of those in some folders of it; none where there is none (a hub id)."""
+def file_hashes(folder: Path, *names: str, deep: bool = False) -> dict[str, str]:
+    """SHA-256 of a folder's files, or of those in some folders of it; none where there is none (a hub id).
+
+    Args:
+        deep: of files in folders of these, too.
+    """
     folders = [folder / name for name in names] if names else [folder]
-    files = [path for each in folders for path in sorted(each.glob("*")) if path.is_file()]
+    files = [path for each in folders for path in sorted(each.glob("**/*" if deep else "*")) if path.is_file()]
     return {str(path.relative_to(folder)): sha256_file(path) for path in files}
 
 

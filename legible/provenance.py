@@ -16,7 +16,6 @@ from typing import Any
 
 from legible.config import CRITICS, HEARD, JUDGES, SAMPLED, Model, Training, Validation, critics_of
 from legible.fingerprint import ROOT, code_fingerprint
-from legible.io import sha256_file
 from legible.models.spec import spec_of
 
 # Written into provenance files.
@@ -172,9 +171,3 @@ def machine() -> str:
         except ImportError:
             pass
     return f"{name}, {platform.system()}"
-
-
-def file_hashes(folder: Path, part: str) -> dict[str, str]:
-    """SHA-256 of every file below `folder`/`part`, by its path in `folder`, sorted."""
-    files = sorted(path for path in (folder / part).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): sha256_file(path) for path in files}

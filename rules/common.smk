@@ -23,6 +23,7 @@ from legible.models.spec import spec_of
 from legible.names import BASE, CEILINGS, Run, run_of
 from legible.provenance import (
     DIFFUSION,
+    SCORING,
     decides,
     decides_encoding,
     decides_gradients,
@@ -78,7 +79,6 @@ NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "scenery", *READERS, *
 NANO_PARTS += ["glyph_judge", "unet", "unet_clip", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
-SCORING = ["numpy", "pandas", "rapidfuzz", "regex", "scipy"]
 COMPARING = [*SCORING, "open_clip_torch", "pillow", "pyarrow", "scikit-image", "torch"]  # pictures
 DRAWING = ["matplotlib", "numpy", "pandas", "pillow"]
 # A job that could use a GPU asks for one only where there is one: on CPU machines it must not wait for a turn.

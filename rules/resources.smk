@@ -87,7 +87,9 @@ def timing_commands(wildcards, input):
     commands = {}
     for job in timed_arms():
         training = timed(CONFIG.arm(job.arm), CONFIG.timing)
-        config = json.loads(training_config(training))
+        config = {
+            name: own for name, own in json.loads(training_config(training)).items() if name not in watched_sections()
+        }
         # Defaults left out: all arms' commands together must fit into one argument (128 KiB).
         config["training"] = training.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         own = SimpleNamespace(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from legible.config import critics_of, sections
 from legible.errors import run_cli
-from legible.io import atomic_path, read_jsonl, write_json
+from legible.io import atomic_path, file_hashes, read_jsonl, write_json
 from legible.losses.auxiliary import open_aux_loss, open_critics
 from legible.models.family import open_model
 from legible.models.hub import pinned_sections, sources
 from legible.models.opening import choose_device
 from legible.names import Run
-from legible.provenance import decides_training, environment, file_hashes, peak_memory_bytes
+from legible.provenance import decides_training, environment, peak_memory_bytes
 from legible.rewards.reward import build_rewards
 from legible.tensors import load_tensors
 from legible.train.adapters import keep_weights
@@ -109,7 +109,7 @@ def main() -> None:
         **times(steps_of(rows)),
         "device": device.type,
         "peak_memory_bytes": peak_memory_bytes(),
-        "weights": file_hashes(arguments.output_dir, "weights"),
+        "weights": file_hashes(arguments.output_dir, "weights", deep=True),
         **environment(),
     }
     write_json(arguments.output_dir / "run.json", run)  # last: it says that everything else is there

@@ -13,6 +13,7 @@ from legible.losses.view import AuxLoss, View
 from legible.models.conditioning import Conditioning
 from legible.models.family import Family
 from legible.seeds import Stream, stateless_generator
+from legible.train.combine import product
 from legible.train.data import TrainingData
 
 SIGMA_EDGES = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the bins (shares of noise) in which losses are logged
@@ -165,8 +166,5 @@ def add_gradient(loss: Tensor, parameters: list[torch.nn.Parameter], sums: list[
 def norms_and_cosine(parameters: list[torch.nn.Parameter], extra: list[Tensor | None]) -> tuple[float, float, float]:
     """‖∇L_diffusion‖ (in `.grad`), ‖∇L_aux‖ (`extra`) and the cosine between them (0 where one vanishes)."""
     own = [parameter.grad for parameter in parameters]
-    one = math.sqrt(sum(g.double().square().sum().item() for g in own if g is not None))
-    two = math.sqrt(sum(g.double().square().sum().item() for g in extra if g is not None))
-    pairs = [(g, e) for g, e in zip(own, extra, strict=True) if g is not None and e is not None]
-    product = sum((g.double() * e.double()).sum().item() for g, e in pairs)
-    return one, two, product / (one * two) if one and two else 0.0
+    one, two = math.sqrt(product(own, own)), math.sqrt(product(extra, extra))
+    return one, two, product(own, extra) / (one * two) if one and two else 0.0
