@@ -136,3 +136,8 @@ def prompt_options(wildcards):
 def output_folder(wildcards, output):
     """The folder of the first output: the scripts write several files into it."""
     return str(Path(output[0]).parent)
+
+
+def detector_config(wildcards):
+    """The engine's own section, set to find lines."""
+    return CONFIG.detectors()[wildcards.engine].model_dump_json(by_alias=True)

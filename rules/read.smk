@@ -57,7 +57,7 @@ rule read_ocr:
 
 
 rule read_base_without_text:
-    """What an engine reads in the base's pictures of prompts without text: where it reads some, drift is no harm."""
+    """The lines that a detector finds in the base's pictures of prompts without text: many, and drift is no harm."""
     input:
         images=f"{RESULTS}/images/base/{DRIFT}/manifest.jsonl",
         network=engine_files,
@@ -73,7 +73,7 @@ rule read_base_without_text:
         mem_mb=6000,
         runtime="2h",
     params:
-        config=engine_config,
+        config=detector_config,
         cache=f"{RESULTS}/cache/ocr/{{engine}}",
         code=reading_code,
     shell:

@@ -116,9 +116,10 @@ def drift_images(wildcards):
 
 
 def drift_evidence(wildcards):
-    """How far the pictures drifted, and whether the base's pictures of those prompts hold text that judges read."""
-    tables = [f"{RESULTS}/scores/{name}" for name in ("drift.csv", "drift_by_prompt.parquet")]
-    return tables + image_readings([BASE], DRIFT) if CONFIG.drift else []
+    """How far the pictures drifted, what they still show, and in which of the base's a detector finds text."""
+    tables = [f"{RESULTS}/scores/{name}" for name in ("drift.csv", "drift_by_prompt.parquet", "attributes.csv")]
+    lettered = [f"{RESULTS}/ocr/{engine}/{BASE}/{DRIFT}.jsonl" for engine in CONFIG.detectors()]
+    return tables + lettered if CONFIG.drift else []
 
 
 def unseen_option(wildcards):

@@ -276,6 +276,17 @@ class Config(Section):
             name: section for name in type(self.ocr).model_fields if (section := getattr(self.ocr, name)) is not None
         }
 
+    def detectors(self) -> dict[str, RapidOcr | EasyOcr | Tesseract]:
+        """The engines that can say whether a picture holds text at all: set to find lines, and to look twice as close.
+
+        A reader of whole lines finds letters in everything. EasyOCR's detector is a download: it counts where set.
+        """
+        return {
+            name: section.model_copy(update={"detect": True, "scale": 2 * section.scale})
+            for name, section in self.engines().items()
+            if section.detect or not isinstance(section, EasyOcr)
+        }
+
 
 def merge(base: dict, override: dict) -> dict:
     """`base` with the keys of `override` laid over it, dictionaries merged key by key."""

@@ -9,10 +9,8 @@ from rapidfuzz.distance import Levenshtein
 
 from legible.config import RapidOcr
 from legible.models.family import Family
-from legible.ocr import Reading, open_engine
+from legible.ocr import is_text, open_engine
 from legible.seeds import image_noise
-
-SURE = 0.7  # confidence from which a detected line counts as text
 
 
 def read_cer(images: list[Image.Image], targets: list[str], work: Path) -> float:
@@ -26,17 +24,13 @@ def read_cer(images: list[Image.Image], targets: list[str], work: Path) -> float
 
 
 def shows_text(images: list[Image.Image], work: Path) -> list[bool]:
-    """In which pictures RapidOCR's detector finds a line of at least two different letters or digits, surely enough.
+    """In which pictures RapidOCR's detector finds a line that `is_text`.
 
-    Rings, checks and dots read as OOO, 88 or 0 by themselves: that is one character again and again. Of 160 pictures
-    without text that the renderer drew, this takes 1 for text, of 60 signs 59 (`tests/models/test_nano.py`).
+    Of 160 pictures without text that the renderer drew, this takes 1 for text, of 60 signs 59
+    (`tests/models/test_nano.py`).
     """
     engine = open_engine("rapidocr", RapidOcr(detect=True, scale=4), work)
-
-    def written(line: Reading) -> bool:
-        return line.confidence >= SURE and len({c for c in line.text.upper() if c.isalnum()}) > 1
-
-    return [any(map(written, engine.read(image))) for image in images]
+    return [any(is_text(line.text, line.confidence) for line in engine.read(image)) for image in images]
 
 
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:

@@ -27,6 +27,17 @@ class Reading:
     confidence: float
 
 
+SURE = 0.7  # confidence from which a line that a detector found counts as text
+
+
+def is_text(text: str, confidence: float) -> bool:
+    """Whether a line that a detector found is text: at least two different letters or digits, surely enough.
+
+    Rings, checks and dots read as OOO, 88 or 0 by themselves: that is one character again and again.
+    """
+    return confidence >= SURE and len({c for c in text.upper() if c.isalnum()}) > 1
+
+
 @dataclass(frozen=True)
 class Engine:
     """An opened engine. `read` takes an image of any mode and size; an empty list means that it read nothing."""

@@ -23,6 +23,7 @@ METHODS = {
     "dpo": "by Diffusion-DPO",
     "best_of_n": "by rejection sampling",
 }
+LETTERED = 0.1  # from this share of pictures with text on, a model that draws text everywhere cannot be harmed further
 NEVER_NAMED = (
     "aux",
     "reward",
@@ -127,18 +128,17 @@ def describe_judges(config: Config) -> str:
 
 
 def describe_drift(lettered: Mapping[str, tuple[int, int]]) -> str:
-    """What drift on prompts without text can show, by what the judges read in the base model's pictures of them.
+    """What drift on prompts without text can show, by the text that is found in the base's pictures of them.
 
     Args:
-        lettered: engine → (pictures in which it reads something, all of them); empty: not read.
+        lettered: engine → (pictures in which it finds text, all of them); empty: no engine that finds lines.
     """
     limit = "drift on a model that draws letters for every prompt cannot show collateral damage"
     if not lettered:
         return f"Whether the base model's pictures of the prompts without text hold text was not measured: {limit}."
     counts = ", ".join(f"{engine_label(engine)} in {some} of {total}" for engine, (some, total) in lettered.items())
-    if not any(some for some, _ in lettered.values()):
-        return f"The judges read nothing in the base model's pictures of the prompts without text ({counts})."
-    return f"The judges read text in the base model's own pictures of the prompts without text ({counts}): {limit}."
+    found = f"Text is found in the base model's own pictures of the prompts without text by {counts}"
+    return f"{found}: {limit}." if any(some > LETTERED * total for some, total in lettered.values()) else f"{found}."
 
 
 def describe_validation(config: Config, runs: Mapping[tuple[str, int], Mapping]) -> str:

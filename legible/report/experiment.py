@@ -33,6 +33,7 @@ from legible.metrics.summary import AGAINST_BASE, TWO_WAY
 from legible.metrics.timing import SHARED, clock_of, pace_of, read_timing
 from legible.metrics.training import clipped_share, gradient_ratio
 from legible.names import BASE, CONTROL
+from legible.ocr import is_text
 from legible.report.verdict import Verdict, guarded, judge
 
 TESTED = ("relative_delta", *TWO_WAY, *AGAINST_BASE, "p_value", "p_holm")
@@ -62,7 +63,7 @@ class Experiment:
         clipped: arm → share of the steps whose gradient was clipped.
         family: how many tests of CER against a control, and against the base, `p_holm` and `base_p_holm` are corrected
             over; (0, 0): not yet.
-        lettered: judge → (pictures of the base on the drift's prompts in which it reads something, all of them).
+        lettered: judge → (pictures of the base on the drift's prompts in which it finds text, all of them).
     """
 
     results: Path
@@ -130,18 +131,19 @@ def read_experiment(results: Path, config: Config, title: str = "") -> Experimen
         timing=read_timing(results / "timing.csv") if (results / "timing.csv").is_file() else None,
         strength={arm: median_and_range(gradient_ratio(rows)) for arm, rows in together.items()},
         clipped={arm: clipped_share(rows, limit[arm]) for arm, rows in together.items()},
-        lettered=read_lettered(results, sorted(config.engines())),
+        lettered=read_lettered(results, sorted(config.detectors())),
     )
 
 
 def read_lettered(results: Path, engines: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Judge → in how many of the base's pictures of prompts without text it reads something, and of how many."""
+    """Judge → in how many of the base's pictures of prompts without text it finds text, and of how many."""
     found = {}
     for engine in engines:
         path = results / "ocr" / engine / BASE / f"{NO_TEXT}.jsonl"
         if path.is_file():
             rows = read_rows(path, ("readings",), "score")["readings"]
-            found[engine] = (sum(any(piece["text"].strip() for piece in row) for row in rows), len(rows))
+            lettered = [any(is_text(line["text"], line["confidence"]) for line in row) for row in rows]
+            found[engine] = (sum(lettered), len(lettered))
     return found
 
 

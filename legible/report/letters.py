@@ -27,18 +27,25 @@ ATTRIBUTES_NOTE = (
 
 
 def letter_tables(
-    malformed: pd.DataFrame | None, panel: pd.DataFrame | None, attributes: pd.DataFrame | None, prompt_set: str
+    malformed: pd.DataFrame | None,
+    panel: pd.DataFrame | None,
+    attributes: pd.DataFrame | None,
+    prompt_set: str,
+    first: bool = True,
 ) -> list[dict]:
-    """Title, note, columns and rows of each table; those that were measured."""
+    """Title, note, columns and rows of each table; those that were measured.
+
+    The panel and the attributes belong to no prompt set: they stand with the `first` one.
+    """
     tables = []
     if malformed is not None:
         rows = malformed_rows(malformed, prompt_set)
         columns = ["Pictures of", "Control", "malformed ↓", "malformed ↓, minus control"]
         tables.append({"title": "Malformed letters", "note": MALFORMED_NOTE, "columns": columns, "rows": rows})
-    if panel is not None:
+    if first and panel is not None:
         columns, rows = panel_rows(panel)
         tables.append({"title": "What each judge overlooks", "note": PANEL_NOTE, "columns": columns, "rows": rows})
-    if attributes is not None and len(attributes):
+    if first and attributes is not None and len(attributes):
         columns, rows = attribute_rows(attributes)
         tables.append({"title": "Pictures without text", "note": ATTRIBUTES_NOTE, "columns": columns, "rows": rows})
     return tables

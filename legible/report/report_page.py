@@ -256,6 +256,7 @@ def answer(experiment: Experiment, prompt_set: str, found: Sequence[contrasts.Co
     sentences = [explain(verdict, confidence) for verdict in verdicts]
     sentences += [explain_control(summary, seeds, prompt_set, confidence), explain_ceilings(summary, prompt_set)]
     drift = experiment.drift
+    first = prompt_set == next(iter(experiment.config.prompt_sets))
     return {
         "prompt_set": prompt_set,
         "headline": headline(verdicts),
@@ -267,7 +268,7 @@ def answer(experiment: Experiment, prompt_set: str, found: Sequence[contrasts.Co
         "rows": summary_rows(summary, experiment.arms, prompt_set),
         "tests": tested_rows(experiment, prompt_set),
         "rewards": reward_tables(experiment.rewards, experiment.guards, prompt_set),
-        "letters": letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set),
+        "letters": letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set, first),
         "contrasts": contrast_table(found, confidence),
         "guard": [] if drift is None else guard_rows(summary, drift, experiment.arms, prompt_set),
     }

@@ -277,7 +277,8 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
         lines = "\n".join(f"- {line}" for line in contrasts.sentences(between, confidence))
         rows = table(contrasts.COLUMNS, contrasts.contrast_rows(between))
         parts += ["### Arm against arm", contrasts.NOTE, rows, lines]
-    for part in letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set):
+    first = prompt_set == next(iter(experiment.config.prompt_sets))
+    for part in letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set, first):
         parts += [f"### {part['title']}", part["note"], table(part["columns"], part["rows"])]
     parts += rewards_and_guards(experiment, prompt_set)
     found = aim_of(experiment, prompt_set)

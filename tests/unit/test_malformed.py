@@ -121,6 +121,7 @@ def test_the_pages_show_both_tables():
         ["none", "0", "40", "1.00; 1.00", "1.00; 1.00"],
         ["erased", "0.5", "40", "0.60; 0.60", "0.15; 0.15"],
     ]
+    assert letter_tables(malformed, pd.DataFrame(rows), None, "held_out", first=False) == [first]
     assert letter_tables(None, None, None, "held_out") == []
 
 
