@@ -20,7 +20,7 @@ from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
 from legible.io import files_gone, sha256_file, sha256_json
 from legible.models.spec import spec_of
-from legible.names import BASE, CEILINGS, Run, run_of
+from legible.names import BASE, CEILINGS, CONTROL, Run, run_of
 from legible.provenance import (
     DIFFUSION,
     SCORING,

@@ -91,9 +91,9 @@ def image_readings(models, prompt_set):
 
 
 def curve_models(wildcards):
-    """The models of the learning curves: base, snapshots, and the finished runs of the arms that have snapshots."""
-    runs = sorted({str(run_of(snapshot).finished) for snapshot in SNAPSHOTS})
-    return [BASE, *runs, *SNAPSHOTS]
+    """The models of the learning curves: base, snapshots, the finished runs of the arms that have some, the control."""
+    runs = {str(run_of(snapshot).finished) for snapshot in SNAPSHOTS} | {str(Run(CONTROL, s)) for s in CONFIG.seeds}
+    return [BASE, *sorted(runs), *SNAPSHOTS]
 
 
 def curve_images(wildcards):
@@ -106,7 +106,7 @@ def curve_readings(wildcards):
 
 def curve_runs(wildcards):
     """run.json of every run of the learning curves; its metrics.jsonl stands beside."""
-    arms = [arm for arm in ARMS if CONFIG.arm(arm).snapshots]
+    arms = [arm for arm in ARMS if CONFIG.arm(arm).snapshots or arm == CONTROL]
     return expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json", arm=arms, seed=CONFIG.seeds)
 
 

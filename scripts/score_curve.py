@@ -1,7 +1,8 @@
 """Learning curves: the character error rate of every snapshot of a training, against the control at the same step.
 
 Snapshots are called {arm}-seed{n}-step{k}; a curve begins with the base model (step 0) and ends with the finished run
-{arm}-seed{n}. Arms without a snapshot are left out. Models are read from the paths, as in scripts/score_readings.py.
+{arm}-seed{n}. Arms without a snapshot are left out, but for the control. Models are read from the paths, as in
+scripts/score_readings.py.
 """
 
 import argparse

@@ -40,7 +40,7 @@ def read_times(paths: Iterable[Path]) -> Times:
 
 
 def points_of(models: Iterable[str], times: Times) -> dict[str, Run]:
-    """Model → the run at its step: every snapshot, and every finished run whose arm has snapshots.
+    """Model → the run at its step: every snapshot, every finished run whose arm has snapshots, and the control's.
 
     Raises:
         UserError: there is no snapshot, or one without its finished run, its run.json or its row of metrics.jsonl.
@@ -51,6 +51,7 @@ def points_of(models: Iterable[str], times: Times) -> dict[str, Run]:
         raise UserError(
             f"--images: images of {BASE} and of at least one snapshot ({{arm}}-seed{{n}}-step{{k}}) are needed"
         )
+    arms.add(CONTROL)
     points = {}
     # The snapshots first: what is wrong with one is said of it, and not of its finished run.
     for model, run in sorted(runs.items(), key=lambda named: named[1].step is None):
@@ -94,7 +95,7 @@ def learning_curve(
         readings: (engine, model, prompt set) → rows.
         times: of `read_times`.
         scoring: normalisation and cap.
-        arms, seeds: those of the experiment; arms without a snapshot are left out.
+        arms, seeds: those of the experiment; arms without a snapshot are left out, but for the control.
         timing: rows of timing.csv: `seconds` are then its seconds per step times steps, and not those of the runs.
 
     Raises:

@@ -1,6 +1,7 @@
 """Learning curves of snapshots: by hand, and every way in which a point can be missing."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +178,15 @@ def test_steps_to_levels_between_snapshots_and_never():
     assert found["step"]["b", 0, 0.5] == 0
     assert found["step"].isna()["b", 0, 0.3]
     assert steps_to_levels(pd.DataFrame(rows), []).empty
+
+
+def test_the_control_has_a_curve_without_snapshots_too(experiment):
+    for step in (2, 4):
+        shutil.rmtree(experiment / "images" / f"diffusion_only-seed0-step{step}")
+        shutil.rmtree(experiment / "ocr" / "rapidocr" / f"diffusion_only-seed0-step{step}")
+    done = run_script(experiment)
+    assert done.returncode == 0, done.stderr
+    curve = pd.read_csv(experiment / "curve.csv")
+    assert curve[curve["arm"] == "diffusion_only"]["step"].tolist() == [0, 6]
+    assert curve[curve["arm"] == "ctc"]["step"].tolist() == [0, 2, 6]
+    assert "never_snapped" not in set(curve["arm"])
