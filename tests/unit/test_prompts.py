@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from legible.config import Data, Fonts
+from legible.corpus.fresh import overlaps, trained_words
 from legible.corpus.prompts import Excluded, Prompt, load_prompts
 from legible.corpus.scenes import BLENDED, COUNTS, PHRASINGS, SHAPES, STRIPED, TEMPLATES, scene_words
 from legible.corpus.templates import PALETTE, quoted_strings, vocabulary
@@ -30,6 +31,12 @@ SHIFT_PLAN = {
     "rare": {4: 3, 5: 4, 6: 5, 7: 8},
     "nonword": {4: 6, 5: 8, 6: 9, 7: 13},
     "digits": {4: 4, 5: 4, 6: 5, 7: 7},
+}
+CONFIRM_PLAN = {
+    "word": {"4": 38, "5": 42, "6": 22},
+    "rare": {"4": 18, "5": 34, "6": 28},
+    "nonword": {"3": 20, "4": 24, "5": 24, "6": 20},
+    "digits": {"3": 14, "4": 14, "5": 12, "6": 10},
 }
 VALIDATION_PLAN = {
     "word": {3: 6, 4: 6, 5: 7, 6: 7},
@@ -196,6 +203,21 @@ def test_the_second_held_out_set_is_what_the_script_writes_and_shares_no_target(
     others = [p.targets[0] for file in (HELD_OUT, SHIFT) for p in load_prompts(file)]
     assert len(set(targets)) == 160
     assert not [(a, b) for a in targets for b in others if a in b or b in a]
+
+
+def test_the_confirmations_set_is_what_the_script_writes_and_is_fresh(tmp_path):
+    """Drawn with every other prompt file in Latin taken out (docs/PROTOCOL.md)."""
+    config = {"fonts": {"train": TRAIN_FONTS, "held_out": HELD_OUT_FONTS}, "data": {}}
+    path = tmp_path / "confirm.jsonl"
+    others = [HELD_OUT, SECOND, SHIFT, *(HELD_OUT.with_name(f"{name}.jsonl") for name in ("study", "validation"))]
+    arguments = ["--config", json.dumps(config), "--prefix", "confirm", "--seed", "20261128", "--unseen"]
+    arguments += ["--plan", json.dumps(CONFIRM_PLAN), "--exclude", *others]
+    done = run("make_prompts.py", *arguments, "--output", path)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == HELD_OUT.with_name("confirm.jsonl").read_bytes()
+    prompts = load_prompts(path)
+    assert len(prompts) == 320
+    assert overlaps(prompts, {str(other): load_prompts(other) for other in others}, trained_words("latin")) == []
 
 
 def test_the_validation_set_is_what_the_script_writes_and_shares_no_target(tmp_path):
