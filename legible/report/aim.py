@@ -57,8 +57,8 @@ def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], ar
     """Is the micro CER at least 40 % below the own control's for every engine, at the same number of steps?
 
     Where validation chose the weights of a step (the control's, too), both trained for as many; the words say which.
-    Met only when every interval (over prompts and training seeds) as a whole lies there; not shown when the values do,
-    but an interval reaches out.
+    Met only when every interval (over prompts and training seeds) as a whole lies there, not met when one as a whole
+    lies elsewhere; otherwise it is not shown.
     """
     rows = claims(summary)
     rows = rows[(rows["arm"] == arm) & (rows["prompt_set"] == prompt_set)].sort_values("engine")
@@ -78,11 +78,17 @@ def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], ar
     if chosen_best([*mine, *theirs]):
         steps = [counted_steps(own, "best_step") for own in (mine, theirs)]
         words += f"; weights chosen by validation, of step {steps[0]} against {steps[1]}"
-    if not (rows["relative_delta"] <= GOAL).all():
-        return Condition(NOT_MET, words)
+    state = by_intervals(rows["relative_two_way_low"], rows["relative_two_way_high"], GOAL)
     # Stopped early by one rule, the two trained for unequal times: that shows nothing at equal steps.
-    state = MET if (rows["relative_two_way_high"] <= GOAL).all() and not stopped else NOT_SHOWN
+    state = NOT_SHOWN if stopped and state == MET else state
     return matched(Condition(state, words), rows["control_differs"].iloc[0])
+
+
+def by_intervals(low: pd.Series, high: pd.Series, goal: float) -> str:
+    """The state of "at or below `goal` for every engine": a yes takes all intervals, a no takes one."""
+    if (low > goal).any():
+        return NOT_MET
+    return MET if (high <= goal).all() else NOT_SHOWN
 
 
 def counted_steps(runs: Sequence[Mapping], key: str) -> str:
@@ -110,9 +116,9 @@ def enough_against_base(summary: pd.DataFrame, arm: str, prompt_set: str) -> Con
         f"{percent(r.base_relative_two_way_high)}]"
         for r in rows.itertuples()
     )
-    if not (rows["base_relative_delta"] <= BASE_GOAL).all():
-        return Condition(NOT_MET, words)
-    return Condition(MET if (rows["base_relative_two_way_high"] <= BASE_GOAL).all() else NOT_SHOWN, words)
+    return Condition(
+        by_intervals(rows["base_relative_two_way_low"], rows["base_relative_two_way_high"], BASE_GOAL), words
+    )
 
 
 def formed_enough(malformed: pd.DataFrame | None, arm: str, prompt_set: str) -> Condition:
@@ -173,13 +179,13 @@ def sure_enough(summary: pd.DataFrame, seeds: pd.DataFrame, arm: str, prompt_set
     )
     words += against(verdict.control)
     if len(verdict.judgements) < 2:
-        return Condition(NOT_MET, f"{words}; there is one judge only")
+        return Condition(NOT_SHOWN, f"{words}; there is one judge only")
     if verdict.outcome == "better":
         return Condition(MET, f"{words}; {counted(verdict.seeds)}")
     if verdict.outcome == "hint better":
         return Condition(NOT_SHOWN, f"{words}; a hint: {verdict.reason}")
-    excluded = all(j.direction == -1 for j in verdict.judgements)  # the intervals are there: the rest is doubt
-    return Condition(NOT_SHOWN if excluded else NOT_MET, f"{words} ({verdict.reason or 'more errors'})")
+    worse = any(j.direction == 1 for j in verdict.judgements)  # under one judge, by its whole interval
+    return Condition(NOT_MET if worse else NOT_SHOWN, f"{words} ({verdict.reason or 'more errors'})")
 
 
 def equal_time(curve: pd.DataFrame, arm: str, prompt_set: str) -> list[EqualTime]:

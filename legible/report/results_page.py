@@ -12,7 +12,18 @@ from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_
 from legible.metrics.statistics import seed_interval
 from legible.names import BASE, CEILINGS, CONTROL
 from legible.report import contrasts
-from legible.report.aim import AIM, CONDITIONS, IN_AIM, MET, Condition, candidates, closest, conditions
+from legible.report.aim import (
+    AIM,
+    CONDITIONS,
+    IN_AIM,
+    MET,
+    NOT_MET,
+    NOT_SHOWN,
+    Condition,
+    candidates,
+    closest,
+    conditions,
+)
 from legible.report.copies import copied_note
 from legible.report.describe import LOSSES, describe_arm, describe_drift, describe_judges, describe_validation
 from legible.report.experiment import (
@@ -191,7 +202,7 @@ def views_of(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str, s
 
 def answer(experiments: Sequence[Experiment]) -> list[str]:
     """The answer to the aim, first in a sentence, then the best arm of every regime against the conditions."""
-    views, reached, sentences, rows = views_of(experiments), [], [], []
+    views, reached, refuted, sentences, rows = views_of(experiments), [], [], [], []
     for experiment, prompt_set, name in views:
         found = aim_of(experiment, prompt_set)
         if not found:
@@ -206,19 +217,21 @@ def answer(experiments: Sequence[Experiment]) -> list[str]:
         else:
             lacking = [f"{title}: {state}" for title, state in zip(CONDITIONS, states, strict=False) if state != MET]
             met = len(states) - len(lacking)
-            sentences.append(
-                f"- {name}: **not met**; `{best}` comes closest ({met} of {IN_AIM}; {'; '.join(lacking)})."
-            )
+            refuted += [name] if all(any(c.state == NOT_MET for c in own[:IN_AIM]) for own in found.values()) else []
+            state = NOT_MET if name in refuted else NOT_SHOWN
+            closeness = f"{met} of {IN_AIM}; {'; '.join(lacking)}"
+            sentences.append(f"- {name}: **{state}**; `{best}` comes closest ({closeness}).")
         cells = [f"**{condition.state}**: {condition.words}".replace("; ", "<br>") for condition in found[best]]
         rows.append([name, f"`{best}`", *cells])
     note = (
         "The criterion is the same in every regime, and the aim is reached when an arm meets it in every one. Shown is "
         "the arm that meets most conditions, of several the one with the lowest CER: it is chosen on the prompts that "
-        'it is reported on. "Not shown" means that the numbers allow both. Brackets are intervals over prompts and '
-        "training seeds together, of drift over prompts. Equal time: CER at the last evaluated step within the plain "
-        f"control's training time. {time_note(experiments)}"
+        'it is reported on. "Not met" is what an interval as a whole speaks against; "not shown" means that the '
+        "numbers allow both. Brackets are intervals over prompts and training seeds together, of drift over "
+        "prompts. Equal time: CER at the last evaluated step within the plain control's training time. "
+        f"{time_note(experiments)}"
     )
-    parts = [overall(len(views), reached), "\n".join(sentences), f"The aim: {AIM}"]
+    parts = [overall(len(views), reached, refuted), "\n".join(sentences), f"The aim: {AIM}"]
     return [*parts, table(["Regime", "Arm", *CONDITIONS], rows), note] if rows else parts
 
 
@@ -230,15 +243,18 @@ def time_note(experiments: Sequence[Experiment]) -> str:
     return f"Seconds: {clocks}. They were taken while other work ran on the machine: hints, no evidence."
 
 
-def overall(regimes: int, reached: Sequence[str]) -> str:
-    """The answer over all regimes: "yes" is only what holds in every one.
+def overall(regimes: int, reached: Sequence[str], refuted: Sequence[str]) -> str:
+    """The answer over all regimes: "yes" is only what holds in every one, "no" what is refuted in one.
 
     Args:
         regimes: how many there are.
         reached: names of those in which an arm meets all conditions.
+        refuted: names of those in which every arm has a condition that is not met.
     """
+    if not reached and refuted:
+        return "**No**: no arm meets all conditions of the aim, and for every one there is a condition that it fails."
     if not reached:
-        return "**No**: no arm meets all conditions of the aim."
+        return "**Not shown**: no arm meets all conditions of the aim, but the numbers refute none that all would need."
     if len(reached) == regimes:
         every = "in every regime" if regimes > 1 else f"in the regime {reached[0]}"
         return f"**Yes**: {every} at least one arm meets all conditions of the aim."
