@@ -254,7 +254,7 @@ def overall(regimes: int, reached: Sequence[str], refuted: Sequence[str]) -> str
     if not reached and refuted:
         return "**No**: no arm meets all conditions of the aim, and for every one there is a condition that it fails."
     if not reached:
-        return "**Not shown**: no arm meets all conditions of the aim, but not every arm fails one: the numbers allow both."
+        return "**Not shown**: no arm meets all conditions of the aim, and not every arm fails one: both are possible."
     if len(reached) == regimes:
         every = "in every regime" if regimes > 1 else f"in the regime {reached[0]}"
         return f"**Yes**: {every} at least one arm meets all conditions of the aim."
