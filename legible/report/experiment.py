@@ -89,6 +89,11 @@ class Experiment:
     lettered: dict[str, tuple[int, int]]
     family: tuple[int, int] = (0, 0)
 
+    @property
+    def first_set(self) -> str:
+        """The prompt set that pages show first; with it stands what belongs to none."""
+        return min(self.summary["prompt_set"])
+
 
 def read_experiment(results: Path, config: Config, title: str = "") -> Experiment:
     """Everything that pages say about results/{experiment}; `title` empty: the experiment's name.

@@ -255,8 +255,7 @@ def answer(experiment: Experiment, prompt_set: str, found: Sequence[contrasts.Co
     size = summary[(summary["prompt_set"] == prompt_set) & (summary["arm"] == CONTROL)].iloc[0]
     sentences = [explain(verdict, confidence) for verdict in verdicts]
     sentences += [explain_control(summary, seeds, prompt_set, confidence), explain_ceilings(summary, prompt_set)]
-    drift = experiment.drift
-    first = prompt_set == next(iter(experiment.config.prompt_sets))
+    drift, first = experiment.drift, prompt_set == experiment.first_set
     return {
         "prompt_set": prompt_set,
         "headline": headline(verdicts),

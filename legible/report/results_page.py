@@ -293,7 +293,7 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
         lines = "\n".join(f"- {line}" for line in contrasts.sentences(between, confidence))
         rows = table(contrasts.COLUMNS, contrasts.contrast_rows(between))
         parts += ["### Arm against arm", contrasts.NOTE, rows, lines]
-    first = prompt_set == next(iter(experiment.config.prompt_sets))
+    first = prompt_set == experiment.first_set
     for part in letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set, first):
         parts += [f"### {part['title']}", part["note"], table(part["columns"], part["rows"])]
     parts += rewards_and_guards(experiment, prompt_set)
