@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all run test test-fast test-gpu-extras benchmarks benchmarks-gpu lint format environment requirements clean
+.PHONY: all run test test-fast test-gpu-extras test-trackers benchmarks benchmarks-gpu lint format environment requirements clean
 all: run
 
 environment: $(VENV)/.ready
@@ -33,6 +33,11 @@ test-gpu-extras: environment
 	PYTHONPATH=.gpu $(BIN)/python -m pytest tests/models/test_optimizer.py tests/models/test_quantization.py tests/models/test_performance.py \
 	  tests/models/test_family_training.py
 
+# TensorBoard and wandb themselves, which lie beside the environment too.
+test-trackers: environment
+	$(BIN)/uv pip install --quiet --target .trackers --require-hashes -r envs/trackers.txt
+	PYTHONPATH=.trackers $(BIN)/python -m pytest tests/unit/test_trackers.py
+
 lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,6 +55,8 @@ requirements:
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/requirements.txt
 	printf 'bitsandbytes\ntorchao\n' | uv pip compile - --python-version 3.11 --universal --no-deps --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/gpu.txt
+	printf 'tensorboard\nwandb\n' | uv pip compile - -c envs/requirements.txt --python-version 3.11 --universal \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/trackers.txt
 
 # Drops all experiments; the checkpoints of nano's own training (hours of work) stay.
 clean:
