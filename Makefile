@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all run test test-fast test-gpu-extras test-trackers benchmarks benchmarks-gpu lint format environment requirements clean
+.PHONY: all run test test-fast test-gpu-extras test-trackers benchmarks benchmarks-gpu lint format environment requirements audit clean
 all: run
 
 environment: $(VENV)/.ready
@@ -57,6 +57,10 @@ requirements:
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/gpu.txt
 	printf 'tensorboard\nwandb\n' | uv pip compile - -c envs/requirements.txt --python-version 3.11 --universal \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/trackers.txt
+
+# Known holes in the pinned packages; asks the advisories over the network, installs nothing here (SECURITY.md).
+audit: environment
+	$(BIN)/uv tool run pip-audit==2.10.1 --require-hashes --disable-pip -r envs/requirements.txt
 
 # Drops all experiments; the checkpoints of nano's own training (hours of work) stay.
 clean:

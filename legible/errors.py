@@ -8,6 +8,12 @@ from contextlib import suppress
 
 from pydantic import ValidationError
 
+FULL = {  # the system's errors that say that no more can be written, and what is said of them
+    errno.ENOSPC: "the disk is full; free some space and run again",
+    errno.EDQUOT: "your quota of this disk is used up; free some space and run again",
+    errno.EFBIG: "the disk is full as far as `ulimit -f` goes; raise it and run again",
+}
+
 
 class UserError(Exception):
     """Bad input. The message is one sentence that names the file, key or line and says what is allowed."""
@@ -38,6 +44,19 @@ def describe(error: ValidationError) -> str:
     return f"{key}: {message}{shown}" if key else message
 
 
+def no_room(error: BaseException | None) -> str | None:
+    """What to tell of an error that says, or was raised from one that says, that no more can be written; else None.
+
+    torch, safetensors, pyarrow and Pillow wrap the system's error in their own.
+    """
+    while error is not None:
+        for number, said in FULL.items():
+            if (isinstance(error, OSError) and error.errno == number) or os.strerror(number) in str(error):
+                return said
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def device_trouble(error: BaseException) -> str | None:
     """What to tell of an error that the GPU is behind: too little memory, or a device that fails or has vanished."""
     kind = type(error).__name__  # by name: torch takes seconds to import, and here it may not be in use at all
@@ -58,7 +77,7 @@ def device_trouble(error: BaseException) -> str | None:
 def run_cli(main: Callable[[], None]) -> None:
     """Run a script's `main`; print what a user can mend as one line on standard error and exit with status 2.
 
-    That is a UserError, a full disk, or trouble with the GPU.
+    That is a UserError, a full disk (`no_room`), or trouble with the GPU.
     """
     try:
         main()
@@ -69,14 +88,10 @@ def run_cli(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as error:
-        if not (said := device_trouble(error)):
+    except Exception as error:
+        full, where = no_room(error), getattr(error, "filename", None)
+        said = f"{where}: {full}" if full and where else full or device_trouble(error)
+        if not said:
             raise
         print(f"error: {said}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}the disk is full; free some space and run again", file=sys.stderr)
         sys.exit(2)

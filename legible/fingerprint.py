@@ -1,7 +1,8 @@
 """Fingerprints of code: what of a file decides the bytes that a job writes, and which files a script uses.
 
 Neutral, so that rewording costs nobody a training: comments, docstrings, layout, annotations, the arguments of
-exceptions, what is printed, warned or logged, labels of progress, help texts of options and of configuration keys.
+exceptions, what is printed, warned or logged, labels of progress, help texts of options and of configuration keys; and
+statements that only hold a file against its checksum.
 """
 
 import ast
@@ -11,8 +12,11 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# They let a file be as it is, or refuse it: so does a statement that calls a function of theirs.
+CHECKING = {"legible.integrity", "legible.models.download"}
 # They speak to people, or say what was used; the pre-flight refuses a run, or lets it be as it is.
 SILENT = {f"legible.{name}" for name in ("errors", "progress", "provenance", "fingerprint", "train.preflight")}
+SILENT |= CHECKING
 # Keyword arguments that only people read, by the last name of what is called.
 WORDS = {
     "Field": {"description", "title", "examples"},
@@ -158,9 +162,16 @@ class Decisive(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant) or (isinstance(node.value, ast.Call) and _only_speaks(node.value)):
+        if isinstance(node.value, ast.Constant):
+            return None
+        if isinstance(node.value, ast.Call) and (_only_speaks(node.value) or self._only_checks(node.value)):
             return None
         return self.generic_visit(node)
+
+    def _only_checks(self, call: ast.Call) -> bool:
+        """Whether a call, made as a statement, only holds a file against its checksum."""
+        name = getattr(call.func, "id", "")
+        return any(bound == name and dotted.rpartition(".")[0] in CHECKING for dotted, bound in self.imports)
 
     def visit_If(self, node: ast.If) -> ast.AST:
         if _last_name(node.test) == "TYPE_CHECKING":

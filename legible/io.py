@@ -1,25 +1,16 @@
 """Files that appear whole or not at all, and content hashes."""
 
-import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from legible.errors import UserError
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether `error`, or one that it was raised from, says so: torch and safetensors wrap it in their own errors."""
-    while error is not None:
-        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+from legible.errors import UserError, no_room
 
 
 @contextmanager
@@ -27,24 +18,40 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success flush it to disk and rename it over `target`.
 
     On any exception the temporary file is removed and `target` is left as it was. A full disk becomes a UserError.
+    Beside it, since a file cannot be renamed into another file system; with the rights that the umask leaves.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = new_file(target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}"))
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)  # safetensors puts a file of its own in its place, closed to all others
         os.replace(temporary, target)
     except Exception as error:
-        if disk_is_full(error):
-            raise UserError(f"{target}: the disk is full; free some space and run again, nothing was lost") from error
+        if full := no_room(error):
+            raise UserError(f"{target}: {full}, nothing was lost") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def new_file(path: Path) -> Path:
+    """Create an empty file and return its path; tempfile's would be closed to everyone else, whatever the umask."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return path
+
+
+def honour_umask(folder: Path) -> None:
+    """Give the files of a folder the rights that the umask leaves: safetensors closes its files to all others."""
+    usual = new_file(folder / f".{secrets.token_hex(4)}")
+    mode = stat.S_IMODE(usual.stat().st_mode)
+    usual.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def write_text(target: str | Path, text: str) -> None:

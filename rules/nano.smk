@@ -31,7 +31,7 @@ rule train_nano_part:
 
 
 rule install_nano:
-    """Copy the finished models, with their provenance, to resources/nano/."""
+    """Copy the finished models, with their provenance, to resources/nano/, and list their checksums."""
     input:
         expand(f"{NANO}/{{part}}.json", part=NANO_PARTS),
     output:
@@ -46,7 +46,8 @@ rule install_nano:
     params:
         models=f"{NANO}/models",
     shell:
-        'cp -r {params.models:q}/. "$LEGIBLE"/resources/nano/ 2>&1 | tee {log:q}'
+        'cp -r {params.models:q}/. "$LEGIBLE"/resources/nano/ && python "$LEGIBLE"/scripts/write_checksums.py "$LEGIBLE"/resources/nano'
+        " 2>&1 | tee {log:q}"
 
 
 rule nano:

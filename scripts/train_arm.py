@@ -109,7 +109,7 @@ def main() -> None:
         **times(steps_of(rows)),
         "device": device.type,
         "peak_memory_bytes": peak_memory_bytes(),
-        "weights": file_hashes(arguments.output_dir, "weights", deep=True),
+        "weights": file_hashes(arguments.output_dir, "weights", "snapshots", deep=True),
         **environment(),
     }
     write_json(arguments.output_dir / "run.json", run)  # last: it says that everything else is there

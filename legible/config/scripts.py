@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from legible.config.section import Natural, Section
 from legible.errors import UserError, describe
 from legible.fingerprint import ROOT
+from legible.integrity import check_sums
 
 PATH = ROOT / "resources" / "scripts.yaml"
 Direction = Literal["left to right", "right to left"]
@@ -115,7 +116,8 @@ def script_called(name: str) -> Script:
 
 @cache
 def shipped_font(name: str) -> bytes:
-    """A shipped font, unpacked."""
+    """A shipped font, unpacked; a damaged file is a UserError that names it."""
+    check_sums(known().fonts[name].file(name))
     return lzma.decompress(known().fonts[name].file(name).read_bytes())
 
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from legible.corpus.prompts import Prompt
 from legible.errors import UserError
 
 HOST = "https://raw.githubusercontent.com"
+LARGEST = 4 * 2**20  # bytes of a file that is fetched or taken at all; the largest of BENCHMARKS has 0.6 MB
+LONGEST = 120.0  # seconds that one file may take
 
 
 @dataclass(frozen=True)
@@ -159,26 +162,35 @@ def read_benchmark(name: str, copies: Path | None = None) -> list[Prompt]:
 
 
 def by_hash(folder: Path) -> dict[str, bytes]:
-    """The files below `folder` that could be copies of prompt files, by their SHA-256."""
+    """The files below `folder` that could be copies of prompt files, by their SHA-256; larger ones are none."""
     found = (path for path in sorted(folder.rglob("*")) if path.suffix in {".txt", ".json", ".jsonl", ".tsv"})
-    contents = (path.read_bytes() for path in found if path.is_file())
+    contents = (path.read_bytes() for path in found if path.is_file() and path.stat().st_size <= LARGEST)
     return {hashlib.sha256(data).hexdigest(): data for data in contents}
 
 
 def fetch(source: Source, seconds: float = 30.0) -> bytes:
     """The bytes of a file at its pinned commit.
 
+    Args:
+        seconds: to wait for the next byte.
+
     Raises:
-        UserError: the network does not give it, or gives something else.
+        UserError: the network does not give it, gives something else, more than LARGEST bytes, or takes too long.
     """
+    data, until = b"", time.monotonic() + LONGEST
     try:
         with urllib.request.urlopen(source.address, timeout=seconds) as response:
-            data = response.read()
+            while len(data) <= LARGEST and (part := response.read1(2**16)):
+                data += part
+                if time.monotonic() > until:
+                    raise TimeoutError(f"not whole after {LONGEST:.0f} seconds")
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"{source.address}: cannot be fetched ({reason}); set `benchmarks` to a folder with a copy of this file"
         ) from error
+    if len(data) > LARGEST:
+        raise UserError(f"{source.address}: more than {LARGEST} bytes, which is no prompt file; nothing was written")
     if (found := hashlib.sha256(data).hexdigest()) != source.sha256:
         raise UserError(f"{source.address}: SHA-256 {found}, but {source.sha256} was expected; nothing was written")
     return data

@@ -13,6 +13,7 @@ from transformers import CLIPModel
 
 from legible.config import Aesthetic
 from legible.errors import UserError
+from legible.integrity import check_sums
 from legible.models.opening import first_line
 from legible.models.weights import read_weights
 
@@ -35,6 +36,7 @@ def open_critic(section: Aesthetic, cache: Path, device: torch.device) -> Opened
         UserError: a file is missing, damaged, of another hash, or of another shape.
     """
     folder = Path(section.path)
+    check_sums(folder)
     state = read_weights(folder / section.head, section.sha256, "aesthetic")
     try:
         clip = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)

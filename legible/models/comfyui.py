@@ -15,6 +15,7 @@ from torch import Tensor
 
 from legible.config import Model
 from legible.errors import UserError
+from legible.integrity import check_sums
 from legible.io import atomic_path
 from legible.models.family import open_model
 from legible.models.opening import LORA
@@ -60,6 +61,7 @@ def export_lora(model: Model, weights: Path, output: Path) -> int:
         raise UserError(f"--weights: {weights} holds no {LORA}; only LoRA runs can be exported")
     if beside := sorted(path.name for path in weights.glob("*_lora")):
         raise UserError(f"--weights: {weights / beside[0]}: ComfyUI has no place for this text encoder's adapters")
+    check_sums(weights)
     state, about = open_model(model, ()).lora_state(weights / LORA)
     if about is None:
         raise UserError(f"--weights: {weights / LORA} does not say its rank and alpha; it was written by another tool")

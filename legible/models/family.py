@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from legible.config import Model, SigmaSampling
 from legible.models.conditioning import Conditioning
+from legible.models.download import check_download
 from legible.models.hub import pinned
 from legible.models.opening import check_pipeline
 from legible.models.sampler import Sampler, Shape
@@ -168,7 +169,9 @@ def open_model(
     model = pinned(model)
     spec = spec_of(model.family)
     check_pipeline(model, spec)
-    return import_module(spec.module).open_family(model, roles, weights, quantization)
+    opened = import_module(spec.module).open_family(model, roles, weights, quantization)
+    check_download(model.path, model.revision, *spec.folders(*roles))
+    return opened
 
 
 def empty_model(model: Model) -> Family:

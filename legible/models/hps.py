@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from legible.config import Hps
 from legible.errors import UserError
+from legible.integrity import check_sums
 from legible.models.opening import first_line
 from legible.models.weights import read_weights
 
@@ -33,6 +34,7 @@ def open_critic(section: Hps, cache: Path, device: torch.device) -> OpenedHps:
         UserError: a file is missing, damaged, of another hash, or of another architecture.
     """
     folder = Path(section.path)
+    check_sums(folder)
     state = read_weights(folder / section.weights, section.sha256, "hps")
     name = f"local-dir:{folder}" if section.model == "local" else section.model
     try:

@@ -13,6 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from legible.config import CaptionClip, Clip, Model, PickScore, Training, critics_of
 from legible.errors import UserError
+from legible.integrity import check_sums
+from legible.models.download import check_download
 
 Place = TypeVar("Place", Model, Clip, CaptionClip, PickScore)
 
@@ -88,14 +90,17 @@ def clip_folder(clip: Clip | CaptionClip | PickScore) -> Path:
     """
     clip, section = pinned(clip), SECTIONS[type(clip)]
     if Path(clip.path).is_dir():
+        check_sums(clip.path)
         return Path(clip.path)
     try:
-        return Path(snapshot_download(clip.path, revision=clip.revision, allow_patterns=list(KINDS[section].files)))
+        folder = Path(snapshot_download(clip.path, revision=clip.revision, allow_patterns=list(KINDS[section].files)))
     except Exception as error:  # offline, unknown, forbidden, a full disk
         raise UserError(
             f"{section}.revision: {clip.path} at {clip.revision} is neither to be had from the hub"
             f" ({type(error).__name__}) nor in the cache of this machine (HF_HOME)"
         ) from error
+    check_download(clip.path, clip.revision)
+    return folder
 
 
 def opened_from_hub(training: Training) -> list[str]:

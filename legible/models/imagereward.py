@@ -17,6 +17,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from legible.config import ImageReward
 from legible.errors import UserError
+from legible.integrity import check_sums
 from legible.models.aesthetic import linear_head
 from legible.models.opening import first_line
 from legible.models.weights import read_weights
@@ -56,6 +57,7 @@ def open_critic(section: ImageReward, cache: Path, device: torch.device) -> Open
         UserError: a file is missing, damaged, of another hash, or of another architecture.
     """
     folder = Path(section.path)
+    check_sums(folder)
     state = read_weights(folder / section.weights, section.sha256, "imagereward")
     med = folder / "med_config.json"
     try:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from legible.config import Model
 from legible.errors import UserError
+from legible.integrity import check_sums
 from legible.models.spec import Spec
 
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
@@ -56,11 +57,12 @@ def component_folder(model: Model, name: str, needed: list[str]) -> dict[str, st
     """Where a component is, as `from_pretrained` takes it.
 
     Raises:
-        UserError: the local folder lacks it.
+        UserError: the local folder lacks it, or a file of it is not what its checksum says.
     """
     local = Path(model.path)
     if local.is_dir() and not (local / name).is_dir():
         raise UserError(f"{local}: the component folder `{name}` is missing; needed are {', '.join(needed)}")
+    check_sums(local / name)
     return {"subfolder": name, "revision": None if local.is_dir() else model.revision}
 
 
@@ -208,11 +210,12 @@ def places_of(
         adapters: the files or folders that hold adapters; they are opened on top of the base.
 
     Raises:
-        UserError: `weights` holds neither a component folder nor adapters.
+        UserError: `weights` holds neither a component folder nor adapters, or a file is not what its run recorded.
     """
     places = dict.fromkeys(names, model)
     if weights is None:
         return places
+    check_sums(weights)
     tuned = [folder for folder in (weights.iterdir() if weights.is_dir() else ()) if (folder / "config.json").is_file()]
     if not tuned and not any((weights / name).exists() for name in adapters):
         raise UserError(f"{weights}: neither a folder of a component nor {' or '.join(adapters)} is there")

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from legible.errors import UserError
+from legible.integrity import check_sums
 from legible.io import atomic_path, sha256_file, write_text
 
 SETTINGS = {"network_params": dict, "imgH": int, "lang_list": list, "character_list": str}
@@ -63,6 +64,7 @@ def downloaded(models: str | None, section: str) -> Path:
         raise UserError(f"{section}.models: not set; {NEEDED}")
     if not Path(models).is_dir():
         raise UserError(f"{section}.models: {models} is no folder; {NEEDED}")
+    check_sums(models)
     return Path(models)
 
 
@@ -78,6 +80,7 @@ def materialize(folder: Path, cache_dir: Path) -> tuple[str, int, str]:
     Raises:
         UserError: a file is missing or unusable.
     """
+    check_sums(folder)
     name = folder.name
     files = {ending: folder / f"{name}.{ending}" for ending in ("py", "yaml", "safetensors")}
     for path in files.values():

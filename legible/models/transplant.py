@@ -23,8 +23,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from legible.config import Model
-from legible.errors import UserError
-from legible.io import disk_is_full
+from legible.errors import UserError, no_room
+from legible.integrity import check_sums
+from legible.io import honour_umask
 from legible.models.family import open_model
 from legible.models.opening import first_line
 
@@ -151,6 +152,7 @@ def open_pipeline(folder: Path) -> Pipeline:
     kinds = [kind for kind in PIPELINES if kind.__name__ == name]
     if not kinds:
         raise UserError(f"{folder}: it is of {name}, no pipeline for a tuned text encoder; allowed are {known()}")
+    check_sums(folder)
     try:
         opened = kinds[0].from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except Exception as error:  # diffusers, transformers and safetensors raise a dozen types
@@ -180,11 +182,12 @@ def save_transplanted(source: Path, pipeline: Pipeline, output: Path) -> None:
             if name != PART and (source / name).is_dir():
                 shutil.copytree(source / name, partial / name)
         pipeline.text_encoder.save_pretrained(partial / PART)
+        honour_umask(partial)
         partial.rename(output)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if disk_is_full(error):
-            raise UserError(f"{output}: the disk is full; free some space and run again") from error
+        if full := no_room(error):
+            raise UserError(f"{output}: {full}") from error
         raise
 
 

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from legible.errors import UserError
+from legible.integrity import check_sums
 from legible.io import sha256_file
 from legible.models.opening import first_line
 
@@ -25,6 +26,7 @@ def read_weights(path: Path, sha256: str | None, section: str) -> dict[str, Tens
         raise UserError(f"{section}.path: {path} is missing; legible downloads no rewards by itself")
     if sha256 is not None and (found := sha256_file(path)) != sha256:
         raise UserError(f"{section}.sha256: {path} has {found}, which is another file than {sha256}")
+    check_sums(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from legible.errors import UserError
+from legible.integrity import check_sums
 from legible.tensors import load_tensors
 
 FRAME = 2  # pixels at the edges in which a sign shows its ground
@@ -144,6 +145,7 @@ def open_glyph_judge(folder: str | Path) -> OpenedGlyphJudge:
         UserError: its file is missing or damaged, or holds something else.
     """
     path = Path(folder) / "glyph_judge.safetensors"
+    check_sums(path)
     weights, about = load_tensors(path, "the glyph judge")
     try:
         network = GlyphNet(tuple(about["channels"]))

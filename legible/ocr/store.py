@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from legible.io import write_jsonl
+from legible.io import sha256_json, write_jsonl
+
+KEPT = ("identity", "sha256", "readings")
 
 
 class Store:
@@ -16,12 +18,14 @@ class Store:
         self.known: dict[str, list[dict]] = {}
         self.used: set[str] = set()
         if path is not None and path.is_file():
-            for line in path.read_text(encoding="utf-8").split("\n"):
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError:  # the end of a line that a kill cut short
+                    content = {name: row[name] for name in KEPT}
+                except (ValueError, KeyError, TypeError):  # the end of a line that a kill cut short, or a flipped bit
                     continue
-                if row["identity"] == identity:
+                # A damaged row is none: its picture is read again. Rows of before there were sums have none.
+                if content["identity"] == identity and row.get("sum", sha256_json(content)) == sha256_json(content):
                     self.known[row["sha256"]] = row["readings"]
 
     @classmethod
@@ -39,7 +43,8 @@ class Store:
 
     def row(self, sha256: str) -> dict:
         """As it stands in the file."""
-        return {"identity": self.identity, "sha256": sha256, "readings": self.known[sha256]}
+        content = dict(zip(KEPT, (self.identity, sha256, self.known[sha256]), strict=True))
+        return content | {"sum": sha256_json(content)}
 
     def get(self, sha256: str | None, read: Callable[[], list[dict]]) -> list[dict]:
         """The readings of a picture, read only if they are not known; a picture without a hash is read."""

@@ -19,6 +19,7 @@ from legible.corpus import templates
 from legible.corpus.prompts import Excluded
 from legible.corpus.words import DIGITS, Lists, load_lists, sample_line
 from legible.errors import UserError
+from legible.integrity import check_shard
 from legible.io import atomic_path, sha256_file, write_json
 from legible.render.fonts import Font, check_text
 from legible.render.sign import Sign, contrast_ratio, draw_sign
@@ -273,7 +274,8 @@ def write_dataset(
 
 
 def read_columns(path: str | Path, columns: list[str]) -> pa.Table:
-    """Columns of one shard; a missing, truncated or foreign file is a UserError that names it."""
+    """Columns of one shard; a missing, truncated, damaged or foreign file is a UserError that names it."""
+    check_shard(path)
     try:
         return pq.read_table(path, columns=columns)
     except FileNotFoundError as error:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from legible.config import Training
 from legible.errors import UserError
+from legible.io import honour_umask
 from legible.models.family import Family
 from legible.models.opening import DTYPES
 from legible.models.spec import Spec
@@ -151,6 +152,7 @@ def keep_weights(
     for component in start.iterdir() if start else ():
         if component.is_dir() and not (partial / component.name).exists():  # Snakemake leaves a file of its own beside
             shutil.copytree(component, partial / component.name)
+    honour_umask(partial)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(folder)

@@ -1,4 +1,7 @@
-"""Resumable training state: written whole or not at all, read without pickle, refused when it is another run's."""
+"""Resumable training state: written whole or not at all, read without pickle, refused when it is another run's.
+
+Two are kept, the last one and the one before: from that a run goes on when the last one is damaged.
+"""
 
 import fcntl
 import json
@@ -13,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from legible.errors import UserError
-from legible.io import disk_is_full, sha256_file, write_json
+from legible.errors import UserError, no_room
+from legible.io import honour_umask, sha256_file, write_json, write_text
 from legible.train.group import ALONE, Group
 from legible.train.state import load_state, save_state
 
@@ -23,12 +26,16 @@ def save_checkpoint(path: str | Path, key: str, state: dict[str, Any], group: Gr
     """Write `state` (tensors, numbers, strings, lists, dicts) under the run's `key`, whole or not at all.
 
     The tensors go into a folder of safetensors shards beside `path`; `path`, written last and atomically, names it.
-    With a sharded `group` every process writes its own part, otherwise the first one writes for all.
+    With a sharded `group` every process writes its own part, otherwise the first one writes for all. The last one stays
+    as the one before; that makes room first, so that there are never more than two on the disk.
     """
     path = Path(path)
     parts = group.size if group.sharded else 1
     folder = path.with_name(f"{path.stem}-{group.agree(secrets.token_hex(4))}")
+    last = named_in(path)
     try:
+        if group.rank == 0:
+            keep_only(path, last or named_in(before(path)))
         if group.rank < parts:
             folder.mkdir(parents=True, exist_ok=True)
             save_state(folder, f"part{group.rank}", state)
@@ -37,27 +44,73 @@ def save_checkpoint(path: str | Path, key: str, state: dict[str, Any], group: Gr
                     os.fsync(written.fileno())
         group.wait()
         if group.rank == 0:
+            honour_umask(folder)
             outlines = {f"part{rank}.json": sha256_file(folder / f"part{rank}.json") for rank in range(parts)}
+            if last:
+                write_text(before(path), path.read_text(encoding="utf-8"))
             write_json(path, {"key": key, "folder": folder.name, "parts": outlines})
-            for other in path.parent.glob(f"{path.stem}-*"):
-                if other.is_dir() and other != folder:
-                    shutil.rmtree(other)
     except Exception as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if disk_is_full(error):
-            raise UserError(f"{path}: the disk is full; free some space and run again, nothing was lost") from error
+        if full := no_room(error):
+            raise UserError(f"{path}: {full}, nothing was lost") from error
         raise
 
 
+def before(path: Path) -> Path:
+    """The file that names the checkpoint before the one that `path` names."""
+    return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
+def named_in(path: Path) -> str | None:
+    """The folder that such a file names; None where there is none, or a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["folder"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def keep_only(path: Path, folder: str | None) -> None:
+    """Drop the folders of all checkpoints but one: older ones, and what a kill left half written."""
+    for other in path.parent.glob(f"{path.stem}-*"):
+        if other.is_dir() and other.name != folder:
+            shutil.rmtree(other)
+
+
+def drop_earlier(path: Path) -> None:
+    """Drop the checkpoint before the last one: of a run that is finished it is needed no more."""
+    before(path).unlink(missing_ok=True)
+    keep_only(path, named_in(path))
+
+
 def load_checkpoint(path: str | Path, key: str, group: Group = ALONE) -> dict[str, Any] | None:
-    """The state saved under `key`, or None where there is no checkpoint.
+    """The state saved under `key`, or None where there is no checkpoint; where the last one is damaged, the one before.
+
+    Raises:
+        UserError: no checkpoint is whole, or they belong to a run with another configuration, data or code.
+    """
+    path, problem = Path(path), None
+    if not group.agree(path.exists()):
+        return None
+    for each in (path, before(path)):
+        try:
+            state, own = read_checkpoint(each, key, group), None
+        except UserError as error:
+            state, own = None, error
+        if not group.any(own is not None):
+            if each != path and group.rank == 0:
+                print(f"warning: {path}: the last checkpoint is damaged; going on from the one before", file=sys.stderr)
+                write_text(path, each.read_text(encoding="utf-8"))  # it is the last one now
+            return state
+        problem = problem or own or UserError(f"{path}: the checkpoint is damaged in another process's part")
+    raise problem
+
+
+def read_checkpoint(path: Path, key: str, group: Group) -> dict[str, Any]:
+    """The state that one file names.
 
     Raises:
         UserError: it is damaged, or belongs to a run with another configuration, data or code.
     """
-    path = Path(path)
-    if not path.exists():
-        return None
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         found, folder = saved["key"], path.parent / saved["folder"]

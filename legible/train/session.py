@@ -23,7 +23,7 @@ from legible.seeds import Stream, sample_order, staged_order, stateless_generato
 from legible.tensors import save_tensors
 from legible.train.anchor import Reference
 from legible.train.balance import Balance
-from legible.train.checkpoint import load_checkpoint, save_checkpoint
+from legible.train.checkpoint import drop_earlier, load_checkpoint, save_checkpoint
 from legible.train.data import TrainingData, other_samples
 from legible.train.group import Group, local, whole_weights
 from legible.train.log import RunLog
@@ -111,7 +111,7 @@ class Session:
             self.kept = on_device(state.get("kept", {}), task.model.device)
             self.first, self.spent, self.worked = state["step"], state["seconds"], state["processor_seconds"]
             if self.watch:
-                self.watch.state = state["validation"]
+                self.watch.resume(state["validation"])
         self.log.rewind(self.first)
         self.began, self.worked_before = time.monotonic(), processor_time()
 
@@ -221,8 +221,10 @@ class Session:
                 **({"validation": self.watch.state} if self.watch else {}),
             }
             save_checkpoint(self.place.checkpoint, self.place.key, state, self.group)
+            if over and self.group.rank == 0:
+                drop_earlier(self.place.checkpoint)
             if self.watch and self.group.rank == 0:
-                self.watch.tidy(self.place.folder)
+                self.watch.tidy(self.place.folder, over)
         if stop:
             raise Stopped(
                 f"{self.place.label}: after step {done} of {training.steps}; the same command goes on from there"

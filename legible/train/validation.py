@@ -124,6 +124,7 @@ class Watch:
     """
 
     validator: Validator
+    named: tuple[str | None, ...] = ()  # best weights that the last two checkpoints name
     state: dict[str, Any] = field(
         default_factory=lambda: {
             **{"done": -1, "best_step": -1, "best_cer": None, "file": None, "sha256": None},
@@ -160,10 +161,18 @@ class Watch:
         state["stopped"] = patience is not None and state["since"] >= patience
         return better
 
-    def tidy(self, folder: Path) -> None:
-        """Drop earlier best weights; only once a checkpoint names the new ones, or a kill would lose both."""
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.state, self.named = state, (state["file"],)
+
+    def tidy(self, folder: Path, over: bool) -> None:
+        """Drop best weights that neither the last checkpoint names nor, unless training is over, the one before it.
+
+        Only now: dropped before the checkpoint, a kill would lose both.
+        """
+        self.named = (*(() if over else self.named[-1:]), self.state["file"])
         for path in folder.glob("best-*.safetensors"):
-            if path.name != self.state["file"]:
+            if path.name not in self.named:
                 path.unlink()
 
     def best_weights(self, folder: Path) -> dict[str, torch.Tensor] | None:

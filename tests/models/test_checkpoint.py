@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from training import equal, metrics, settings, small_data
+from training import Killed, equal, killed_at, metrics, run, settings, small_data
 
 from legible.config import Model
 from legible.errors import UserError
@@ -23,7 +23,7 @@ from legible.io import sha256_file, write_json
 from legible.models.family import open_model
 from legible.train import state
 from legible.train.adapters import select_parameters
-from legible.train.checkpoint import alone_in, load_checkpoint, save_checkpoint, stop_requests
+from legible.train.checkpoint import alone_in, drop_earlier, load_checkpoint, save_checkpoint, stop_requests
 from legible.train.data import save_training_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +35,14 @@ STATE = {
     "name": "x",
     "type": torch.float32,
 }
+
+
+def flip(path: Path, place: int) -> None:
+    """Turn one bit over."""
+    content = bytearray(path.read_bytes())
+    place %= 8 * len(content)
+    content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)
 
 
 def same(left, right) -> bool:
@@ -54,9 +62,14 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     assert same(load_checkpoint(tmp_path / "state.json", "key"), STATE)
     save_checkpoint(tmp_path / "state.json", "key", STATE | {"step": 4})
     assert load_checkpoint(tmp_path / "state.json", "key")["step"] == 4
-    index, (shards,) = tmp_path / "state.json", list(tmp_path.glob("state-*"))
-    assert sorted(tmp_path.iterdir()) == [shards, index]  # the older one is gone
-    assert sorted(path.name for path in shards.iterdir()) == ["part0.json", "part0.safetensors"]
+    save_checkpoint(tmp_path / "state.json", "key", STATE | {"step": 5})
+    indices, folders = [tmp_path / "state.before.json", tmp_path / "state.json"], sorted(tmp_path.glob("state-*"))
+    assert sorted(tmp_path.iterdir()) == sorted([*folders, *indices])
+    assert sorted(json.loads(index.read_text())["folder"] for index in indices) == [each.name for each in folders]
+    assert sorted(path.name for path in folders[0].iterdir()) == ["part0.json", "part0.safetensors"]
+    drop_earlier(tmp_path / "state.json")
+    assert [path.suffix for path in sorted(tmp_path.iterdir())] == ["", ".json"]
+    assert load_checkpoint(tmp_path / "state.json", "key")["step"] == 5
 
 
 def test_large_checkpoints_are_several_files(tmp_path, monkeypatch):
@@ -94,6 +107,7 @@ def test_a_checkpoint_of_another_key_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["state.json", "part0.json", "part0.safetensors"])
 @given(share=st.floats(0, 0.999))
 def test_a_truncated_checkpoint_is_refused(tmp_path, name, share):
+    shutil.rmtree(tmp_path)
     save_checkpoint(tmp_path / "state.json", "key", STATE)
     (path,) = tmp_path.rglob(name)
     path.write_bytes(path.read_bytes().rstrip()[: int(share * (path.stat().st_size - 1))])
@@ -293,3 +307,54 @@ def test_one_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, data):
     path.write_bytes(content)
     with pytest.raises(UserError, match="the checkpoint is damaged"):
         load_checkpoint(folder / "checkpoint.json", "key")
+
+
+@given(st.data())
+def test_where_the_last_checkpoint_is_damaged_the_one_before_is_taken(tmp_path, capsys, data):
+    path = tmp_path / "run" / "checkpoint.json"
+    shutil.rmtree(path.parent, ignore_errors=True)
+    for step in (1, 2, 3):
+        save_checkpoint(path, "key", STATE | {"step": step})
+    last = json.loads(path.read_text())["folder"]
+    file = data.draw(st.sampled_from([path, *sorted((path.parent / last).iterdir())]))
+    flip(file, data.draw(st.integers(0, file.stat().st_size * 8 - 1)))
+    found = load_checkpoint(path, "key")
+    assert found["step"] == 2 or (file == path and found["step"] == 3)  # a blank or the name of a further part
+    assert same(found, STATE | {"step": found["step"]})
+    if found["step"] == 2:
+        assert f"{path}: the last checkpoint is damaged; going on from the one before" in capsys.readouterr().err
+        save_checkpoint(path, "key", STATE | {"step": 4})  # in the place of the damaged one, not of the good one
+        flip(next((path.parent / json.loads(path.read_text())["folder"]).glob("*.safetensors")), 9999)
+        assert load_checkpoint(path, "key")["step"] == 2
+
+
+def test_where_both_are_damaged_the_last_one_is_named_and_deleting_it_starts_again(tmp_path):
+    path = tmp_path / "checkpoint.json"
+    for step in (1, 2):
+        save_checkpoint(path, "key", STATE | {"step": step})
+    for file in tmp_path.rglob("*.safetensors"):
+        flip(file, 8 * file.stat().st_size - 1)
+    with pytest.raises(
+        UserError, match=r"checkpoint\.json: the checkpoint is damaged; delete it to start this run again"
+    ):
+        load_checkpoint(path, "key")
+    path.unlink()
+    assert load_checkpoint(path, "key") is None
+    save_checkpoint(path, "key", STATE | {"step": 1})
+    assert load_checkpoint(path, "key")["step"] == 1
+
+
+def test_a_training_whose_last_checkpoint_is_damaged_ends_with_the_same_weights(folders, tmp_path, monkeypatch, capsys):
+    data, training = small_data(folders.zimage), settings(steps=6, checkpoint_every=1, ema=0.9)
+    expected = run(folders.zimage, data, training, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at(patch, 5)
+        with pytest.raises(Killed):
+            run(folders.zimage, data, training, tmp_path / "broken")
+    index = tmp_path / "broken" / "checkpoint.json"
+    shard = next((index.parent / json.loads(index.read_text())["folder"]).glob("*.safetensors"))
+    flip(shard, 8 * shard.stat().st_size - 5)
+    assert equal(run(folders.zimage, data, training, tmp_path / "broken"), expected)
+    assert "the last checkpoint is damaged" in capsys.readouterr().err
+    assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
+    assert len(list((tmp_path / "broken").glob("checkpoint-*"))) == 1  # finished: one is enough

@@ -173,7 +173,7 @@ def test_a_kill_between_the_best_weights_and_their_checkpoint_loses_nothing(run,
 
     training = settings(checkpoint_every=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Watch, "tidy", lambda self, folder: None)
+        patch.setattr(Watch, "tidy", lambda self, folder, over: None)
         killed_at(patch, 6)
         with pytest.raises(Killed):
             run(training, tmp_path / "work", better_and_better, every=1, keep="best")

@@ -1,10 +1,12 @@
 """Public prompt sets: each format as published, pinned by commit and hash, fetched or taken from copies."""
 
+import contextlib
 import hashlib
 import http.server
 import json
 import re
 import threading
+import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -114,6 +116,41 @@ def test_what_is_fetched_is_checked(public, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks, "HOST", "http://localhost:1")
     with pytest.raises(UserError, match="cannot be fetched"):
         read_benchmark("mine")
+
+
+def test_a_file_without_an_end_or_that_only_drips_is_given_up(public, monkeypatch):
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the other side hangs up
+                while True:
+                    self.wfile.write(b"x" * size)
+                    time.sleep(pause)
+
+        def log_message(self, *about) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Endless) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(benchmarks, "HOST", f"http://localhost:{server.server_port}")
+        size, pause = 2**16, 0.0
+        with pytest.raises(UserError, match=f"more than {benchmarks.LARGEST} bytes, which is no prompt file"):
+            read_benchmark("mine")
+        size, pause = 1, 0.05
+        monkeypatch.setattr(benchmarks, "LONGEST", 0.3)
+        with pytest.raises(UserError, match=r"cannot be fetched .*not whole after 0 seconds.*; set `benchmarks`"):
+            read_benchmark("mine")
+        server.shutdown()
+
+
+def test_a_large_copy_is_not_even_read(public, tmp_path, monkeypatch):
+    (tmp_path / "test.txt").write_text(LINES)
+    assert len(read_benchmark("mine", tmp_path)) == 2
+    monkeypatch.setattr(benchmarks, "LARGEST", len(LINES) - 1)
+    with pytest.raises(UserError, match="no copy of"):
+        read_benchmark("mine", tmp_path)
 
 
 def test_an_unknown_set_is_named():

@@ -10,13 +10,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from legible import io
-from legible.errors import UserError
+from legible.errors import UserError, no_room
 from legible.progress import progress
+from legible.tensors import save_tensors
 
 JSON = st.recursive(
     st.none()
@@ -72,7 +77,54 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert [file.name for file in target.parent.iterdir()] == ["file.txt"]
     io.write_text(target, "new")
     assert target.read_text() == "new"
-    assert target.stat().st_mode & 0o777 == 0o644
+
+
+WRITERS = {
+    "a.json": lambda path: io.write_json(path, {}),
+    "a.safetensors": lambda path: save_tensors(path, {"a": torch.zeros(3)}),
+    "a.png": lambda path: save_with(path, Image.new("L", (2, 2)).save),
+    "a.pth": lambda path: save_with(path, lambda file: torch.save(torch.zeros(2), file)),
+    "a.parquet": lambda path: save_with(path, lambda file: pq.write_table(pa.table({"a": [1]}), file)),
+}
+
+
+def save_with(path: Path, save) -> None:
+    with io.atomic_path(path) as temporary:
+        save(temporary)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664), (0o077, 0o600)])
+def test_the_umask_decides_who_may_read_a_file(tmp_path, name, umask, mode):
+    before = os.umask(umask)
+    try:
+        for _ in range(2):  # anew, and over a file that is there
+            WRITERS[name](tmp_path / name)
+            assert (tmp_path / name).stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture
+def elsewhere(tmp_path) -> Path:
+    """A folder in another file system than that of temporary files."""
+    place = Path("/dev/shm")
+    if not place.is_dir() or place.stat().st_dev == tmp_path.stat().st_dev or not os.access(place, os.W_OK):
+        pytest.skip("this system has no second file system to write to")
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_results_may_lie_in_another_file_system(tmp_path, elsewhere, monkeypatch, name):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=os.strerror(errno.EXDEV)):  # what would come of a file made over there
+        os.replace(io.new_file(tmp_path / "x"), elsewhere / "x")
+    Path("results").symlink_to(elsewhere)
+    WRITERS[name](Path("results") / name)
+    assert [path.name for path in elsewhere.iterdir()] == [name]
 
 
 @pytest.fixture
@@ -81,12 +133,11 @@ def full_disk(tmp_path, monkeypatch):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
 
-    def on_a_full_disk(prefix: str, suffix: str, dir: Path) -> tuple[int, str]:
-        link = Path(dir) / f"{prefix}full{suffix}"
-        link.symlink_to("/dev/full")
-        return os.open(link, os.O_WRONLY), str(link)
+    def on_a_full_disk(path: Path) -> Path:
+        path.symlink_to("/dev/full")
+        return path
 
-    monkeypatch.setattr(tempfile, "mkstemp", on_a_full_disk)
+    monkeypatch.setattr(io, "new_file", on_a_full_disk)
     return tmp_path
 
 
@@ -99,9 +150,6 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(full_disk):
 
 
 def test_a_full_disk_is_recognised_behind_the_libraries_own_errors(full_disk):
-    import torch
-    from PIL import Image
-
     from legible.train.checkpoint import save_checkpoint
 
     with pytest.raises(UserError, match=r"state\.pt: the disk is full"):
@@ -115,13 +163,15 @@ def test_a_full_disk_is_recognised_behind_the_libraries_own_errors(full_disk):
 
 
 def test_which_errors_mean_a_full_disk():
-    assert io.disk_is_full(OSError(errno.ENOSPC, "x"))
-    assert io.disk_is_full(RuntimeError("I/O error: No space left on device (os error 28)"))
-    assert not io.disk_is_full(OSError(errno.EACCES, "x"))
-    assert not io.disk_is_full(None)
+    assert "the disk is full" in no_room(OSError(errno.ENOSPC, "x"))
+    assert "the disk is full" in no_room(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert "quota" in no_room(OSError(errno.EDQUOT, "x"))
+    assert "ulimit" in no_room(ValueError("File too large"))
+    assert no_room(OSError(errno.EACCES, "x")) is None
+    assert no_room(None) is None
     wrapped = RuntimeError("unreadable")
     wrapped.__context__ = OSError(errno.ENOSPC, "x")
-    assert io.disk_is_full(wrapped)
+    assert "the disk is full" in no_room(wrapped)
 
 
 SCRIPT = """

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from legible.ocr.store import Store
 
@@ -58,6 +60,24 @@ def test_a_kill_loses_no_picture_but_the_one_being_read(tmp_path):
     with open(path, "a") as file:
         file.write(json.dumps({"identity": "one", "sha256": "d"})[:-4])  # cut short
     assert ask(path, "one", ["a", "b", "c"]) == ["c"]
+
+
+@given(st.data())
+def test_one_flipped_bit_in_the_store_costs_a_reading_and_no_more(tmp_path, data):
+    path = tmp_path / "store.jsonl"
+    path.unlink(missing_ok=True)
+    ask(path, "one", ["a", "b", "c"])
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) * 8 - 1))
+    content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)
+    assert len(ask(path, "one", ["a", "b", "c"])) <= 2  # what is damaged is read anew: `ask` has seen to its text
+
+
+def test_rows_of_a_store_without_sums_are_taken(tmp_path):
+    row = {"identity": "one", "sha256": "a", "readings": [{"text": "A"}]}
+    (tmp_path / "store.jsonl").write_text(json.dumps(row) + "\n")
+    assert ask(tmp_path / "store.jsonl", "one", ["a"]) == []
 
 
 def test_a_picture_without_a_hash_is_read_every_time(tmp_path):
