@@ -1,7 +1,8 @@
 """Fingerprints of code: what of a file decides the bytes that a job writes, and which files a script uses.
 
 Neutral, so that rewording costs nobody a training: comments, docstrings, layout, annotations, the arguments of
-exceptions, what is printed, warned or logged, labels of progress, help texts of options and of configuration keys.
+exceptions, what is printed, warned, logged or refused (`must_be_…`, as a statement), labels of progress, help texts of
+options and of configuration keys.
 """
 
 import ast
@@ -11,8 +12,11 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# They speak to people, or say what was used; the pre-flight refuses a run, or lets it be as it is.
-SILENT = {f"legible.{name}" for name in ("errors", "progress", "provenance", "fingerprint", "train.preflight")}
+# They speak to people, or say what was used; the pre-flight and what is allowed refuse a run, or let it be as it is.
+SILENT = {
+    f"legible.{name}"
+    for name in ("config.allowed", "errors", "fingerprint", "progress", "provenance", "train.preflight", "wording")
+}
 # Keyword arguments that only people read, by the last name of what is called.
 WORDS = {
     "Field": {"description", "title", "examples"},
@@ -183,7 +187,9 @@ def _last_name(node: ast.AST) -> str:
 
 
 def _only_speaks(call: ast.Call) -> bool:
-    """Whether a call, made as a statement, prints, warns or logs."""
+    """Whether a call, made as a statement, prints, warns, logs, or refuses (must_be_…)."""
+    if isinstance(call.func, ast.Name) and call.func.id.startswith("must_be_"):
+        return True
     if isinstance(call.func, ast.Name) and call.func.id == "print":
         # Printing into a file decides its bytes.
         return all(_last_name(k.value) in ("stderr", "stdout") for k in call.keywords if k.arg == "file")

@@ -222,7 +222,7 @@ def test_a_script_says_what_is_wrong_in_one_line(tmp_path):
     [
         ("{", "--config: not valid JSON"),
         ("nowhere.json", "nowhere.json: no such configuration file"),
-        ('{"dato": {}}', "dato: unknown section"),
+        ('{"dato": {}}', "dato: unknown key; did you mean `data`"),
         ("{}", "the section data is missing"),
         ('{"data": {"widht": 3}}', "data.widht: unknown key"),
         ('{"data": {"contrast": "4.5"}}', "data.contrast: '4.5' is a string"),
