@@ -1,6 +1,10 @@
-"""What Snakemake is given, as the workflow takes it: validated, its files found; or refused in one sentence."""
+"""What Snakemake is given, as the workflow takes it: validated, its files found; or refused in one sentence.
+
+python -m legible.admit mine.yaml [more.yaml …]     # asks the same without Snakemake, which reads files in its own way
+"""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +12,16 @@ from typing import Any
 import yaml
 
 from legible.config import Config, EasyOcr, check_page, critics_of, in_usual_order, validate
-from legible.config.inputs import STANDARD, located
+from legible.config.inputs import FOLDERS, STANDARD, located, places
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.corpus.prompt_files import check_prompt_file
-from legible.errors import UserError
+from legible.errors import UserError, run_cli
+from legible.fingerprint import ROOT
 from legible.io import sha256_file
 from legible.models.spec import spec_of
+from legible.overlays import check_overlay, read_overlay
 from legible.report.protocol import check_protocol, configurations
-from legible.wording import named, shown
+from legible.wording import shown
 
 SOURCE = "config.yaml (or --configfile/--config)"
 FETCHED = frozenset(f"results/prompts/{name}.jsonl" for name in BENCHMARKS)  # what the workflow itself will write
@@ -34,7 +40,7 @@ def admitted(raw: Mapping[str, Any], checkout: Path, files: Iterable[Path] = ())
         UserError: one sentence that names the key, file or line and says what is allowed.
     """
     for path in files:
-        check_file(path, raw)
+        check_overlay(path, raw)
     config = located(validate(in_usual_order(dict(raw), checkout / "config.yaml"), SOURCE), checkout, FETCHED)
     regimes = {name: located(config.regime(name), checkout, FETCHED, f"regimes.{name}.") for name in config.regimes}
     for prefix, each in [("", config), *((f"regimes.{name}.", regime) for name, regime in regimes.items())]:
@@ -49,49 +55,6 @@ def admitted(raw: Mapping[str, Any], checkout: Path, files: Iterable[Path] = ())
     check_protocol_files(config, checkout)
     check_protocol([config, *regimes.values()], checkout)
     return config, regimes
-
-
-class OnceEach(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Reads YAML safely; a key that stands twice in one place is an error, not the last one's."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen and key.value != "<<":
-                    line = key.start_mark.line + 1
-                    raise UserError(f"line {line}: the key {shown(key.value)} is given twice; keep one of them")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def check_file(path: Path, merged: Mapping[str, Any]) -> None:
-    """Refuse what Snakemake takes without a word: keys given twice, `{}` without effect, a file that is a program.
-
-    Raises:
-        UserError: it names the file and the line.
-    """
-    try:
-        found = yaml.load(path.read_text(encoding="utf-8"), OnceEach)
-    except UserError as error:
-        raise UserError(f"{path.name}, {error}") from error
-    except (yaml.YAMLError, OSError, ValueError, RecursionError):
-        return  # Snakemake has read it in its own way, and says what is wrong
-    if isinstance(found, dict) and "__use_yte__" in found:
-        raise UserError(
-            f"{path.name}: __use_yte__ makes a program of a configuration; only plain keys and values are allowed"
-        )
-    for name, value in without_effect(found, merged):
-        raise UserError(f"{path.name}: {name}: {{}} changes nothing over {shown(value)}; give it at least one key")
-
-
-def without_effect(laid: Any, merged: Any, where: tuple = ()) -> Iterator[tuple[str, Any]]:
-    """(name, value that stayed) of every {} that was laid over what has no keys."""
-    if isinstance(laid, dict) and not isinstance(merged, Mapping) and not laid:
-        yield named(where), merged
-    if isinstance(laid, dict) and isinstance(merged, Mapping):
-        for key, value in laid.items():
-            yield from without_effect(value, merged.get(key), (*where, key))
 
 
 def check_new_page(config: Config) -> None:
@@ -155,9 +118,19 @@ def check_folders(config: Config, prefix: str) -> None:
             )
         if missing := [name for name in needed if not (model / name).is_dir()]:
             raise UserError(f"{prefix}model.path: {model} has no folder `{missing[0]}`; needed are {', '.join(needed)}")
+    for pattern in FOLDERS:
+        for holder, key, name in places(config.model_dump(mode="json", by_alias=True), pattern.split(".")):
+            refuse_odd_names(Path(holder[key]), f"{prefix}{name}")
     for key, path, names in needed_files(config):
         if missing := [name for name in names if path.is_dir() and not (path / name).is_file()]:
             raise UserError(f"{prefix}{key}: {path} has no file {missing[0]}; needed are {', '.join(names)}")
+
+
+def refuse_odd_names(folder: Path, key: str) -> None:
+    """Refuse a folder with a file whose name Snakemake would take for a pattern: its files are inputs of jobs."""
+    for path in [*folder.glob("*"), *folder.glob("*/*")] if folder.is_dir() else ():
+        if set("{}\n") & set(path.name):
+            raise UserError(f"{key}: {folder} holds {shown(path.name)}, with a brace or a line break; rename it")
 
 
 def needed_files(config: Config) -> Iterator[tuple[str, Path, list[str]]]:
@@ -217,3 +190,19 @@ def weights_of(section: Any) -> tuple:
     if not Path(network).is_dir():
         return (network, section.models)
     return tuple(sorted(sha256_file(path) for path in Path(network).glob("*.safetensors")))
+
+
+def main() -> None:
+    """Say whether these files, laid over config.yaml in this order, are a configuration."""
+    from snakemake.utils import update_config
+
+    files = [ROOT / "config.yaml", *map(Path, sys.argv[1:])]
+    merged: dict = {}
+    for path in files:
+        update_config(merged, read_overlay(path))
+    config, regimes = admitted(merged, ROOT, files)
+    print(f"right: experiment {config.experiment}, arms {', '.join(config.arms)}", *(f"; regime {r}" for r in regimes))
+
+
+if __name__ == "__main__":
+    run_cli(main)

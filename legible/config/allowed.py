@@ -20,6 +20,7 @@ MOST = 2**31 - 1
 NAME_LENGTH = 64  # several names make one file name, of 255 bytes
 TEXT_LENGTH = 100_000
 DEPTH = 30
+WILDCARD = re.compile(r"\{\s*\w+")  # how it begins, in any text that becomes a parameter of a rule
 TAKEN = ("cache", "nano_models", "prompts")  # folders below results/ that are no experiment's
 # Keys of the auxiliary loss → the balances that listen to them.
 OF_BALANCE = {
@@ -105,6 +106,10 @@ def _readable_text(text: str, where: str) -> None:
     if found := unseen(text):
         said = f"{where}: " if not where.endswith(" a key") else f"{where} "
         raise ValueError(f"{said}it holds the character {found}, which nobody sees; only printable text is allowed")
+    if found := WILDCARD.search(text):
+        raise ValueError(
+            f"{where}: it holds {shown(found[0])}…, which Snakemake would replace; write it without the brace"
+        )
     if len(text) > TEXT_LENGTH:
         raise ValueError(f"{where}: {len(text)} characters of text; at most {TEXT_LENGTH} are allowed")
 

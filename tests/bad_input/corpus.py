@@ -29,10 +29,11 @@ from snakemake.utils import update_config
 from legible.admit import admitted
 from legible.corpus.prompts import load_prompts
 from legible.errors import UserError, run_cli
+from legible.overlays import read_overlay
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-KINDS = ("configuration", "configuration_files", "command_line", "prompts", "made_files")
+KINDS = ("configuration", "configuration_files", "unreadable_files", "command_line", "prompts", "made_files")
 GOOD = '{"id": "a", "prompt": "a sign that says GO", "targets": ["GO"]}\n'
 SECONDS = 10  # in which an answer is there
 # Arguments of the scripts in made_files.yaml: FILE is the entry's file, OUT an empty folder.
@@ -99,6 +100,8 @@ def fill(place: Path) -> None:
     }
     for name, text in texts.items():
         (place / name).write_text(text, encoding="utf-8")
+    (place / "odd").mkdir()
+    (place / "odd" / "a{b}.ttf").touch()
     (place / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     (place / "ocr/rapidocr/base").mkdir(parents=True)
     (place / "ocr/rapidocr/base/short.jsonl").touch()
@@ -133,6 +136,14 @@ def written(content: dict) -> bytes:
 def refuse_configuration(content: dict) -> None:
     Path("mine.yaml").write_bytes(written(content))
     admitted(as_snakemake_merges(Path("mine.yaml")), ROOT, [Path("mine.yaml")])
+
+
+def refuse_unreadable(content: dict) -> None:
+    if content.get("folder"):
+        Path("mine.yaml").mkdir()
+    else:
+        Path("mine.yaml").write_bytes(written(content))
+    read_overlay(Path("mine.yaml"))
 
 
 def refuse_command_line(content: dict) -> None:
@@ -183,6 +194,7 @@ def refuse_made_file(content: dict) -> None:
 REFUSE: dict[str, Callable[[dict], None]] = {
     "configuration": refuse_configuration,
     "configuration_files": refuse_configuration,
+    "unreadable_files": refuse_unreadable,
     "command_line": refuse_command_line,
     "prompts": refuse_prompts,
     "made_files": refuse_made_file,

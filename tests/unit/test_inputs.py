@@ -80,7 +80,7 @@ def test_what_is_no_file_at_all(monkeypatch, path, why):
         located(config(prompt_sets={"x": {"path": path}}), ROOT)
 
 
-@pytest.mark.parametrize("path", ["a{b}.jsonl", "a}.jsonl"])
+@pytest.mark.parametrize("path", ["a{.jsonl", "a}.jsonl"])
 def test_a_path_that_snakemake_would_misread_is_refused(path):
     with pytest.raises(UserError, match=r"prompt_sets\.x\.path: .* holds a brace or a line break"):
         located(config(prompt_sets={"x": {"path": path}}), ROOT)
