@@ -25,6 +25,7 @@ from legible.wording import shown
 
 SOURCE = "config.yaml (or --configfile/--config)"
 FETCHED = frozenset(f"results/prompts/{name}.jsonl" for name in BENCHMARKS)  # what the workflow itself will write
+ODD = set("{}\n")  # Snakemake takes them for parts of a pattern
 # Sections with a network of one file: the key that names the file, or the file's name.
 WEIGHTS = {"aesthetic": "head", "hps": "weights", "imagereward": "weights"}
 
@@ -39,6 +40,8 @@ def admitted(raw: Mapping[str, Any], checkout: Path, files: Iterable[Path] = ())
     Raises:
         UserError: one sentence that names the key, file or line and says what is allowed.
     """
+    if ODD & set(str(checkout)):
+        raise UserError(f"{checkout}: this project's path holds a brace or a line break; move or rename it")
     for path in files:
         check_overlay(path, raw)
     config = located(validate(in_usual_order(dict(raw), checkout / "config.yaml"), SOURCE), checkout, FETCHED)
@@ -129,7 +132,7 @@ def check_folders(config: Config, prefix: str) -> None:
 def refuse_odd_names(folder: Path, key: str) -> None:
     """Refuse a folder with a file whose name Snakemake would take for a pattern: its files are inputs of jobs."""
     for path in [*folder.glob("*"), *folder.glob("*/*")] if folder.is_dir() else ():
-        if set("{}\n") & set(path.name):
+        if ODD & set(path.name):
             raise UserError(f"{key}: {folder} holds {shown(path.name)}, with a brace or a line break; rename it")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-LONGEST = 60  # characters of a value that are shown
+LONGEST = 120  # characters of a value that are shown
 MANY = 16  # more keys than that are not listed
 DIGITS = 30  # of a number
 # Kinds of pydantic's errors by what is needed instead.

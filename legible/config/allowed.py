@@ -19,6 +19,7 @@ NAME = r"^[a-z][a-z0-9_]*$"
 MOST = 2**31 - 1
 NAME_LENGTH = 64  # several names make one file name, of 255 bytes
 TEXT_LENGTH = 100_000
+MOST_RUNS = 100_000
 DEPTH = 30
 WILDCARD = re.compile(r"\{\s*\w+")  # how it begins, in any text that becomes a parameter of a rule
 TAKEN = ("cache", "nano_models", "prompts")  # folders below results/ that are no experiment's
@@ -130,6 +131,10 @@ def named_apart(config: "Config") -> None:
     for name in (BASE, *CEILINGS, SCALE):
         if name in config.arms:
             raise ValueError(f"arms.{name}: this name is taken by what arms are compared with; choose another one")
+    if (runs := len(config.arms) * len(config.seeds)) > MOST_RUNS:
+        raise ValueError(
+            f"seeds: {len(config.arms)} arms with each make {runs} trainings; at most {MOST_RUNS} are allowed"
+        )
     pairs = [frozenset(pair) for pair in config.contrasts]
     if len(set(pairs)) < len(pairs):
         raise ValueError("contrasts: every pair of arms may be given once only, whichever comes first")

@@ -37,6 +37,7 @@ FOLDERS = (
 OF_RECIPES = tuple(
     f"render.{recipe}.{key}" for recipe in ("recipe", "stages.*.recipe") for key in ("photographs", "fonts.*")
 )
+SEARCHED = ("fonts.folders.*", "benchmarks")  # with all folders below them
 HUB = {"model.path": "diffusers", "clip.path": "open_clip"} | dict.fromkeys(
     ("caption_clip.path", "pickscore.path"), "transformers"
 )  # a hub id will do, too → the format of a folder
@@ -98,6 +99,8 @@ def _found(text: str, pattern: str, name: str, checkout: Path, fetched: Collecti
         raise UserError(f"{name}: it is empty; the path of a {kind} is needed{ways}")
     if re.search(r"[{}\n]", text):
         raise UserError(f"{name}: {shown(text)} holds a brace or a line break; rename it")
+    if pattern in SEARCHED and Path(text).resolve() == Path(Path(text).resolve().anchor):
+        raise UserError(f"{name}: {shown(text)} is the whole file system, which would be searched; name a folder in it")
     is_there = is_file if kind == "file" else is_dir
     for folder in (Path(), checkout):
         if is_there(folder / text):
