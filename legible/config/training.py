@@ -257,7 +257,7 @@ class Training(Section):
             raise ValueError("parallel: shard cannot measure two gradients apart; set aux.measure_every: 0")
         if self.sharded and self.aux.weights and self.aux.apart:
             raise ValueError(
-                "parallel: shard takes no two gradients apart; set aux.clipping: sum and aux.conflict: sum"
+                "parallel: shard cannot take two gradients apart; set aux.clipping and aux.conflict: sum"
             )
         if self.anchor.reference == "adapter_off" and self.method != "lora":
             raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")

@@ -156,7 +156,7 @@ def test_the_tuned_encoder_opens_in_plain_transformers(stable_diffusion, reader,
     ("reward", "message"),
     [
         ({"weights": {"beauty": 1.0}}, "'beauty' is no reward; allowed are reading, caption, aesthetic"),
-        ({"weights": {"reading": 0.0}}, "above 0"),
+        ({"weights": {"reading": 0.0}}, "greater than 0"),
         ({"weights": {"reading": 1.0}, "steps": 2, "last": 3}, r"last: 3 is more than steps \(2\)"),
     ],
 )
