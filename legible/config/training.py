@@ -256,9 +256,7 @@ class Training(Section):
         if self.sharded and self.aux.weights and (self.aux.measure_every or self.aux.balance == "gradient_norm"):
             raise ValueError("parallel: shard cannot measure two gradients apart; set aux.measure_every: 0")
         if self.sharded and self.aux.weights and self.aux.apart:
-            raise ValueError(
-                "parallel: shard cannot take two gradients apart; set aux.clipping and aux.conflict: sum"
-            )
+            raise ValueError("parallel: shard cannot take two gradients apart; set aux.clipping and aux.conflict: sum")
         if self.anchor.reference == "adapter_off" and self.method != "lora":
             raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")
         if self.quantization != "none" and self.method != "lora":
