@@ -203,11 +203,13 @@ def test_a_bad_configuration_stops_with_one_sentence(project, overlay, sentence)
 
 def test_a_job_whose_script_fails_has_failed(project):
     # The scripts' output goes through tee, whose own success must not count.
-    (project.folder / "empty.jsonl").write_text("")
-    overlay = {"experiment": "failing", "prompt_sets": {"short": {"path": "empty.jsonl"}}}
+    row = {"id": "a", "prompt": "a sign that says GO", "targets": ["GO"], "font": "Nobody"}  # found out by the job only
+    (project.folder / "font.jsonl").write_text(json.dumps(row))
+    overlay = {"experiment": "failing", "prompt_sets": {"short": {"path": "font.jsonl"}}}
     (project.folder / "failing.yaml").write_text(yaml.safe_dump(overlay))
-    said = project.snakemake("--configfile", "failing.yaml", "--", "baseline", check=False)
-    assert "error: empty.jsonl: " in said
+    target = "results/failing/images/ceiling_render/short/manifest.jsonl"
+    said = project.snakemake("--configfile", "failing.yaml", "--", target, check=False)
+    assert "error: prompt 'a': the font 'Nobody' was not found" in said
     assert "completed successfully" not in said
 
 
