@@ -265,6 +265,23 @@ def test_a_hostile_value_is_refused_or_one_argument(place, name):
     assert with_a_shell() - rules == set()
 
 
+def test_a_project_and_a_working_directory_of_hostile_names(tmp_path):
+    """A job that is run, with the prefix of all commands, which a dry run does not print."""
+    project = tmp_path / "a $(touch HACKED) 'b' \"c\"; touch HACKED"
+    project.symlink_to(ROOT)
+    place = tmp_path / "--output `touch HACKED` größe"
+    place.mkdir()
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--snakefile", str(project / "Snakefile")]
+    done = subprocess.run(
+        [*command, "--", "results/nano/config.yaml"], cwd=place, env=os.environ | {"NO_COLOR": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    written = yaml.safe_load((place / "results/nano/config.yaml").read_text())
+    assert written["model"]["path"] == f"{project}/resources/nano/zimage"
+    assert {path.name for path in place.iterdir()} <= {"results", ".snakemake"}
+
+
 def test_every_placeholder_of_a_command_is_quoted():
     blocks, found = 0, {}
     for path in [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]:
