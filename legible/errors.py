@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from pydantic import ValidationError
+from legible.wording import describe, shown
+
+__all__ = ["Stopped", "UserError", "describe", "device_trouble", "must_be_object", "must_be_text", "run_cli"]
 
 FULL = {  # the system's errors that say that no more can be written, and what is said of them
     errno.ENOSPC: "the disk is full; free some space and run again",
@@ -23,25 +25,16 @@ class Stopped(UserError):
     """Stopped from outside (SIGTERM, Ctrl-C) after everything that is needed to go on was written."""
 
 
-def describe(error: ValidationError) -> str:
-    """The first problem of a pydantic error as `key: what is wrong and what is allowed`."""
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    value, kind = problem.get("input"), problem["type"]
-    if kind == "extra_forbidden":
-        return f"{key}: unknown key"
-    if kind in {"float_type", "int_type"} and isinstance(value, str):
-        hint = ""
-        with suppress(ValueError):
-            number = float(value)
-            # Snakemake's own --config makes text of every number inside a mapping.
-            hint = "; take its quotation marks away, or give it in a file (--configfile) instead of --config"
-            if "e" in value.lower() and "." not in value:
-                hint = f"; YAML 1.1 reads it as text, write {number:.1e} with a decimal point"
-        return f"{key}: '{value}' is a string, a number is needed{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if kind == "value_error" or isinstance(value, dict) else f", got {value!r}"
-    return f"{key}: {message}{shown}" if key else message
+def must_be_object(row: object, where: str) -> None:
+    """A UserError for what is no JSON object; `where` (file and line) begins it."""
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a JSON object is needed, with keys and values; got {shown(row)}")
+
+
+def must_be_text(value: object, where: str) -> None:
+    """A UserError for what is no text; `where` (file, line, key) begins it."""
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{where}: text is needed, got {shown(value)}")
 
 
 def no_room(error: BaseException | None) -> str | None:
@@ -74,10 +67,40 @@ def device_trouble(error: BaseException) -> str | None:
     return None
 
 
+def file_trouble(error: BaseException) -> str | None:
+    """What to tell of a file that cannot be read or written at all."""
+    if isinstance(error, RecursionError):
+        return f"{in_hand(error)}: nested too deeply; flat rows of keys and values are needed"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{in_hand(error)}: not UTF-8 text; write it anew, or run the stage again that makes it"
+    reasons = {
+        errno.EISDIR: "a folder; a file is needed",
+        errno.ENOTDIR: "a part of this path is a file; a folder is needed",
+        errno.ENOENT: "no such file",
+        errno.EACCES: "it may not be read or written here; change its permissions",
+        errno.EROFS: "this file system is read-only; choose another folder",
+        errno.ENAMETOOLONG: "the name is too long for a file; at most 255 bytes are allowed",
+    }
+    if not isinstance(error, OSError) or error.errno not in reasons:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{reasons[error.errno]}"
+
+
+def in_hand(error: BaseException) -> str:
+    """The file that a function was reading when it failed, by what our functions call it."""
+    found, trace = "a file", error.__traceback__
+    while trace:
+        names = trace.tb_frame.f_locals
+        found = next((str(names[name]) for name in ("path", "source") if name in names), found)
+        trace = trace.tb_next
+    return found
+
+
 def run_cli(main: Callable[[], None]) -> None:
     """Run a script's `main`; print what a user can mend as one line on standard error and exit with status 2.
 
-    That is a UserError, a full disk (`no_room`), or trouble with the GPU.
+    That is a UserError, a full disk (`no_room`), a file that cannot be read or written, or trouble with the GPU.
     """
     try:
         main()
@@ -90,7 +113,7 @@ def run_cli(main: Callable[[], None]) -> None:
         sys.exit(2)
     except Exception as error:
         full, where = no_room(error), getattr(error, "filename", None)
-        said = f"{where}: {full}" if full and where else full or device_trouble(error)
+        said = f"{where}: {full}" if full and where else full or device_trouble(error) or file_trouble(error)
         if not said:
             raise
         print(f"error: {said}", file=sys.stderr)

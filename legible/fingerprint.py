@@ -1,8 +1,8 @@
 """Fingerprints of code: what of a file decides the bytes that a job writes, and which files a script uses.
 
 Neutral, so that rewording costs nobody a training: comments, docstrings, layout, annotations, the arguments of
-exceptions, what is printed, warned or logged, labels of progress, help texts of options and of configuration keys; and
-statements that only hold a file against its checksum.
+exceptions, what is printed, warned, logged or refused (`must_be_…`, as a statement), labels of progress, help texts of
+options and of configuration keys; and statements that only hold a file against its checksum.
 """
 
 import ast
@@ -14,8 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # They let a file be as it is, or refuse it: so does a statement that calls a function of theirs.
 CHECKING = {"legible.integrity", "legible.models.download"}
-# They speak to people, or say what was used; the pre-flight refuses a run, or lets it be as it is.
-SILENT = {f"legible.{name}" for name in ("errors", "progress", "provenance", "fingerprint", "train.preflight")}
+# They speak to people, or say what was used; the pre-flight and what is allowed refuse a run, or let it be as it is.
+SILENT = {
+    f"legible.{name}"
+    for name in ("config.allowed", "errors", "fingerprint", "progress", "provenance", "train.preflight", "wording")
+}
 SILENT |= CHECKING
 # Keyword arguments that only people read, by the last name of what is called.
 WORDS = {
@@ -194,7 +197,9 @@ def _last_name(node: ast.AST) -> str:
 
 
 def _only_speaks(call: ast.Call) -> bool:
-    """Whether a call, made as a statement, prints, warns or logs."""
+    """Whether a call, made as a statement, prints, warns, logs, or refuses (must_be_…)."""
+    if isinstance(call.func, ast.Name) and call.func.id.startswith("must_be_"):
+        return True
     if isinstance(call.func, ast.Name) and call.func.id == "print":
         # Printing into a file decides its bytes.
         return all(_last_name(k.value) in ("stderr", "stdout") for k in call.keywords if k.arg == "file")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from legible.errors import UserError, no_room
+from legible.errors import UserError, must_be_object, no_room
 
 
 @contextmanager
@@ -81,6 +81,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number}: not a JSON object ({error.msg})") from error
+        must_be_object(rows[-1], f"{path}, line {number}")
     return rows
 
 

@@ -14,8 +14,8 @@ min_version("9.27")
 CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.insert(0, str(CHECKOUT))  # the rules use the library that lies beside them, as their jobs do
 
-from legible.config import CRITICS, FIGURES, HEARD, JUDGES, NO_TEXT, check_page, critics_of, in_usual_order, validate
-from legible.config.inputs import located
+from legible.admit import admitted, weights_of
+from legible.config import CRITICS, FIGURES, HEARD, JUDGES, NO_TEXT, critics_of
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
 from legible.io import files_gone, sha256_file, sha256_json
@@ -34,15 +34,9 @@ from legible.provenance import (
     decides_training,
     has_gpu,
 )
-from legible.report.protocol import check_protocol
 
-FETCHED = {f"results/prompts/{name}.jsonl" for name in BENCHMARKS}
 try:
-    CONFIG = in_usual_order(config, CHECKOUT / "config.yaml")
-    CONFIG = located(validate(CONFIG, "config.yaml (or --configfile/--config)"), CHECKOUT, FETCHED)
-    REGIMES = {name: located(CONFIG.regime(name), CHECKOUT, FETCHED, f"regimes.{name}.") for name in CONFIG.regimes}
-    check_page(CONFIG)
-    check_protocol([CONFIG, *REGIMES.values()], CHECKOUT)
+    CONFIG, REGIMES = admitted(config, CHECKOUT, map(Path, workflow.configfiles))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -70,7 +64,9 @@ ANCHOR, TIMING = f"{RESULTS}/cache/anchor.safetensors", f"{RESULTS}/timing.csv"
 SPEC = spec_of(CONFIG.model.family)
 ENVIRONMENT = "../envs/legible.yaml"
 # The EasyOCR judge's network as a reader that no arm listens to, where it is another one.
-UNSEEN = CONFIG.ocr.easyocr if CONFIG.ocr.easyocr and CONFIG.ocr.easyocr.network != CONFIG.reader.network else None
+UNSEEN = (
+    CONFIG.ocr.easyocr if CONFIG.ocr.easyocr and weights_of(CONFIG.ocr.easyocr) != weights_of(CONFIG.reader) else None
+)
 NANO = "results/nano_models"
 TWINS = ["aesthetic", "hps", "pickscore"]  # of published rewards, on top of the caption CLIP
 READERS = ["recognizer_conv", "recognizer_crnn"]

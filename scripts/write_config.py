@@ -1,11 +1,10 @@
 """Write the merged, validated configuration of an experiment as YAML."""
 
 import argparse
-import json
 
 import yaml
 
-from legible.config import validate
+from legible.config import raw_sections, validate
 from legible.errors import run_cli
 from legible.io import write_text
 
@@ -16,7 +15,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="the whole configuration as JSON")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
-    config = validate(json.loads(arguments.config), "--config")
+    config = validate(raw_sections(arguments.config), "--config")
     plain = config.model_dump(mode="json", by_alias=True)
     write_text(arguments.output, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 

@@ -1,12 +1,16 @@
 """Fonts, the synthetic dataset and the prompts."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from legible.config.model import Scheduler
 from legible.config.scripts import known
-from legible.config.section import Name, Natural, NonNegative, Positive, PositiveFloat, Section
+from legible.config.section import SIDE, Name, Natural, NonNegative, Pair, Positive, PositiveFloat, Section, Text
+from legible.config.training import different
+
+SAMPLES = 10_000_000
+FontNames = Annotated[tuple[Text, ...], AfterValidator(different)]
 
 
 class Fonts(Section):
@@ -14,12 +18,19 @@ class Fonts(Section):
 
     bundled: bool = Field(True, description="use the fonts that matplotlib bundles (no installation needed)")
     system: bool = Field(False, description="also search the system's font folders")
-    folders: tuple[str, ...] = Field((), description="further folders to search")
+    folders: FontNames = Field((), description="further folders to search")
     characters: str = Field(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", description="characters that a font must really have", min_length=1
     )
-    train: tuple[str, ...] = Field((), description='fonts to draw with, as "family style"; empty = every usable one')
-    held_out: tuple[str, ...] = Field((), description="fonts kept for the test split, never trained on")
+    train: FontNames = Field((), description='fonts to draw with, as "family style"; empty = every usable one')
+    held_out: FontNames = Field((), description="fonts kept for the test split, never trained on")
+
+    @field_validator("characters")
+    @classmethod
+    def some_ink(cls, characters: str) -> str:
+        if not characters.strip():
+            raise ValueError("it is blank; at least one character with ink is needed")
+        return characters
 
 
 class Kinds(Section):
@@ -44,17 +55,19 @@ class Data(Section):
     script: Name = Field(
         "latin", description="whose capitals are written; those of resources/scripts.yaml that have some"
     )
-    train: Positive = Field(1536, description="samples in the train split")
-    test: Natural = Field(128, description="samples in the test split: held-out words and held-out fonts")
-    height: Positive = Field(32, description="pixels")
-    width: Positive = Field(64, description="pixels")
-    length: tuple[Positive, Positive] = Field((2, 6), description="shortest and longest line, in characters")
-    lines: tuple[Positive, Positive] = Field((1, 1), description="fewest and most lines on one sign")
+    train: Positive = Field(1536, le=SAMPLES, description="samples in the train split")
+    test: Natural = Field(128, le=SAMPLES, description="samples in the test split: held-out words and held-out fonts")
+    height: Positive = Field(32, le=SIDE, description="pixels")
+    width: Positive = Field(64, le=SIDE, description="pixels")
+    length: Pair = Field((2, 6), description="shortest and longest line, in characters")
+    lines: Pair = Field((1, 1), description="fewest and most lines on one sign")
     kinds: Kinds = Kinds()
-    font_size: tuple[Positive, Positive] = Field((12, 20), description="smallest and largest font size, in pixels")
-    margin: Natural = Field(2, description="pixels that stay free on every side; text that does not fit is rejected")
-    jitter: Natural = Field(0, description="largest shift from the centre, in pixels")
-    contrast: PositiveFloat = Field(4.5, description="smallest WCAG contrast ratio of text and background")
+    font_size: Pair = Field((12, 20), description="smallest and largest font size, in pixels")
+    margin: Natural = Field(
+        2, le=SIDE, description="pixels that stay free on every side; text that does not fit is rejected"
+    )
+    jitter: Natural = Field(0, le=SIDE, description="largest shift from the centre, in pixels")
+    contrast: PositiveFloat = Field(4.5, le=21, description="smallest WCAG contrast ratio of text and background")
 
     @field_validator("script")
     @classmethod

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from legible.config.allowed import TAKEN, drawable, listened_to, matching, named_apart, readable, trainable, two
 from legible.config.data import Data, Fonts, PromptSet
 from legible.config.figures import Figures
 from legible.config.judges import (
@@ -22,12 +23,23 @@ from legible.config.losses import Clip, Reader, Segmenter
 from legible.config.model import Generation, Model
 from legible.config.render import Render
 from legible.config.rewards import REWARDS, Aesthetic, CaptionClip, Hps, ImageReward, PickScore, critics_of
-from legible.config.section import Fraction, Name, Natural, Section
-from legible.config.training import Anchor, Training
+from legible.config.section import ENTRIES, Fraction, Name, Natural, Section
+from legible.config.training import Anchor, Seeds, Training, different
 from legible.config.validation import Validation
 from legible.errors import describe
 from legible.models.spec import spec_of
 from legible.names import PLACEBOS
+from legible.wording import under
+
+PAGE = r"^[A-Za-z0-9_][A-Za-z0-9_/-]*\.md$"
+Page = Annotated[
+    str,
+    AfterValidator(matching(PAGE[1:-1], "a relative path of letters, digits, '_', '-' and '/' that ends in .md")),
+    Field(json_schema_extra={"pattern": PAGE}, max_length=200),
+]
+Command = Annotated[
+    str, AfterValidator(matching(r"[^-\s].*", "it must begin with the name of a program, such as snakemake"))
+]
 
 
 class Config(Section):
@@ -72,25 +84,29 @@ class Config(Section):
         },
         description="named overrides of `training` (null: left out); `diffusion_only` (λ = 0), the control, must stay",
     )
-    contrasts: tuple[tuple[Name, Name], ...] = Field(
+    contrasts: tuple[Annotated[tuple[Name, Name], BeforeValidator(two)], ...] = Field(
         (), description="pairs of arms that the pages compare with each other too, e.g. [[reading, ctc]]; [] = none"
     )
-    seeds: tuple[Natural, ...] = Field((0, 1), description="training seeds per arm", min_length=1)
+    seeds: Seeds = Field((0, 1), description="training seeds per arm")
     anchor: Anchor = Anchor()
     validation: Validation | None = Field(
         None, description="e.g. {every: 16}: draw and read pictures while arms train; null = not"
     )
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(different)] = Field(
         (), description="also write each run's log for tensorboard, wandb (offline), where installed; [] = not"
     )
     drift: Drift | None = Field(None, description="measure image drift on prompts without text; null = not")
-    reward_scores: tuple[str, ...] = Field(
+    reward_scores: Annotated[tuple[str, ...], AfterValidator(different)] = Field(
         (), description="rewards by which all drawn pictures are scored, with the guards that void a gain; [] = not"
     )
-    cer_levels: tuple[Fraction, ...] = Field(
-        (), description="draw how many steps each arm with snapshots takes to these character error rates; [] = not"
+    cer_levels: Annotated[tuple[Fraction, ...], AfterValidator(different)] = Field(
+        (),
+        max_length=ENTRIES,
+        description="draw how many steps each arm with snapshots takes to these character error rates; [] = not",
     )
-    gradients: Natural = Field(0, description="samples on which each loss's gradient is measured per σ; 0 = not at all")
+    gradients: Natural = Field(
+        0, le=1_000_000, description="samples on which each loss's gradient is measured per σ; 0 = not at all"
+    )
     timing: Timing | None = Field(
         None, description="e.g. {steps: 6, rounds: 3}: measure each arm's seconds per step alone, in turn; null = not"
     )
@@ -101,11 +117,13 @@ class Config(Section):
     regimes: dict[Name, dict[str, Any]] = Field(
         {}, description="variants of this whole configuration, run beside it as experiments {experiment}_{regime}"
     )
-    title: str = Field("", description="what this experiment asks, as the heading of its results")
-    results_page: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_/-]*\.md$")] | None = Field(
+    title: str = Field("", max_length=1000, description="what this experiment asks, as the heading of its results")
+    results_page: Page | None = Field(
         None, description="write the tables and figures of all regimes to this .md file, such as docs/RESULTS.md"
     )
-    command: str = Field("snakemake --cores all", description="the command that the results page gives")
+    command: Command = Field(
+        "snakemake --cores all", max_length=1000, description="the command that the results page gives"
+    )
     gpu: bool | None = Field(None, description="jobs ask for a GPU; null = where this machine has one")
     ocr: Ocr = Ocr()
     glyph_judge: GlyphJudge | None = Field(
@@ -119,6 +137,18 @@ class Config(Section):
     scoring: Scoring = Scoring()
     figures: Figures = Figures()
 
+    @model_validator(mode="before")
+    @classmethod
+    def readable_text(cls, raw: Any) -> Any:
+        return readable(raw)
+
+    @field_validator("experiment")
+    @classmethod
+    def free(cls, experiment: str) -> str:
+        if experiment in TAKEN:
+            raise ValueError(f"results/{experiment} is taken by files of all experiments; choose another name")
+        return experiment
+
     @field_validator("arms", "prompt_sets", "regimes", mode="before")
     @classmethod
     def without_null(cls, named: Any) -> Any:
@@ -127,6 +157,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def consistent(self) -> "Config":
+        named_apart(self)
+        drawable(self)
+        trainable(self)
         control = self.arms.get("diffusion_only")
         if control is None or self.arm("diffusion_only").aux.lambda_aux != 0:
             raise ValueError("arms: `diffusion_only` with lambda 0 must be there: every claim is measured against it")
@@ -136,21 +169,19 @@ class Config(Section):
             if self.arm(name).order == "stages" and len(self.render.stages if self.render else ()) < 2:
                 raise ValueError(f"arms.{name}.order: stages need a section `render` with two stages or more")
             self.check_heard(name)
+            listened_to(self, name)
             late = [step for step in self.arm(name).snapshots if step >= self.arm(name).steps]
             if late:
                 raise ValueError(f"arms.{name}.snapshots: {late[0]} is not below steps ({self.arm(name).steps})")
         for number, pair in enumerate(self.contrasts):
             if absent := [name for name in pair if name not in self.arms]:
                 raise ValueError(
-                    f"contrasts.{number}: no arm is called '{absent[0]}'; there are {', '.join(self.arms)}"
+                    f"contrasts, entry {number + 1}: no arm is called '{absent[0]}'; there are {', '.join(self.arms)}"
                 )
             if len(set(pair)) < 2:
-                raise ValueError(f"contrasts.{number}: '{pair[0]}' is compared with itself; name two arms")
+                raise ValueError(f"contrasts, entry {number + 1}: '{pair[0]}' is compared with itself; name two arms")
         for name in self.regimes:
             self.regime(name)
-        for key, seeds in (("seeds", self.seeds), ("generation.seeds", self.generation.seeds)):
-            if len(set(seeds)) < len(seeds):
-                raise ValueError(f"{key}: every seed may be given once only, got {list(seeds)}")
         for name in self.reward_scores:
             if name not in REWARDS:
                 raise ValueError(f"reward_scores: '{name}' is no reward; allowed are {', '.join(REWARDS)}")
@@ -247,7 +278,7 @@ class Config(Section):
         try:
             return Training.model_validate(merged)
         except ValidationError as error:
-            raise ValueError(f"arms.{name}.{describe(error)}") from error
+            raise ValueError(under(f"arms.{name}", describe(error))) from error
 
     def generation_of(self, prompt_set: str) -> Generation:
         """The generation section with what a prompt set has of its own."""
@@ -257,7 +288,7 @@ class Config(Section):
         try:
             return Generation.model_validate(self.generation.model_dump(mode="json") | own)
         except ValidationError as error:
-            raise ValueError(f"prompt_sets.{prompt_set}.{describe(error)}") from error
+            raise ValueError(under(f"prompt_sets.{prompt_set}", describe(error))) from error
 
     def regime(self, name: str) -> "Config":
         """This configuration as regime `name` overrides it: an experiment of its own, without regimes."""
@@ -268,7 +299,7 @@ class Config(Section):
         try:
             return Config.model_validate(merged | own)
         except ValidationError as error:
-            raise ValueError(f"regimes.{name}.{describe(error)}") from error
+            raise ValueError(under(f"regimes.{name}", describe(error))) from error
 
     def engines(self) -> dict[str, RapidOcr | EasyOcr | Tesseract]:
         """The OCR engines in use, by name."""

@@ -7,23 +7,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field, create_model
 
-from legible.config.section import Positive, PositiveFloat, Section
+from legible.config.allowed import matching
+from legible.config.section import ENTRIES, Positive, PositiveFloat, Section
+
+HEX = r"^#[0-9a-fA-F]{6}$"
+Color = Annotated[
+    str,
+    AfterValidator(matching(HEX[1:-1], "a colour is written as #0072B2, with six hexadecimal digits")),
+    Field(json_schema_extra={"pattern": HEX}),
+]
 
 
 class FigureStyle(Section):
     """One figure. Changing it redraws that figure only."""
 
-    width: PositiveFloat = Field(7.0, description="inches")
-    height: PositiveFloat = Field(4.0, description="inches")
-    dpi: Positive = 150
-    colors: tuple[Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")], ...] = Field(
+    width: PositiveFloat = Field(7.0, le=100, description="inches")
+    height: PositiveFloat = Field(4.0, le=100, description="inches")
+    dpi: Positive = Field(150, le=1200)
+    colors: tuple[Color, ...] = Field(
         ("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
         description="base, then the arms in order (Okabe-Ito: colour-blind safe)",
         min_length=3,
+        max_length=ENTRIES,
     )
-    examples: Positive = Field(6, description="rows of a picture grid")
+    examples: Positive = Field(6, le=100, description="rows of a picture grid")
 
 
 PLAIN = FigureStyle()

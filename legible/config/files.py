@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from legible.config.experiment import Config
 from legible.errors import UserError, describe
+from legible.wording import under, unknown_key
 
 
 def validate(raw: dict, source: str) -> Config:
@@ -32,7 +33,7 @@ def load(path: str | Path) -> Config:
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: the top level must be a mapping of sections")
+        raise UserError(f"{path}: sections are needed, each with keys and values, such as training: {{steps: 64}}")
     return validate(raw, str(path))
 
 
@@ -47,7 +48,9 @@ def check_page(config: Config) -> None:
     """
     page = Path(config.results_page) if config.results_page else None
     if page and page.exists() and not (page.is_file() and NOTICE in page.read_text(encoding="utf-8", errors="replace")):
-        raise UserError(f"results_page: {page} is another file, which would be overwritten")
+        raise UserError(
+            f"results_page: {page} is another file, which would be overwritten; give the name of a new file"
+        )
 
 
 def in_usual_order(raw: dict, usual: str | Path) -> dict:
@@ -82,7 +85,7 @@ def raw_sections(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise UserError(f"{source}: not valid JSON ({error.msg}, line {error.lineno})") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{source}: a JSON object of sections is needed")
+        raise UserError(f'{source}: a group of keys and values is needed, such as {{"training": {{…}}}}')
     return raw
 
 
@@ -96,7 +99,7 @@ def sections(text: str, *required: str) -> dict[str, Any]:
     """
     raw, source = raw_sections(text), source_of(text)
     if unknown := sorted(set(raw) - set(Config.model_fields)):
-        raise UserError(f"{source}: {unknown[0]}: unknown section; allowed are {', '.join(Config.model_fields)}")
+        raise UserError(f"{source}: {unknown_key(unknown[0], Config.model_fields)}")
     if missing := sorted(set(required) - set(raw)):
         raise UserError(f"{source}: the section {missing[0]} is missing")
     validated = {}
@@ -106,5 +109,5 @@ def sections(text: str, *required: str) -> dict[str, Any]:
         try:
             validated[name] = TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
-            raise UserError(f"{source}: {name}.{describe(error)}") from error
+            raise UserError(f"{source}: {under(name, describe(error))}") from error
     return validated

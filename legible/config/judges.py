@@ -6,11 +6,19 @@ A new judge is one entry in `JUDGES`, its section in `Ocr`, and its module.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
-from legible.config.section import Fraction, Natural, Positive, PositiveFloat, Section
+from legible.config.allowed import matching
+from legible.config.section import SIDE, Fraction, Natural, Positive, PositiveFloat, Section, Text
 from legible.corpus.templates import PALETTE
 
+LARGEST = 32  # enlargement
+LANGUAGE = r"^[A-Za-z0-9_]+$"
+Language = Annotated[
+    str,
+    AfterValidator(matching(LANGUAGE[1:-1], "letters, digits and '_' only, as eng or chi_sim")),
+    Field(json_schema_extra={"pattern": LANGUAGE}),
+]
 NO_TEXT = "no_text"  # what the prompt set of `drift` is called
 
 
@@ -35,7 +43,7 @@ class RapidOcr(Section):
     """RapidOCR (PP-OCR, ONNX); its wheel carries the models."""
 
     detect: bool = Field(False, description="false: the whole image is one line; true: find the lines first")
-    scale: Positive = Field(2, description="enlargement before reading")
+    scale: Positive = Field(2, le=LARGEST, description="enlargement before reading")
 
 
 class EasyOcr(Section):
@@ -44,19 +52,19 @@ class EasyOcr(Section):
     network: str = Field("resources/nano/recognizer_crnn", description="folder of a user network, or `standard`")
     models: str | None = Field(None, description="folder of downloaded networks (for `standard`)")
     detect: bool = False
-    scale: Positive = 2
+    scale: Positive = Field(2, le=LARGEST)
 
 
 class Tesseract(Section):
     """Tesseract, where it is installed (`pip install "legible[tesseract]"` and the system's language data)."""
 
-    language: str = Field("eng", pattern=r"^[A-Za-z0-9_]+$", description="which .traineddata to read with")
+    language: Language = Field("eng", description="which .traineddata to read with")
     data: str | None = Field(None, description="folder of the language data; null = where the system keeps it")
     page_mode: Literal["line", "raw line"] = Field(
         "line", description="without detect: its page mode 7, or 13, which reads some scripts better"
     )
     detect: bool = False
-    scale: Positive = 2
+    scale: Positive = Field(2, le=LARGEST)
 
 
 class Ocr(Section):
@@ -71,7 +79,7 @@ class Scoring(Section):
     """Metrics and statistics."""
 
     normalization: Literal["strict", "lenient"] = Field("lenient", description="see docs/METRICS.md")
-    resamples: Positive = Field(2000, description="bootstrap resamples, clustered by prompt")
+    resamples: Positive = Field(2000, le=1_000_000, description="bootstrap resamples, clustered by prompt")
     confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.95
     seed: Natural = 0
     cer_cap: PositiveFloat = Field(1.0, description="cap of one image's CER in the macro average")
@@ -93,11 +101,13 @@ class Calibration(Section):
     The pictures have the size of `data`, and every one of them is there undamaged, too.
     """
 
-    words: Positive = Field(20, description="words for each font")
-    nonwords: Positive = Field(20, description="non-words for each font")
-    severities: tuple[Fraction, ...] = Field((0.5, 1.0), min_length=1, description="of each kind of damage, 0 … 1")
-    fonts: tuple[str, ...] = Field(("DejaVu Sans Bold",), min_length=1, description='as "family style"')
-    font_size: Positive = Field(14, description="pixels; smaller where a string does not fit")
+    words: Positive = Field(20, le=10_000, description="words for each font")
+    nonwords: Positive = Field(20, le=10_000, description="non-words for each font")
+    severities: tuple[Fraction, ...] = Field(
+        (0.5, 1.0), min_length=1, max_length=100, description="of each kind of damage, 0 … 1"
+    )
+    fonts: tuple[Text, ...] = Field(("DejaVu Sans Bold",), min_length=1, description='as "family style"')
+    font_size: Positive = Field(14, le=SIDE, description="pixels; smaller where a string does not fit")
     color: str = "white"
     background: str = "dark green"
     seed: Natural = 0
@@ -113,8 +123,10 @@ class Calibration(Section):
 class Timing(Section):
     """How many seconds a step of each arm takes, measured alone: nothing else of the workflow runs meanwhile."""
 
-    steps: Positive = Field(6, description="steps per round, rounded up to whole turns of aux.every and measure_every")
-    rounds: Positive = Field(3, description="rounds over all arms, in rotating order")
+    steps: Positive = Field(
+        6, le=10_000, description="steps per round, rounded up to whole turns of aux.every and measure_every"
+    )
+    rounds: Positive = Field(3, le=10_000, description="rounds over all arms, in rotating order")
 
 
 class Drift(Section):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from legible.config.section import Natural, Positive, PositiveFloat, Section
+from legible.config.section import BATCH, STEPS, Natural, Positive, PositiveFloat, Section
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class Clip(Section):
     path: str = Field("resources/nano/clip", description="local folder (open_clip_config.json + weights), or a hub id")
     revision: str | None = Field(None, description="commit of the hub id (ignored for a folder)")
     template: str = Field("{}", description="what the target string stands in, for CLIPs that learned from captions")
-    distractors: Positive = Field(9, description="strings one edit away that clip_contrastive tells the target from")
+    distractors: Positive = Field(
+        9, le=1000, description="strings one edit away that clip_contrastive tells the target from"
+    )
 
     @field_validator("template")
     @classmethod
@@ -76,14 +78,14 @@ class Reader(Section):
 
     network: str = Field("resources/nano/recognizer_conv", description="folder of a user network, or `standard`")
     models: str | None = Field(None, description="folder of EasyOCR's downloaded networks (for `standard`)")
-    aspect: PositiveFloat = Field(2.0, description="width / height of the crops that it reads")
+    aspect: PositiveFloat = Field(2.0, le=100, description="width / height of the crops that it reads")
 
 
 class Segmenter(Section):
     """The latent segmenter of the `char_segmentation` loss, trained on the dataset's own glyph masks."""
 
-    width: Positive = Field(64, description="channels")
-    steps: Positive = 1200
-    batch_size: Positive = 16
+    width: Positive = Field(64, le=4096, description="channels")
+    steps: Positive = Field(1200, le=STEPS)
+    batch_size: Positive = Field(16, le=BATCH)
     learning_rate: PositiveFloat = 3.0e-3
     seed: Natural = 0

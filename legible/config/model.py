@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from legible.config.section import Natural, NonNegative, Positive, Section
+from legible.config.section import BATCH, NonNegative, Positive, Section
+from legible.config.training import Seeds
 
 Family = Literal["zimage", "stable_diffusion", "sdxl", "sd3", "flux", "qwen_image"]
 
@@ -19,7 +20,7 @@ class Model(Section):
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="auto = the GPU where there is one; cuda refuses to go on without"
     )
-    max_sequence_length: Positive = Field(64, description="longest caption, in tokens")
+    max_sequence_length: Positive = Field(64, le=8192, description="longest caption, in tokens")
     distilled_guidance: NonNegative = Field(
         3.5, description="the guidance that FLUX.1 dev is told as a number, in training and sampling; others are not"
     )
@@ -31,7 +32,7 @@ Scheduler = Literal["ddim", "dpm", "euler", "pndm"]
 class Generation(Section):
     """Sampling. Baseline and fine-tuned images use identical prompts, noise and settings."""
 
-    steps: Positive = Field(8, description="forward passes of the transformer")
+    steps: Positive = Field(8, le=1000, description="forward passes of the transformer")
     guidance_scale: NonNegative = Field(
         0.0, description="zimage: 0 = one forward pass a step (Turbo needs 0); others: 1 = one"
     )
@@ -43,8 +44,8 @@ class Generation(Section):
         None,
         description="another scheduler than the model's own (stable_diffusion, sdxl); null = its own",
     )
-    seeds: tuple[Natural, ...] = Field((0, 1), description="image seeds per prompt", min_length=1)
-    batch_size: Positive = Field(32, description="images per forward pass")
+    seeds: Seeds = Field((0, 1), description="image seeds per prompt")
+    batch_size: Positive = Field(32, le=BATCH, description="images per forward pass")
 
     @model_validator(mode="after")
     def consistent(self) -> "Generation":

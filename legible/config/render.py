@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from legible.config.scripts import known
-from legible.config.section import Fraction, NonNegative, Positive, PositiveFloat, Section
+from legible.config.section import SIDE, Fraction, NonNegative, Pair, PositiveFloat, Section
 from legible.errors import describe
+from legible.wording import under
 
 GROUNDS = ("flat", "gradient", "clouds", "stripes", "paper", "bricks", "bokeh")
 LAYOUTS = ("line", "lines", "columns", "vertical", "turned", "arc", "wave", "curve", "perspective")
 FILLS = ("flat", "gradient", "texture")
-Side = Annotated[int, Field(ge=16, le=8192, strict=True)]
-Pair = tuple[Positive, Positive]
+Side = Annotated[int, Field(ge=16, le=SIDE, strict=True)]
 Weights = dict[str, NonNegative]
 
 
@@ -70,7 +70,7 @@ class Recipe(Section):
     @classmethod
     def ordered(cls, pair: tuple[int, int]) -> tuple[int, int]:
         if pair[0] > pair[1]:
-            raise ValueError("the first number must not be above the second")
+            raise ValueError(f"the first number must not be above the second, got {list(pair)}")
         return pair
 
     @model_validator(mode="after")
@@ -133,4 +133,6 @@ class Render(Section):
             merged = PRESETS[stage.preset] | self.recipe | stage.recipe
             return Recipe.model_validate({"height": height, "width": width, **merged})
         except ValidationError as error:
-            raise ValueError(f"stage {number} ({stage.preset}): {describe(error)}") from error
+            raise ValueError(
+                under(f"stages, entry {number + 1}, recipe" if stage.recipe else "recipe", describe(error))
+            ) from error

@@ -6,8 +6,9 @@ A new reward is one entry in `REWARDS` and its module.
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from legible.config.allowed import matching
 from legible.config.losses import LOSSES, Loss
 from legible.config.section import NonNegative, Positive, PositiveFloat, Section
 
@@ -19,7 +20,12 @@ REWARDS = {
     "hps": Loss("legible.rewards.hps", ("hps",)),
     "imagereward": Loss("legible.rewards.imagereward", ("imagereward",)),
 }
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+HASH = "^[0-9a-f]{64}$"
+Sha256 = Annotated[
+    str,
+    AfterValidator(matching(HASH[1:-1], "a SHA-256 has 64 digits from 0 to 9 and a to f, as sha256sum prints it")),
+    Field(json_schema_extra={"pattern": HASH}),
+]
 HEARD = LOSSES | REWARDS  # all that an arm can listen to
 # Methods that use the rewards' values only, no gradient through them → the module, which has `reference(task)` and
 # `method_pass(task, base, state, batch)`; see legible/train/policy.py.
@@ -89,7 +95,7 @@ class Grpo(Section):
     train_steps: Positive | None = Field(
         None, description="so many of the T − 1 noisy steps are trained on, drawn for each prompt; null = all"
     )
-    updates: Positive = Field(1, description="optimiser steps that learn from the same pictures")
+    updates: Positive = Field(1, le=1000, description="optimiser steps that learn from the same pictures")
     clip_range: PositiveFloat = Field(
         1.0e-4, description="the ratio of probabilities counts in 1 ± this; it is 1 where updates is 1"
     )
@@ -120,7 +126,7 @@ class Reward(Section):
         description="L = −Σ γ·R of pictures sampled from noise (prompt) or of one prediction from a noisy real picture "
         "(direct); by the rewards' values alone: grpo, nft, dpo, best_of_n",
     )
-    steps: Positive = Field(8, description="T, steps of the sampler (all methods but direct)")
+    steps: Positive = Field(8, le=1000, description="T, steps of the sampler (all methods but direct)")
     last: Positive = Field(2, description="K, the last steps, through which the gradient flows (prompt)")
     guidance_scale: NonNegative = Field(0.0, description="as in generation: 0 (Z-Image), up to 1 (others) = off")
     clip_text: Literal["tuned", "frozen"] = Field(
@@ -128,11 +134,11 @@ class Reward(Section):
     )
     extra_text: NonNegative = Field(1.0, description="the `reading` reward's penalty for characters too many")
     targets: Literal["own", "shuffled"] = Field("own", description="shuffled = placebo: rewarded for another prompt")
-    group: Annotated[int, Field(ge=2, strict=True)] = Field(
+    group: Annotated[int, Field(ge=2, le=1024, strict=True)] = Field(
         8, description="G, pictures a prompt, which are compared with one another (grpo, nft, dpo, best_of_n)"
     )
     levels: Positive = Field(
-        1, description="noise levels at which a picture that counts is trained on (nft, dpo, best_of_n)"
+        1, le=1000, description="noise levels at which a picture that counts is trained on (nft, dpo, best_of_n)"
     )
     grpo: Grpo = Grpo()
     nft: Nft = Nft()

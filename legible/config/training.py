@@ -1,12 +1,27 @@
 """The sections of the configuration that decide a training, one frozen model each."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from legible.config.allowed import two
 from legible.config.losses import LOSSES
 from legible.config.rewards import HEARD, Reward
-from legible.config.section import Fraction, Natural, NonNegative, Positive, PositiveFloat, Section
+from legible.config.section import (
+    BATCH,
+    ENTRIES,
+    SIDE,
+    STEPS,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Section,
+    Text,
+)
+from legible.wording import shown
 
 
 class SigmaSampling(Section):
@@ -35,7 +50,7 @@ class Aux(Section):
     )
     lambda_end: NonNegative = Field(0.0, description="λ at the last step (linear, cosine)")
     target_ratio: PositiveFloat = Field(0.5, description="λ·‖∇L_aux‖ / ‖∇L_diffusion‖ to hold (gradient_norm)")
-    lambda_bounds: tuple[PositiveFloat, PositiveFloat] = Field(
+    lambda_bounds: Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(two)] = Field(
         (0.01, 100.0), description="λ stays in here (gradient_norm, uncertainty)"
     )
     smoothing: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(
@@ -44,7 +59,9 @@ class Aux(Section):
     measure_every: Natural = Field(
         8, description="optimiser steps between measurements of both gradients' norms and cosine; 0 = never"
     )
-    sigma_window: tuple[Fraction, Fraction] = Field((0.0, 1.0), description="σ range in which it counts")
+    sigma_window: Annotated[tuple[Fraction, Fraction], BeforeValidator(two)] = Field(
+        (0.0, 1.0), description="σ range in which it counts"
+    )
     sigma_weight: Literal["none", "signal"] = Field(
         "none", description="weight of a sample by its σ; signal = (1−σ)²/((1−σ)²+σ²)"
     )
@@ -64,30 +81,32 @@ class Aux(Section):
     conflict: Literal["sum", "project"] = Field(
         "sum", description="project = take out of each gradient what works against the other (PCGrad)"
     )
-    margin: Natural = Field(2, description="pixels added around a text region before cropping")
+    margin: Natural = Field(2, le=SIDE, description="pixels added around a text region before cropping")
 
-    @field_validator("loss")
+    @field_validator("loss", mode="before")
     @classmethod
-    def known(cls, loss: str | dict[str, float]) -> str | dict[str, float]:
-        names = [loss] if isinstance(loss, str) else list(loss)
+    def known(cls, loss: Any) -> Any:
+        names = list(loss) if isinstance(loss, Mapping) else [loss]
         for name in names or [""]:
-            if name not in LOSSES and loss != "none":
-                raise ValueError(f"'{name}' is no loss; allowed are none, {', '.join(LOSSES)}, or {{name: weight, …}}")
-        if isinstance(loss, dict) and (bad := [name for name, weight in loss.items() if not weight > 0]):
-            raise ValueError(f"the weight of {bad[0]} must be above 0, got {loss[bad[0]]}")
+            if (not isinstance(name, str) or name not in LOSSES) and loss != "none":
+                allowed = f"allowed are none, {', '.join(LOSSES)}, or {{name: weight, …}}"
+                raise ValueError(f"{shown(name)} is no loss; {allowed}")
+        for name, weight in loss.items() if isinstance(loss, Mapping) else ():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+                raise ValueError(f"{name}: its weight must be a number above 0, got {shown(weight)}")
         return loss
 
     @field_validator("lambda_bounds", "sigma_window")
     @classmethod
     def ordered(cls, pair: tuple[float, float]) -> tuple[float, float]:
         if pair[0] >= pair[1]:
-            raise ValueError("the first number must be below the second")
+            raise ValueError(f"the first number must be below the second, got {list(pair)}")
         return pair
 
     @model_validator(mode="after")
     def consistent(self) -> "Aux":
         if self.loss == "none" and self.lambda_aux > 0:
-            raise ValueError("lambda above 0 needs a loss: set `loss: clip_region`, `loss: ctc` or `lambda: 0`")
+            raise ValueError("lambda: above 0 it needs a loss; set `loss: clip_region`, `loss: ctc` or `lambda: 0`")
         if self.balance in ("gradient_norm", "uncertainty") and not self.lambda_aux:
             raise ValueError(f"balance: {self.balance} needs a lambda above 0 to start from")
         low, high = self.lambda_bounds
@@ -114,8 +133,11 @@ class Aux(Section):
 def different(values: tuple[int, ...]) -> tuple[int, ...]:
     """The values, if each is given once only."""
     if len(set(values)) < len(values):
-        raise ValueError(f"every value may be given once only, got {list(values)}")
+        raise ValueError(f"every value may be given once only, got {shown(values)}")
     return values
+
+
+Seeds = Annotated[tuple[Natural, ...], Field(min_length=1, max_length=ENTRIES), AfterValidator(different)]
 
 
 class AnchorTerm(Section):
@@ -125,7 +147,9 @@ class AnchorTerm(Section):
     reference: Literal["recorded", "adapter_off"] = Field(
         "recorded", description="the base's recorded trajectories, or its answers now, with the adapters off (lora)"
     )
-    batch_size: Positive = Field(8, description="points per optimiser step: of the trajectories, or of training's own")
+    batch_size: Positive = Field(
+        8, le=BATCH, description="points per optimiser step: of the trajectories, or of training's own"
+    )
 
 
 class Anchor(Section):
@@ -133,20 +157,15 @@ class Anchor(Section):
 
     prompts: str = Field("resources/prompts/anchor.jsonl", description="prompts without targets, not those of `drift`")
     limit: Positive | None = Field(None, description="use only the first so many prompts")
-    seeds: tuple[Natural, ...] = Field((0, 1), description="noise seeds per prompt", min_length=1)
-
-    @field_validator("seeds")
-    @classmethod
-    def once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return different(seeds)
+    seeds: Seeds = Field((0, 1), description="noise seeds per prompt")
 
 
 class Lora(Section):
     """Low-rank adapters (peft)."""
 
-    rank: Positive = 8
+    rank: Positive = Field(8, le=4096)
     alpha: PositiveFloat = 8.0
-    targets: tuple[str, ...] | None = Field(
+    targets: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(different)] | None = Field(
         None, description="module names, matched at their end; null = the family's attention and feed-forward layers"
     )
 
@@ -154,9 +173,9 @@ class Lora(Section):
 class Training(Section):
     """Fine-tuning; an arm overrides any of these keys."""
 
-    steps: Positive = Field(64, description="optimiser steps")
-    batch_size: Positive = Field(32, description="samples per forward pass")
-    accumulation: Positive = Field(1, description="forward passes per optimiser step")
+    steps: Positive = Field(64, le=STEPS, description="optimiser steps")
+    batch_size: Positive = Field(32, le=BATCH, description="samples per forward pass")
+    accumulation: Positive = Field(1, le=BATCH, description="forward passes per optimiser step")
     learning_rate: PositiveFloat = 3.0e-4
     warmup: Natural = Field(10, description="steps of linear learning-rate warm-up")
     weight_decay: NonNegative = 0.0
@@ -167,16 +186,16 @@ class Training(Section):
     weights: Literal["float32", "bfloat16"] = Field(
         "float32", description="the trained weights; bfloat16 is rounded stochastically (needs torchao)"
     )
-    gradient_checkpointing: tuple[Literal["auto", "denoiser", "decoder"], ...] = Field(
-        (), description="what is computed twice to save memory: denoiser, decoder; auto = what must, to fit"
+    gradient_checkpointing: Annotated[tuple[Literal["auto", "denoiser", "decoder"], ...], AfterValidator(different)] = (
+        Field((), description="what is computed twice to save memory: denoiser, decoder; auto = what must, to fit")
     )
-    attention: str = Field(
+    attention: Text = Field(
         "native", description="attention backend of diffusers, as _native_flash; its backward pass is checked first"
     )
     compile: bool = Field(False, description="torch.compile the denoiser's blocks; pays after some hundred steps")
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(0.0, description="decay of averaged weights; 0 = off")
     method: Literal["full", "lora"] = Field("full", description="train the modules below, or adapters only")
-    parts: tuple[str, ...] = Field(
+    parts: Annotated[tuple[Text, ...], AfterValidator(different)] = Field(
         ("denoiser",),
         description="what is trained: denoiser, text_encoder, or both (text_encoder_2 … too)",
         min_length=1,
@@ -185,7 +204,7 @@ class Training(Section):
         None,
         description="another arm, from whose finished weights (same seed) this one goes on; null = the base",
     )
-    modules: tuple[str, ...] | None = Field(
+    modules: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(different)] | None = Field(
         None, description="prefixes of the denoiser's parameters to train when method is full; null = all its blocks"
     )
     lora: Lora = Lora()
@@ -202,7 +221,9 @@ class Training(Section):
     aux: Aux = Aux()
     reward: Reward = Reward()
     anchor: AnchorTerm = AnchorTerm()
-    snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are kept too, for learning curves")
+    snapshots: Annotated[tuple[Positive, ...], Field(max_length=ENTRIES), AfterValidator(different)] = Field(
+        (), description="steps whose weights are kept too, for learning curves"
+    )
     checkpoint_every: Positive = Field(32, description="optimiser steps from one resumable checkpoint to the next")
     order: Literal["shuffled", "stages"] = Field(
         "shuffled", description="of the samples; stages = those of `render` one after the other"
@@ -210,18 +231,22 @@ class Training(Section):
     bucket: bool = Field(
         False, description="forward passes of captions of one length: no padding, but another order of the samples"
     )
-    processes: Positive = Field(1, description="GPUs (without one: CPU processes) that share each step's samples")
+    processes: Positive = Field(
+        1, le=1024, description="GPUs (without one: CPU processes) that share each step's samples"
+    )
     parallel: Literal["auto", "replicate", "shard"] = Field(
         "auto",
         description="with several processes: all weights in each, or FSDP2; auto = replicate for lora, shard for full",
     )
-    threads: Positive = Field(1, description="CPU threads of one training (fixed, so that results do not depend on it)")
+    threads: Positive = Field(
+        1, le=1024, description="CPU threads of one training (fixed, so that results do not depend on it)"
+    )
 
     @model_validator(mode="after")
     def consistent(self) -> "Training":
         if self.accumulation % self.processes and self.batch_size % self.processes:
             raise ValueError(
-                f"{self.processes} processes cannot share {self.accumulation} forward passes of {self.batch_size} "
+                f"processes: {self.processes} cannot share {self.accumulation} forward passes of {self.batch_size} "
                 "samples; make accumulation or batch_size a multiple of processes"
             )
         if self.bucket and self.order == "stages":
@@ -229,15 +254,13 @@ class Training(Section):
         if self.sharded and self.method == "lora":
             raise ValueError("parallel: shard needs method: full (adapters are small; choose replicate)")
         if self.sharded and self.aux.weights and (self.aux.measure_every or self.aux.balance == "gradient_norm"):
-            raise ValueError("sharded training cannot measure two gradients apart; set aux.measure_every: 0")
+            raise ValueError("parallel: shard cannot measure two gradients apart; set aux.measure_every: 0")
         if self.sharded and self.aux.weights and self.aux.apart:
-            raise ValueError("sharded training cannot take two gradients apart; set aux.clipping and aux.conflict: sum")
+            raise ValueError("parallel: shard cannot take two gradients apart; set aux.clipping and aux.conflict: sum")
         if self.anchor.reference == "adapter_off" and self.method != "lora":
             raise ValueError("anchor.reference: adapter_off needs method lora; with full training choose recorded")
         if self.quantization != "none" and self.method != "lora":
             raise ValueError(f"quantization: {self.quantization} needs method lora; with full training choose none")
-        if len(set(self.parts)) < len(self.parts):
-            raise ValueError(f"parts: every part may be given once only, got {list(self.parts)}")
         if self.anchor.weight and "denoiser" not in self.parts:
             raise ValueError("anchor: it holds a trained denoiser; add denoiser to parts or set anchor.weight: 0")
         if self.quantization != "none" and self.text_trained:
@@ -260,18 +283,6 @@ class Training(Section):
         if self.reward.grpo.updates > 1 and self.processes > 1:
             raise ValueError("reward.grpo.updates: pictures are kept by one process only; set updates: 1")
         return self
-
-    @field_validator("snapshots")
-    @classmethod
-    def once(cls, snapshots: tuple[int, ...]) -> tuple[int, ...]:
-        return different(snapshots)
-
-    @field_validator("modules")
-    @classmethod
-    def some_module(cls, modules: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if modules == ():
-            raise ValueError("at least 1 prefix is needed; null = all blocks")
-        return modules
 
     @property
     def heard(self) -> list[str]:

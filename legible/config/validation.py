@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from legible.config.section import Natural, Positive, Section
-from legible.config.training import different
+from legible.config.section import Positive, Section
+from legible.config.training import Seeds
 
 
 class Validation(Section):
@@ -22,18 +22,13 @@ class Validation(Section):
     weights: Literal["averaged", "current"] = Field(
         "averaged", description="which weights draw: averaged ones where training.ema is on, or those of the step"
     )
-    seeds: tuple[Natural, ...] = Field((0,), description="image seeds per prompt", min_length=1)
+    seeds: Seeds = Field((0,), description="image seeds per prompt")
     keep: Literal["last", "best"] = Field(
         "last", description="which weights become the run's: the last, or those of the evaluation with the lowest CER"
     )
     patience: Positive | None = Field(
         None, description="evaluations without a new best after which training stops; null = never"
     )
-
-    @field_validator("seeds")
-    @classmethod
-    def once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return different(seeds)
 
     @property
     def chooses(self) -> bool:

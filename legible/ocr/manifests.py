@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from legible.config import Section, raw_sections, sections
-from legible.errors import UserError
+from legible.errors import UserError, must_be_text
 from legible.io import read_jsonl
 from legible.metrics.files import open_image
 from legible.ocr import Engine, Reading
@@ -36,6 +36,7 @@ def listed_images(manifest: Path) -> list[dict]:
     for number, row in enumerate(listed, 1):
         if missing := {"file", "prompt_id", "image_seed"} - set(row):
             raise UserError(f"{manifest}, line {number}: the key {min(missing)} is missing")
+        must_be_text(row["file"], f"{manifest}, line {number}: file")
     return listed
 
 

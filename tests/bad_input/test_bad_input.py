@@ -72,16 +72,16 @@ def generation(folders, prompts: Path, output: Path, **sections) -> list[str]:
 @pytest.mark.parametrize(
     ("raw", "sentence"),
     [
-        ('{"trainign": {}}', "--config: trainign: unknown key"),
-        ('{"training": {"stepz": 3}}', "--config: training.stepz: unknown key"),
+        ('{"trainign": {}}', "--config: trainign: unknown key; did you mean `training`?"),
+        ('{"training": {"stepz": 3}}', "--config: training.stepz: unknown key; did you mean `steps`?"),
         (
             '{"training": {"learning_rate": "1e-4"}}',
-            "--config: training.learning_rate: '1e-4' is a string, a number is needed;"
+            "--config: training.learning_rate: '1e-4' is text, a number is needed;"
             " YAML 1.1 reads it as text, write 1.0e-04 with a decimal point",
         ),
         (
             '{"training": {"aux": {"loss": "clip_region", "lambda": -0.5}}}',
-            "--config: training.aux.lambda: Input should be greater than or equal to 0, got -0.5",
+            "--config: training.aux.lambda: it must be 0 or more, got -0.5",
         ),
     ],
 )

@@ -145,7 +145,7 @@ def test_every_sample_of_a_step_is_some_process_once(processes, batch, accumulat
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"processes": 3}, "3 processes cannot share 1 forward passes of 4 samples; make accumulation or batch_size"),
+        ({"processes": 3}, "processes: 3 cannot share 1 forward passes of 4 samples; make accumulation or batch_size"),
         ({"processes": 2, "parallel": "shard"} | LORA, "parallel: shard needs method: full"),
         ({"processes": 2, "aux": CLIP}, r"cannot measure two gradients apart; set aux\.measure_every: 0"),
         ({"processes": 2, "aux": CLIP | {"balance": "gradient_norm", "measure_every": 0}}, "two gradients apart"),

@@ -124,8 +124,11 @@ def test_the_pages_show_them_where_they_are_asked_for(experiment, found):
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        (["ctc", "nobody"], "contrasts.0: no arm is called 'nobody'; there are diffusion_only, clip_region, ctc"),
-        (["ctc", "ctc"], "contrasts.0: 'ctc' is compared with itself; name two arms"),
+        (
+            ["ctc", "nobody"],
+            "contrasts, entry 1: no arm is called 'nobody'; there are diffusion_only, clip_region, ctc",
+        ),
+        (["ctc", "ctc"], "contrasts, entry 1: 'ctc' is compared with itself; name two arms"),
     ],
 )
 def test_a_pair_names_two_arms(tmp_path, pair, message):

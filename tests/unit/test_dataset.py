@@ -112,7 +112,7 @@ def test_rejections_are_counted_by_reason():
 @pytest.mark.parametrize(
     ("data", "excluded", "message"),
     [
-        (Data(contrast=22.0), "", r"for contrast \(100% .* lower data\.contrast"),
+        (Data().model_copy(update={"contrast": 22.0}), "", r"for contrast \(100% .* lower data\.contrast"),
         (Data(width=8), "", r"for overflow \(100% .* lower data\.font_size"),
         (Data(contrast=1.0), "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", r"for excluded \(100% .* raise data\.length"),
     ],
@@ -222,10 +222,10 @@ def test_a_script_says_what_is_wrong_in_one_line(tmp_path):
     [
         ("{", "--config: not valid JSON"),
         ("nowhere.json", "nowhere.json: no such configuration file"),
-        ('{"dato": {}}', "dato: unknown section"),
+        ('{"dato": {}}', "dato: unknown key; did you mean `data`"),
         ("{}", "the section data is missing"),
         ('{"data": {"widht": 3}}', "data.widht: unknown key"),
-        ('{"data": {"contrast": "4.5"}}', "data.contrast: '4.5' is a string"),
+        ('{"data": {"contrast": "4.5"}}', "data.contrast: '4.5' is text"),
         ('{"data": {"length": [5, 2]}}', "the first number must not exceed"),
     ],
 )

@@ -45,12 +45,10 @@ def test_a_path_is_never_taken_for_an_option(tmp_path, monkeypatch):
     ("key", "changes"),
     [
         ("prompt_sets.x.path", {"prompt_sets": {"x": {"path": "nowhere.jsonl"}}}),
-        ("prompt_sets.x.path", {"prompt_sets": {"x": {"path": "resources"}}}),  # a folder
-        ("prompt_sets.x.path", {"prompt_sets": {"x": {"path": ""}}}),
         ("prompt_sets.x.path", {"prompt_sets": {"x": {"path": "results/prompts/unknown.jsonl"}}}),
         ("anchor.prompts", {"anchor": {"prompts": "nowhere.jsonl"}}),
         ("drift.prompts", {"drift": {"prompts": "nowhere.jsonl"}}),
-        ("fonts.folders.1", {"fonts": {"folders": ["resources", "nowhere"]}}),
+        ("fonts.folders, entry 2", {"fonts": {"folders": ["resources", "nowhere"]}}),
         ("model.path", {"model": {"path": "resources/nano/nowhere"}}),
         ("model.path", {"model": {"path": "resources/nowhere"}}),  # like a hub id, but there is such a folder
         ("model.path", {"model": {"path": "nowhere"}}),
@@ -73,7 +71,16 @@ def test_what_is_not_there_is_named_with_its_key(monkeypatch, key, changes):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["a{b}.jsonl", "a\nb.jsonl"])
+@pytest.mark.parametrize(
+    ("path", "why"), [("resources", "'resources' is a folder, a file is needed"), ("", "it is empty")]
+)
+def test_what_is_no_file_at_all(monkeypatch, path, why):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=rf"^prompt_sets\.x\.path: {why}"):
+        located(config(prompt_sets={"x": {"path": path}}), ROOT)
+
+
+@pytest.mark.parametrize("path", ["a{.jsonl", "a}.jsonl"])
 def test_a_path_that_snakemake_would_misread_is_refused(path):
     with pytest.raises(UserError, match=r"prompt_sets\.x\.path: .* holds a brace or a line break"):
         located(config(prompt_sets={"x": {"path": path}}), ROOT)

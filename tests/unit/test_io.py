@@ -194,7 +194,13 @@ run_cli(main)
             2,
             "error: w.bin: the disk is full; free some space and run again\n",
         ),
-        ("OSError(errno.EACCES, 'Denied', 'w.bin')", 1, None),
+        (
+            "OSError(errno.EACCES, 'Denied', 'w.bin')",
+            2,
+            "error: w.bin: it may not be read or written here; change its permissions\n",
+        ),
+        ("OSError(errno.EISDIR, 'Folder', 'w.bin')", 2, "error: w.bin: a folder; a file is needed\n"),
+        ("OSError(errno.EIO, 'Broken', 'w.bin')", 1, None),
         ("ValueError('a bug')", 1, None),
     ],
 )

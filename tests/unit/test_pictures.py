@@ -104,7 +104,10 @@ def script_words(name: str) -> list[str]:
     [
         ({"recipe": {"height": 64}}, "the size is that of `data`"),
         ({"recipe": {"scripts": {"runes": 1.0}}}, "'runes' is not among"),
-        ({"stages": [{"preset": "scenes", "recipe": {"outline": 2}}]}, r"stage 0 \(scenes\)"),
+        (
+            {"stages": [{"preset": "scenes", "recipe": {"outline": 2}}]},
+            r"stages, entry 1, recipe\.outline: it must be at most 1",
+        ),
         ({"stages": []}, "stages"),
         ({"recipe": {"layouts": {}, "letters": 3}}, "letters"),
     ],

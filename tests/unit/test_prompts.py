@@ -257,7 +257,7 @@ def test_no_target_of_the_shift_set_occurs_in_another_one_of_either_set():
     [
         ("{", "--plan: Invalid JSON"),
         ('{"wrd": {"4": 1}}', "--plan: wrd.*'word', 'rare', 'nonword' or 'digits'"),
-        ('{"word": {"4": 0}}', "--plan: word.4: Input should be greater than 0, got 0"),
+        ('{"word": {"4": 0}}', "--plan: word.4: it must be above 0, got 0"),
         ('{"word": {"19": 1}}', "--plan: word: no listed word has 19 letters"),
     ],
 )

@@ -430,7 +430,7 @@ def test_an_outline_larger_than_any_picture_is_refused():
         (["--sheet", "x.png", "--script", "klingon"], "error: recipe: scripts: 'klingon' is not among latin, greek"),
         ([], "error: nothing to write: give --sheet FILE, --output FILE, or both"),
         (["--sheet", "x.png", "--count", "0"], "error: --count: 0 is not above 0"),
-        (["--sheet", "x.png", "--height", "3"], "error: recipe: height: Input should be greater than or equal to 16"),
+        (["--sheet", "x.png", "--height", "3"], "error: recipe: height: it must be 16 or more"),
         (["--sheet", "x.png", "--recipe", "none.yaml"], "error: --recipe: none.yaml cannot be read"),
         (["--output", "x.parquet", "--export", "pdf", "y"], "error: --export: needs --output, and one of coco-text"),
     ],

@@ -58,8 +58,8 @@ CTC = CONTROL | {"ctc": {"aux": {"loss": "ctc", "lambda": 1.0, "every": 1}}}
             r"arms\.diffusion_only\.snapshots: ",
         ),
         ({"validation": {"seeds": [1, 1]}}, r"validation.*seeds: every value may be given once only"),
-        ({"validation": {"every": 0}}, r"validation.*every: .*greater than 0"),
-        ({"trackers": ["mlflow"]}, r"trackers\.0: .*'tensorboard' or 'wandb'"),
+        ({"validation": {"every": 0}}, r"validation.*every: .*above 0"),
+        ({"trackers": ["mlflow"]}, r"trackers, entry 1: .*'tensorboard' or 'wandb'"),
     ],
 )
 def test_what_cannot_be_watched_is_refused_in_one_sentence(raw, message):

@@ -95,7 +95,7 @@ def test_an_edited_module_reruns_the_stages_that_use_it(project, file, expected)
         ("legible/io.py", "the disk is full; free some space", "the disk is full: free some space"),
         ("legible/train/assistant.py", "is no LoRA of this model", "is not a LoRA of this model"),
         ("legible/train/checkpoint.py", "another process trains this run", "somebody else trains this run"),
-        ("legible/errors.py", "'{value}' is a string, a number is needed", "'{value}' is text, a number is needed"),
+        ("legible/wording.py", "unknown key; did you mean", "no such key; did you mean"),
         ("legible/progress.py", "s left", "seconds left"),
         ("legible/io.py", "def sha256_file(", "# A remark.\ndef sha256_file("),
     ],

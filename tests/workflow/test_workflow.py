@@ -185,12 +185,12 @@ def test_a_regime_is_the_whole_workflow_once_more(project):
 @pytest.mark.parametrize(
     ("overlay", "sentence"),
     [
-        ("regimes: {shift: {data: {length: [5, 3]}}}", "regimes.shift.data: length: the first number must not exceed"),
+        ("regimes: {shift: {data: {length: [5, 3]}}}", "regimes.shift.data.length: the first number must not exceed"),
         ("regimes: {shift: {regimes: {}}}", "regimes.shift.regimes: a regime cannot set this"),
-        ("training: {learning_rate: 1e-4}", "training.learning_rate: '1e-4' is a string, a number is needed"),
+        ("training: {learning_rate: 1e-4}", "training.learning_rate: '1e-4' is text, a number is needed"),
         ("trainign: {steps: 3}", "trainign: unknown key"),
-        ("arms: {clip_region: {aux: {lambda: -1}}}", "arms.clip_region.aux.lambda: Input should be greater than"),
-        ("seeds: [0, 0]", "seeds: every seed may be given once only"),
+        ("arms: {clip_region: {aux: {lambda: -1}}}", "arms.clip_region.aux.lambda: it must be 0 or more"),
+        ("seeds: [0, 0]", "seeds: every value may be given once only"),
     ],
 )
 def test_a_bad_configuration_stops_with_one_sentence(project, overlay, sentence):
@@ -203,17 +203,19 @@ def test_a_bad_configuration_stops_with_one_sentence(project, overlay, sentence)
 
 def test_a_job_whose_script_fails_has_failed(project):
     # The scripts' output goes through tee, whose own success must not count.
-    (project.folder / "empty.jsonl").write_text("")
-    overlay = {"experiment": "failing", "prompt_sets": {"short": {"path": "empty.jsonl"}}}
+    row = {"id": "a", "prompt": "a sign that says GO", "targets": ["GO"], "font": "Nobody"}  # found out by the job only
+    (project.folder / "font.jsonl").write_text(json.dumps(row))
+    overlay = {"experiment": "failing", "prompt_sets": {"short": {"path": "font.jsonl"}}}
     (project.folder / "failing.yaml").write_text(yaml.safe_dump(overlay))
-    said = project.snakemake("--configfile", "failing.yaml", "--", "baseline", check=False)
-    assert "error: empty.jsonl: " in said
+    target = "results/failing/images/ceiling_render/short/manifest.jsonl"
+    said = project.snakemake("--configfile", "failing.yaml", "--", target, check=False)
+    assert "error: prompt 'a': the font 'Nobody' was not found" in said
     assert "completed successfully" not in said
 
 
 def test_a_number_that_snakemake_turned_into_text_is_explained(project):
     said = project.snakemake("--dry-run", "--config", 'training={"steps": 3}', check=False)
-    assert "training.steps: '3' is a string, a number is needed" in said
+    assert "training.steps: '3' is text, a whole number is needed" in said
     assert "give it in a file (--configfile) instead of --config" in said
 
 
