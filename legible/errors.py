@@ -16,6 +16,14 @@ class UserError(Exception):
 class Stopped(UserError):
     """Stopped from outside (SIGTERM, Ctrl-C) after everything that is needed to go on was written."""
 
+    status = 143  # 128 + SIGTERM, as a shell reports it
+
+
+class OutOfTime(Stopped):
+    """Stopped by itself, shortly before its job's time limit, after everything that is needed to go on was written."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h: try again
+
 
 def describe(error: ValidationError) -> str:
     """The first problem of a pydantic error as `key: what is wrong and what is allowed`."""
@@ -65,7 +73,7 @@ def run_cli(main: Callable[[], None]) -> None:
     except Stopped as error:
         with suppress(BrokenPipeError):  # the signal may have ended `tee` too
             print(f"stopped: {error}", file=sys.stderr, flush=True)
-        os._exit(143)  # 128 + SIGTERM, as a shell reports it; not by way of flushing a broken pipe once more
+        os._exit(error.status)  # not by way of flushing a broken pipe once more
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# They speak to people, or say what was used; the pre-flight refuses a run, or lets it be as it is.
-SILENT = {f"legible.{name}" for name in ("errors", "progress", "provenance", "fingerprint", "train.preflight")}
+# They speak to people, say what was used, or when a checkpoint is written; the pre-flight lets a run be as it is.
+SILENT = ("errors", "progress", "provenance", "fingerprint", "cluster", "train.budget", "train.preflight")
+SILENT = {f"legible.{name}" for name in SILENT}
 # Keyword arguments that only people read, by the last name of what is called.
 WORDS = {
     "Field": {"description", "title", "examples"},

@@ -1,5 +1,6 @@
 """Resumable training state: written whole or not at all, read without pickle, refused when it is another run's."""
 
+import errno
 import fcntl
 import json
 import os
@@ -17,6 +18,8 @@ from legible.errors import UserError
 from legible.io import disk_is_full, sha256_file, write_json
 from legible.train.group import ALONE, Group
 from legible.train.state import load_state, save_state
+
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 def save_checkpoint(path: str | Path, key: str, state: dict[str, Any], group: Group = ALONE) -> None:
@@ -110,6 +113,16 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"{folder}: another process trains this run; waiting for it to finish", file=sys.stderr, flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            # Lustre does so unless it is mounted with `flock`; most users cannot change that, so the run goes on.
+            print(
+                f"{folder}: this file system takes no locks ({error.strerror}); see to it that no other job trains this"
+                " run, or work on a file system with locks (Lustre: mounted with -o flock)",
+                file=sys.stderr,
+                flush=True,
+            )
         yield
 
 
