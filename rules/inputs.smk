@@ -78,8 +78,14 @@ def segmenter_option(wildcards, input):
     return ["--segmenter", str(input.segmenter)] if input.segmenter else []
 
 
-def launcher(wildcards):
-    """What starts the training: python, or torchrun for several processes."""
+def launcher(wildcards, resources):
+    """What starts the training: python, or torchrun for several processes; never where it could not do one step."""
+    check_arm_time(wildcards, resources)
+    return trainer(wildcards)
+
+
+def trainer(wildcards):
+    """python, or torchrun for several processes."""
     processes = CONFIG.arm(wildcards.arm).processes
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return ["python", *(torchrun if processes > 1 else [])]

@@ -17,7 +17,7 @@ rule judge_glyphs:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime="2h",
     params:
         config=as_json(glyph_judge=CONFIG.glyph_judge and part("glyph_judge")),
@@ -43,7 +43,7 @@ rule calibrate:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=6000,
+        mem_mb=memory(6000),
         runtime="4h",
     params:
         config=as_json(
@@ -72,7 +72,7 @@ rule score_glyphs:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime="1h",
     params:
         config=as_json(scoring=part("scoring")),

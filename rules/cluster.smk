@@ -1,0 +1,129 @@
+"""What a job is given and, on a cluster, what becomes of one that ends badly. Reruns depend on nothing of this."""
+
+from snakemake.jobs import Job
+
+from legible.cluster import check_accounts, check_time, forward_sigterm, hopeless, job_began, memory_to_ask
+
+LEDGER = Path("results", "cache", "memory", "asked.json")  # by jobs that ran out of memory
+
+# A program that the kernel has killed cannot say so itself. LEGIBLE_MB is what its job was given (profiles/).
+prefix += """python() {
+    command python "$@" && return
+    local code=$?
+    [ $code -ne 137 ] || echo "error: killed, memory ran out${LEGIBLE_MB:+; $LEGIBLE_MB MB were asked for};\
+ the key for more: --set-resources RULE:mem_mb=…, RULE as the job is called" >&2
+    return $code
+}
+"""
+shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
+
+if workflow.remote_exec:  # this process runs one job of a cluster
+    os.environ.setdefault("LEGIBLE_MB", os.environ.get("SLURM_MEM_PER_NODE", ""))
+    job_began()
+    forward_sigterm()
+
+
+def restarts(job):
+    """How often a job may be tried again; Snakemake itself knows no reason not to."""
+    fixed = "mem_mb" in workflow.resource_settings._parsed_overwrite_resources.get(job.rule.name, {})
+    return 0 if any(hopeless(Path(log), fixed) for log in job.log) else job.rule.restart_times
+
+
+if workflow.is_main_process:
+    Job.restart_times = property(restarts)
+
+
+def gpus(wildcards):
+    """Whether a job that can use a GPU asks for one: where this machine or its cluster has some, and they are wanted.
+
+    On a CPU machine it must not wait for a turn; a login node seldom has what its cluster has.
+    """
+    if CONFIG.gpu is not None:
+        return int(CONFIG.gpu)
+    return int(CONFIG.model.device != "cpu" and (workflow.non_local_exec or has_gpu()))
+
+
+def arm_gpus(wildcards):
+    """GPUs of one training."""
+    return gpus(wildcards) * CONFIG.arm(wildcards.arm).processes
+
+
+def arm_threads(wildcards):
+    """CPU threads of one training, all its processes together."""
+    training = CONFIG.arm(wildcards.arm)
+    return training.threads * training.processes
+
+
+def timing_threads(wildcards):
+    """All cores of this machine; on a cluster those of the widest training."""
+    return max(workflow.cores or 1, *(arm_threads(job) for job in timed_arms()))
+
+
+def timing_gpus(wildcards):
+    """GPUs of the training with most processes."""
+    return max(arm_gpus(job) for job in timed_arms())
+
+
+@cache
+def memory_plan():
+    """MB that the jobs which hold the model need, by stage, as the pre-flight counts them; kept by what decides it."""
+    config = as_json(model=part("model"), data=part("data", "height", "width"))
+    trainings = as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS})
+    sizes = [sha256_file(file) for file in model_files("denoiser", "text", "autoencoder") if file.endswith(".json")]
+    key = sha256_json([config, trainings, sizes, decides("plan_memory", [SPEC.module], DIFFUSION)])
+    path = Path("results", "cache", "memory", f"{key[:16]}.json")
+    if not path.is_file():
+        script = [sys.executable, str(CHECKOUT / "scripts" / "plan_memory.py"), "--config", config]
+        command = [*script, "--trainings", trainings, "--output", str(path)]
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
+        if done.returncode:
+            raise WorkflowError(done.stderr.strip().rpartition("\n")[2])
+    return json.loads(path.read_text())
+
+
+@cache
+def counted():
+    """Whether somebody counts the memory of jobs: a cluster, or a limit (`--resources mem_mb=…`)."""
+    if workflow.non_local_exec and workflow.is_main_process:
+        checked(check_accounts, getattr(workflow.executor_settings, "status_command", None))
+    return workflow.non_local_exec or bool({"mem", "mem_mb"} & set(workflow.global_resources))
+
+
+def checked(check, *arguments):
+    """What `check` refuses, as Snakemake says it."""
+    try:
+        check(*arguments)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def memory(planned):
+    """The function that says how many MB a job is given: more after it ran out of memory.
+
+    Args:
+        planned: a number, or a stage of the pre-flight. Where nobody counts, its seconds are spared.
+    """
+
+    def mem_mb(wildcards, attempt, rulename):
+        if not counted():
+            return planned if isinstance(planned, int) else 4000
+        needed = planned if isinstance(planned, int) else memory_plan()[planned.format(**wildcards)]
+        logs = workflow.get_rule(rulename).expand_log(wildcards)
+        return memory_to_ask(needed, attempt, Path(str(logs[0])), LEDGER)
+
+    return mem_mb
+
+
+def timing_memory(wildcards, attempt, rulename):
+    """MB of the largest training."""
+    return max(memory(f"train_{arm}")(wildcards, attempt, rulename) for arm in ARMS)
+
+
+def check_arm_time(wildcards, resources):
+    """Refuse a time limit that no step fits into, before anything is submitted."""
+    done = Path(RESULTS, Run(wildcards.arm, int(wildcards.seed)).folder, "run.json")
+    if workflow.non_local_exec and workflow.is_main_process and not done.is_file():
+        places = (f"checkpoints/{wildcards.arm}-seed*", f"runs/{wildcards.arm}/seed*")
+        logs = [log for place in places for log in Path(RESULTS).glob(f"{place}/metrics.jsonl")]
+        planned = memory_plan()[f"train_{wildcards.arm}"]
+        checked(check_time, resources.runtime, planned, wildcards.arm, logs)
