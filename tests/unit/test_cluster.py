@@ -120,7 +120,7 @@ def test_sacct_is_refused_where_a_cluster_keeps_no_accounts(tmp_path, monkeypatc
         scontrol.chmod(0o755)
         check_accounts("squeue")
         if refused:
-            with pytest.raises(UserError, match="slurm-status-command: sacct, but .* set it to squeue"):
+            with pytest.raises(UserError, match=r"slurm-status-command: sacct, but .* set it to squeue"):
                 check_accounts("sacct")
         else:
             check_accounts("sacct")
