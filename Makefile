@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all run test test-fast test-gpu-extras benchmarks benchmarks-gpu lint format environment requirements clean
+.PHONY: all run test test-fast test-gpu-extras test-cluster benchmarks benchmarks-gpu lint format environment requirements clean
 all: run
 
 environment: $(VENV)/.ready
@@ -17,7 +17,7 @@ $(VENV)/.ready: envs/requirements.txt pyproject.toml
 	touch $@
 
 run: environment
-	$(BIN)/snakemake --cores all
+	$(BIN)/snakemake --cores $$($(BIN)/python -m legible.cores)
 
 # Two test files at a time, in the order of tests/conftest.py; the workflow's files share a finished run.
 test: environment
@@ -32,6 +32,11 @@ test-gpu-extras: environment
 	$(BIN)/uv pip install --quiet --target .gpu --no-deps --require-hashes -r envs/gpu.txt
 	PYTHONPATH=.gpu $(BIN)/python -m pytest tests/models/test_optimizer.py tests/models/test_quantization.py tests/models/test_performance.py \
 	  tests/models/test_family_training.py
+
+# The tiny experiment on a real SLURM of one node, with what goes wrong there (half an hour, root, Debian; docs/CLUSTER.md).
+test-cluster: environment
+	$(BIN)/uv pip install --quiet --target .slurm --no-deps --require-hashes -r envs/slurm.txt
+	$(BIN)/python tests/cluster/drill.py
 
 lint: environment
 	$(BIN)/ruff check .
@@ -50,6 +55,8 @@ requirements:
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/requirements.txt
 	printf 'bitsandbytes\ntorchao\n' | uv pip compile - --python-version 3.11 --universal --no-deps --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/gpu.txt
+	printf 'snakemake-executor-plugin-%s\n' slurm slurm-jobstep cluster-generic | uv pip compile - --python-version 3.11 \
+	  --universal --no-deps --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/slurm.txt
 
 # Drops all experiments; the checkpoints of nano's own training (hours of work) stay.
 clean:

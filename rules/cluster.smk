@@ -2,13 +2,23 @@
 
 from snakemake.jobs import Job
 
+from legible.cards import visible_cards
 from legible.cluster import check_accounts, check_time, forward_sigterm, hopeless, job_began, memory_to_ask
+from legible.cores import usable_cores
 
 LEDGER = Path("results", "cache", "memory", "asked.json")  # by jobs that ran out of memory
 
 # A program that the kernel has killed cannot say so itself. LEGIBLE_MB is what its job was given (profiles/).
+# Programs that can use a GPU take one that no other job has, where there are several to be chosen from.
+CARDS = "-m legible.cards" if len(visible_cards()) > 1 and not workflow.remote_exec else ""
+prefix += f'export LEGIBLE_CARDS="{CARDS}"; '
 prefix += """python() {
-    command python "$@" && return
+    case "$*" in
+        */scripts/encode_dataset.py* | */scripts/generate_images.py* | */scripts/measure_gradients.py* | \
+        */scripts/record_anchor.py* | */scripts/round_trip_ceiling.py* | */scripts/train_arm.py*) ;;
+        *) local LEGIBLE_CARDS= ;;
+    esac
+    command python $LEGIBLE_CARDS "$@" && return
     local code=$?
     [ $code -ne 137 ] || echo "error: killed, memory ran out${LEGIBLE_MB:+; $LEGIBLE_MB MB were asked for};\
  the key for more: --set-resources RULE:mem_mb=…, RULE as the job is called" >&2
@@ -31,6 +41,8 @@ def restarts(job):
 
 if workflow.is_main_process:
     Job.restart_times = property(restarts)
+    if (workflow.cores or 0) > usable_cores():
+        print(f"--cores: this process has a quota of {usable_cores()}; more are slower, not faster", file=sys.stderr)
 
 
 def gpus(wildcards):
