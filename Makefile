@@ -53,6 +53,7 @@ format: environment
 requirements:
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/requirements.txt
+	python envs/write_conda.py
 	printf 'bitsandbytes\ntorchao\n' | uv pip compile - --python-version 3.11 --universal --no-deps --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/gpu.txt
 	printf 'snakemake-executor-plugin-%s\n' slurm slurm-jobstep cluster-generic | uv pip compile - --python-version 3.11 \

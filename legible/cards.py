@@ -48,7 +48,11 @@ def take_cards(count: int, cards: list[str], folder: Path) -> list[str]:
         for lock in held.values():  # two jobs that each hold a part of what they need would wait for each other
             os.close(lock)
         if not said:
-            print(f"{count} of {len(cards)} GPUs are wanted, and not free ({folder}); waiting", file=sys.stderr, flush=True)
+            print(
+                f"{count} of {len(cards)} GPUs are wanted, and not free ({folder}); waiting",
+                file=sys.stderr,
+                flush=True,
+            )
             said = True
         time.sleep(POLL)
 

@@ -27,6 +27,15 @@ prefix += """python() {
 """
 shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
+IMAGE = CHECKOUT / "envs" / "legible.sif"
+if "APPTAINER" in DEPLOYED:  # named only then: what was made without it is as good
+
+    container: str(IMAGE)
+
+    if not IMAGE.is_file():
+        raise WorkflowError(f"--sdm apptainer: {IMAGE} is missing; envs/legible.def says how it is built")
+
+
 if workflow.remote_exec:  # this process runs one job of a cluster
     os.environ.setdefault("LEGIBLE_MB", os.environ.get("SLURM_MEM_PER_NODE", ""))
     job_began()

@@ -100,7 +100,8 @@ wildcard_constraints:
 # A prefix replaces Snakemake's own, without which `| tee` hides that a script failed.
 prefix = f"set -euo pipefail; export LEGIBLE={quote(str(CHECKOUT))}; export PYTHONPATH=$LEGIBLE; "
 prefix += "export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 THP_MEM_ALLOC_ENABLE=1; "
-if not {method.name for method in workflow.deployment_settings.deployment_method} & {"CONDA", "APPTAINER"}:
+DEPLOYED = {method.name for method in workflow.deployment_settings.deployment_method}
+if not DEPLOYED & {"CONDA", "APPTAINER"}:
     prefix += f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
 
 

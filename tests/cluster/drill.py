@@ -216,6 +216,38 @@ def hopeless(drill: Drill) -> str:
     return "one attempt at a configuration that matches nothing, one with too little memory by --set-resources"
 
 
+LAST = "for last; do :; done; "
+BEHIND = 'id=$(date +%N | sed s/^0*//); (sh "$last"; echo $? > {0}/$id) > {0}/log 2>&1 & '
+STAND_INS = {
+    "qsub": f'{LAST}echo "qsub $*" >> {{0}}/asked; {BEHIND}echo $id.pbs',
+    "qstat": f"{LAST}file={{0}}/${{last%.pbs}}; "
+    'if [ -s $file ]; then echo "job_state = F, Exit_status = $(cat $file)"; else echo "job_state = R"; fi',
+    "bsub": f'{LAST}echo "bsub $*" >> {{0}}/asked; {BEHIND}echo "Job <$id> is submitted to queue <normal>."',
+    "bjobs": f'{LAST}case "$(cat {{0}}/$last 2> /dev/null)" in "") echo RUN ;; 0) echo DONE ;; *) echo EXIT ;; esac',
+}
+
+
+def others(drill: Drill) -> str:
+    """profiles/pbs and profiles/lsf, with stand-ins for their programs: what is asked for, and that all is done."""
+    folder = drill.folder / "stand-ins"
+    folder.mkdir()
+    for name, body in STAND_INS.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body.replace('{0}', str(folder))}\n")
+        (folder / name).chmod(0o755)
+    environment = drill.environment | {"PATH": f"{folder}:{drill.environment['PATH']}"}
+    for kind in ("pbs", "lsf"):
+        command = [sys.executable, "-m", "snakemake", "--workflow-profile", f"profiles/{kind}", "--config",
+                   f"experiment={kind}", "--", f"results/{kind}/cache/train.safetensors"]  # fmt: skip
+        done = subprocess.run(command, cwd=drill.folder, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    asked = (folder / "asked").read_text().splitlines()
+    (pbs,), (lsf,) = ([line for line in asked if line.startswith(start) and "encode" in line] for start in ("q", "b"))
+    assert ":ngpus=1 -l walltime=28800 " in pbs, pbs
+    assert lsf.startswith("bsub -gpu num=1 -J legible.encode_dataset "), lsf
+    assert len(asked) == 6
+    return f"3 jobs each; {pbs.split(' -v')[0]}"
+
+
 def without_accounts(drill: Drill) -> str:
     """The same profile on a cluster that keeps no accounts; sacct there is refused in a sentence."""
     slurm, account = drill.slurm, ("--default-resources", "tmpdir=system_tmpdir")
@@ -231,7 +263,7 @@ def without_accounts(drill: Drill) -> str:
     return f"finished; with sacct: {sentence}"
 
 
-CHECKS = (whole, no_gpu, time_limit, too_short, interruptions, memory, hopeless, without_accounts)
+CHECKS = (whole, no_gpu, time_limit, too_short, interruptions, memory, hopeless, others, without_accounts)
 
 
 def main() -> None:
