@@ -50,7 +50,7 @@ def restarts(job):
 
 if workflow.is_main_process:
     Job.restart_times = property(restarts)
-    if (workflow.cores or 0) > usable_cores():
+    if (workflow.resource_settings.cores or 0) > usable_cores():
         print(f"--cores: this process has a quota of {usable_cores()}; more are slower, not faster", file=sys.stderr)
 
 
@@ -73,16 +73,6 @@ def arm_threads(wildcards):
     """CPU threads of one training, all its processes together."""
     training = CONFIG.arm(wildcards.arm)
     return training.threads * training.processes
-
-
-def timing_threads(wildcards):
-    """All cores of this machine; on a cluster those of the widest training."""
-    return max(workflow.cores or 1, *(arm_threads(job) for job in timed_arms()))
-
-
-def timing_gpus(wildcards):
-    """GPUs of the training with most processes."""
-    return max(arm_gpus(job) for job in timed_arms())
 
 
 @cache
@@ -135,16 +125,12 @@ def memory(planned):
     return mem_mb
 
 
-def timing_memory(wildcards, attempt, rulename):
-    """MB of the largest training."""
-    return max(memory(f"train_{arm}")(wildcards, attempt, rulename) for arm in ARMS)
-
-
-def check_arm_time(wildcards, resources):
+def check_arm_time(wildcards):
     """Refuse a time limit that no step fits into, before anything is submitted."""
     done = Path(RESULTS, Run(wildcards.arm, int(wildcards.seed)).folder, "run.json")
-    if workflow.non_local_exec and workflow.is_main_process and not done.is_file():
+    limit = workflow.get_rule("train_arm").resources["runtime"]  # a job's are not known yet
+    if workflow.non_local_exec and workflow.is_main_process and not (limit.is_evaluable() or done.is_file()):
         places = (f"checkpoints/{wildcards.arm}-seed*", f"runs/{wildcards.arm}/seed*")
         logs = [log for place in places for log in Path(RESULTS).glob(f"{place}/metrics.jsonl")]
         planned = memory_plan()[f"train_{wildcards.arm}"]
-        checked(check_time, resources.runtime, planned, wildcards.arm, logs)
+        checked(check_time, int(limit.value), planned, wildcards.arm, logs)

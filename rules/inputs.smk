@@ -78,9 +78,9 @@ def segmenter_option(wildcards, input):
     return ["--segmenter", str(input.segmenter)] if input.segmenter else []
 
 
-def launcher(wildcards, resources):
+def launcher(wildcards):
     """What starts the training: python, or torchrun for several processes; never where it could not do one step."""
-    check_arm_time(wildcards, resources)
+    check_arm_time(wildcards)
     return trainer(wildcards)
 
 

@@ -34,6 +34,21 @@ def timed_arms():
     return [SimpleNamespace(arm=arm, seed=CONFIG.seeds[0]) for arm in ARMS]
 
 
+def timing_threads(wildcards):
+    """All cores of this machine; on a cluster those of the widest training."""
+    return max(workflow.resource_settings.cores or 1, *(arm_threads(job) for job in timed_arms()))
+
+
+def timing_gpus(wildcards):
+    """GPUs of the training with most processes."""
+    return max(arm_gpus(job) for job in timed_arms())
+
+
+def timing_memory(wildcards, attempt, rulename):
+    """MB of the largest training."""
+    return max(memory(f"train_{arm}")(wildcards, attempt, rulename) for arm in ARMS)
+
+
 def timing_inputs(wildcards):
     """What the trainings of all arms open."""
     needs = (arm_models, arm_segmenter, arm_anchor, arm_start)

@@ -58,11 +58,11 @@ class Drill:
         path.write_text(yaml.safe_dump(settings))
         return "--configfile", path.name
 
-    def jobs(self) -> list[dict[str, str]]:
-        """The cluster's jobs since this was asked last, as its accounts have them."""
+    def jobs(self, name: str = "rule_") -> list[dict[str, str]]:
+        """The cluster's jobs with this comment since this was asked last, as its accounts have them."""
         shown = self.slurm.call("sacct", "-XnPD", "-S", "now-1day", "-o", ",".join(FIELDS))
         rows = [dict(zip(FIELDS, line.split("|"), strict=True)) for line in shown.splitlines()]
-        new = [row for row in rows if int(row["jobid"]) > self.seen]
+        new = [row for row in rows if int(row["jobid"]) > self.seen and name in row["comment"]]
         self.seen = max([self.seen, *(int(row["jobid"]) for row in rows)])
         return new
 
@@ -84,7 +84,8 @@ class Drill:
     def undisturbed(self) -> str:
         """SHA-256 of the weights of the arm `long`, trained on this machine without interruption; then it is gone."""
         if not (self.folder / "expected").exists():
-            self.snakemake(*self.overlay("long", arms={"long": LONG}), f"{RUN.format('long')}/run.json", profile=False)
+            options = self.overlay("long", arms={"long": LONG})
+            self.snakemake(*options, "--", f"{RUN.format('long')}/run.json", profile=False)
             (self.folder / "expected").write_text(self.weights("long"))
         self.forget("long")
         return (self.folder / "expected").read_text()
@@ -130,7 +131,7 @@ def time_limit(drill: Drill) -> str:
     options = (*drill.overlay("long", arms={"long": LONG}), "--set-resources", "train_arm:runtime=1")
     said = drill.snakemake(*options, "--", f"{RUN.format('long')}/run.json")
     stops = [line for line in said.splitlines() if line.startswith("stopped: the job's time is nearly over")]
-    jobs = drill.jobs()
+    jobs = drill.jobs("train_arm_wildcards_long")
     assert len(stops) == len(jobs) - 1 >= 1, (stops, jobs)
     assert all(job["timelimit"] == "00:01:00" for job in jobs), jobs
     assert drill.weights("long") == expected
@@ -179,7 +180,7 @@ def interruptions(drill: Drill) -> str:
     slurm.call("scontrol", "update", f"nodename={slurm.host}", "state=resume")
     assert process.returncode == 0, said[-6000:]
     assert drill.weights("long") == expected
-    states = [job["state"].split()[0] for job in drill.jobs()]
+    states = [job["state"].split()[0] for job in drill.jobs("train_arm_wildcards_long")]
     found.append(
         f"then slurmd killed and the node drained ({', '.join(states)}); weights {expected[:16]}… as undisturbed"
     )
@@ -196,7 +197,7 @@ def memory(drill: Drill) -> str:
     for plan in (drill.folder / "results" / "cache" / "memory").glob("*.json"):
         plan.write_text(json.dumps(json.loads(plan.read_text()) | {"train_greedy": 400}))
     said = drill.snakemake(*options, "--", f"{RUN.format('greedy')}/run.json")
-    asked = [dict(part.split("=") for part in job["alloctres"].split(","))["mem"] for job in drill.jobs()]
+    asked = [dict(part.split("=") for part in job["alloctres"].split(","))["mem"] for job in drill.jobs("greedy")]
     named = [line for line in said.splitlines() if line.startswith("error: killed, memory ran out; 400 MB were asked")]
     assert asked[:2] == ["400M", "600M"], asked
     assert named, said[-6000:]
