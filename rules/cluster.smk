@@ -85,8 +85,8 @@ def memory_plan():
     path = Path("results", "cache", "memory", f"{key[:16]}.json")
     if not path.is_file():
         script = [sys.executable, str(CHECKOUT / "scripts" / "plan_memory.py"), "--config", config]
-        command = [*script, "--trainings", trainings, "--output", str(path)]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
+        command, own = [*script, "--output", str(path)], os.environ | {"PYTHONPATH": str(CHECKOUT)}
+        done = subprocess.run(command, env=own, input=trainings, capture_output=True, text=True)
         if done.returncode:
             raise WorkflowError(done.stderr.strip().rpartition("\n")[2])
     return json.loads(path.read_text())

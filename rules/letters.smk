@@ -76,7 +76,7 @@ rule score_glyphs:
         runtime="1h",
     params:
         config=as_json(scoring=part("scoring")),
-        trainings=as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS}),
+        trainings=trainings_without_defaults(),
         code=decides("score_glyphs", packages=SCORING),
     shell:
         'python "$LEGIBLE"/scripts/score_glyphs.py --config {params.config:q} --trainings {params.trainings:q}'

@@ -11,6 +11,12 @@ include: "cluster.smk"
 WATCHED_GENERATION = ("steps", "guidance_scale", "tuned_steps", "scheduler", "batch_size")
 
 
+def trainings_without_defaults():
+    """Arm → its training section, short enough for an argument (128 KiB) with some hundred arms."""
+    dumped = {"mode": "json", "by_alias": True, "exclude_defaults": True}
+    return as_json(**{arm: CONFIG.arm(arm).model_dump(**dumped) for arm in ARMS})
+
+
 def watched_sections():
     """What decides an evaluation while training, and trackers; nothing where they are off, so that no arm changes."""
     tracked = {"trackers": list(CONFIG.trackers)} if CONFIG.trackers else {}

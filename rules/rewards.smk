@@ -23,7 +23,7 @@ rule score_rewards:
         config=as_json(scoring=part("scoring"), **{name: part(name) for name in critics_of(CONFIG.reward_scores)}),
         rewards=list(CONFIG.reward_scores),
         unseen=unseen_option,
-        trainings=as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS}),
+        trainings=trainings_without_defaults(),
         cache=f"{RESULTS}/cache/rewards",
         code=decides_rewards(CONFIG.reward_scores),
     shell:

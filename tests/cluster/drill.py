@@ -22,7 +22,7 @@ from project import TINY, copied  # noqa: E402
 from tiny_models import build_models  # noqa: E402
 
 ARMS = TINY["arms"] | {"pair": {"processes": 2, "parallel": "replicate"}}
-LONG = {"steps": 2500, "checkpoint_every": 1_000_000}  # about a minute, and no checkpoint of its own accord
+LONG = {"steps": 1200, "checkpoint_every": 1_000_000}  # most of a minute, and no checkpoint of its own accord
 RUN = "results/tiny/runs/{}/seed0"
 FIELDS = ("jobid", "state", "partition", "alloctres", "nnodes", "comment", "timelimit")
 
