@@ -130,7 +130,8 @@ def time_limit(drill: Drill) -> str:
     expected = drill.undisturbed()
     options = (*drill.overlay("long", arms={"long": LONG}), "--set-resources", "train_arm:runtime=1")
     said = drill.snakemake(*options, "--", f"{RUN.format('long')}/run.json")
-    stops = [line for line in said.splitlines() if line.startswith("stopped: the job's time is nearly over")]
+    lines = dict.fromkeys(said.splitlines())  # Snakemake shows the program's log and SLURM's
+    stops = [line for line in lines if line.startswith("stopped: the job's time is nearly over")]
     jobs = drill.jobs("train_arm_wildcards_long")
     assert len(stops) == len(jobs) - 1 >= 1, (stops, jobs)
     assert all(job["timelimit"] == "00:01:00" for job in jobs), jobs
@@ -206,7 +207,7 @@ def memory(drill: Drill) -> str:
 
 def hopeless(drill: Drill) -> str:
     """What would fail again is not tried again, whatever the retries; nor what has too little by --set-resources."""
-    options = drill.overlay("wrong", arms={"wrong": {"modules": ["nowhere"]}, "fixed": {}})
+    options = drill.overlay("wrong", arms={"wrong": {"attention": "nowhere"}, "fixed": {}})
     targets = (f"{RUN.format('wrong')}/run.json", f"{RUN.format('fixed')}/run.json")
     drill.snakemake(*options, "--", targets[0], status=1)
     count = [len(drill.jobs())]
@@ -214,7 +215,7 @@ def hopeless(drill: Drill) -> str:
         drill.snakemake(*options, "--set-resources", "train_arm:mem_mb=400", "--", targets[1], status=1)
         count.append(len(drill.jobs()))
     assert set(count) == {1}, count
-    return "one attempt at a configuration that matches nothing, one with too little memory by --set-resources"
+    return "one attempt with an attention backend that does not exist, one with too little memory by --set-resources"
 
 
 LAST = "for last; do :; done; "

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from legible import cluster
 from legible.cluster import check_accounts, check_time, hopeless, last_words, memory_to_ask, slowest_step
@@ -166,3 +167,27 @@ def test_a_job_began_when_its_first_process_did(monkeypatch):
     assert os.environ["LEGIBLE_BEGAN"] == str(began)
     monkeypatch.setenv("LEGIBLE_BEGAN", "12")
     assert cluster.job_began() == 12
+
+
+def test_the_profiles_leave_the_configuration_alone_and_share_what_makes_them_safe():
+    """`config:` in a profile is replaced by --config on the command line, silently."""
+    for profile in (ROOT / "profiles").glob("*/profile.yaml"):
+        keys = yaml.safe_load(profile.read_text())
+        assert "config" not in keys, profile
+        assert keys["rerun-incomplete"] is True
+        if profile.parent.name != "default":
+            assert keys["retries"] >= 5, profile  # trainings go on in further attempts
+            assert keys["show-failed-logs"] is True
+
+
+def test_the_conda_environment_holds_the_hashed_requirements_and_nothing_else():
+    packages = yaml.safe_load((ROOT / "envs" / "legible.yaml").read_text())["dependencies"]
+    pinned = packages[-1]["pip"]
+    requirements = (ROOT / "envs" / "requirements.txt").read_text().replace("\\\n", " ").replace("'", '"').splitlines()
+    assert [line.split() for line in pinned] == [line.split() for line in requirements if line.strip()]
+    assert all("--hash=sha256:" in line for line in pinned)
+    for name in ("Dockerfile", "legible.def"):  # the same Python, and the same files
+        text = (ROOT / "envs" / name).read_text()
+        assert "python:3.11" in text
+        assert text.count("--require-hashes") == text.count("install --no-cache") + text.count("install --system")
+    assert "python =3.11" in packages
