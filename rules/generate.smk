@@ -130,7 +130,7 @@ rule round_trip_ceiling:
 rule baseline:
     """Target: images of the base model."""
     input:
-        expand(rules.generate_baseline.output, prompt_set=PROMPT_SETS),
+        [str(Path(RESULTS, "images", BASE, name, "manifest.jsonl")) for name in PROMPT_SETS],
 
 
 rule generate:
