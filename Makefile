@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all run test test-fast test-gpu-extras test-trackers benchmarks benchmarks-gpu lint format environment requirements audit clean
+.PHONY: all run test test-fast test-gpu-extras test-trackers test-cluster benchmarks benchmarks-gpu lint format environment requirements audit clean
 all: run
 
 environment: $(VENV)/.ready
@@ -17,7 +17,7 @@ $(VENV)/.ready: envs/requirements.txt pyproject.toml
 	touch $@
 
 run: environment
-	$(BIN)/snakemake --cores all
+	$(BIN)/snakemake --cores $$($(BIN)/python -m legible.cores)
 
 # Two test files at a time, in the order of tests/conftest.py; the workflow's files share a finished run.
 test: environment
@@ -38,6 +38,11 @@ test-trackers: environment
 	$(BIN)/uv pip install --quiet --target .trackers --require-hashes -r envs/trackers.txt
 	PYTHONPATH=.trackers $(BIN)/python -m pytest tests/unit/test_trackers.py
 
+# The tiny experiment on a real SLURM of one node, with what goes wrong there (half an hour, root, Debian; docs/CLUSTER.md).
+test-cluster: environment
+	$(BIN)/uv pip install --quiet --target .slurm --no-deps --require-hashes -r envs/slurm.txt
+	$(BIN)/python tests/cluster/drill.py
+
 lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,10 +58,13 @@ format: environment
 requirements:
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/requirements.txt
+	python envs/write_conda.py
 	printf 'bitsandbytes\ntorchao\n' | uv pip compile - --python-version 3.11 --universal --no-deps --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/gpu.txt
 	printf 'tensorboard\nwandb\n' | uv pip compile - -c envs/requirements.txt --python-version 3.11 --universal \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/trackers.txt
+	printf 'snakemake-executor-plugin-%s\n' slurm slurm-jobstep cluster-generic | uv pip compile - --python-version 3.11 \
+	  --universal --no-deps --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/slurm.txt
 
 # Known holes in the pinned packages; asks the advisories over the network, installs nothing here (SECURITY.md).
 audit: environment

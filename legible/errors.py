@@ -8,7 +8,17 @@ from contextlib import suppress
 
 from legible.wording import describe, shown
 
-__all__ = ["Stopped", "UserError", "describe", "device_trouble", "must_be_object", "must_be_text", "run_cli"]
+__all__ = [
+    "OutOfTime",
+    "Stopped",
+    "UserError",
+    "describe",
+    "device_trouble",
+    "must_be_object",
+    "must_be_text",
+    "no_room",
+    "run_cli",
+]
 
 FULL = {  # the system's errors that say that no more can be written, and what is said of them
     errno.ENOSPC: "the disk is full; free some space and run again",
@@ -23,6 +33,14 @@ class UserError(Exception):
 
 class Stopped(UserError):
     """Stopped from outside (SIGTERM, Ctrl-C) after everything that is needed to go on was written."""
+
+    status = 143  # 128 + SIGTERM, as a shell reports it
+
+
+class OutOfTime(Stopped):
+    """Stopped by itself, shortly before its job's time limit, after everything that is needed to go on was written."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 def must_be_object(row: object, where: str) -> None:
@@ -107,7 +125,7 @@ def run_cli(main: Callable[[], None]) -> None:
     except Stopped as error:
         with suppress(BrokenPipeError):  # the signal may have ended `tee` too
             print(f"stopped: {error}", file=sys.stderr, flush=True)
-        os._exit(143)  # 128 + SIGTERM, as a shell reports it; not by way of flushing a broken pipe once more
+        os._exit(error.status)  # not by way of flushing a broken pipe once more
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

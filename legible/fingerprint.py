@@ -14,12 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # They let a file be as it is, or refuse it: so does a statement that calls a function of theirs.
 CHECKING = {"legible.integrity", "legible.models.download"}
-# They speak to people, or say what was used; the pre-flight and what is allowed refuse a run, or let it be as it is.
-SILENT = {
-    f"legible.{name}"
-    for name in ("config.allowed", "errors", "fingerprint", "progress", "provenance", "train.preflight", "wording")
-}
-SILENT |= CHECKING
+# They speak to people, say what was used, or when a checkpoint is written; the pre-flight and what is allowed refuse a
+# run, or let it be as it is.
+SILENT = ("cluster", "config.allowed", "errors", "fingerprint", "progress", "provenance", "wording")
+SILENT = {f"legible.{name}" for name in (*SILENT, "train.budget", "train.preflight")} | CHECKING
 # Keyword arguments that only people read, by the last name of what is called.
 WORDS = {
     "Field": {"description", "title", "examples"},

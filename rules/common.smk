@@ -77,8 +77,6 @@ NANO_PARTS += ["glyph_judge", "unet", "unet_clip", "vae"]
 RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 COMPARING = [*SCORING, "open_clip_torch", "pillow", "pyarrow", "scikit-image", "torch"]  # pictures
 DRAWING = ["matplotlib", "numpy", "pandas", "pillow"]
-# A job that could use a GPU asks for one only where there is one: on CPU machines it must not wait for a turn.
-GPU = int(CONFIG.gpu if CONFIG.gpu is not None else has_gpu())
 
 
 wildcard_constraints:
@@ -98,9 +96,9 @@ wildcard_constraints:
 # A prefix replaces Snakemake's own, without which `| tee` hides that a script failed.
 prefix = f"set -euo pipefail; export LEGIBLE={quote(str(CHECKOUT))}; export PYTHONPATH=$LEGIBLE; "
 prefix += "export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 THP_MEM_ALLOC_ENABLE=1; "
-if "CONDA" not in {method.name for method in workflow.deployment_settings.deployment_method}:
+DEPLOYED = {method.name for method in workflow.deployment_settings.deployment_method}
+if not DEPLOYED & {"CONDA", "APPTAINER"}:
     prefix += f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
-shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 
 # Pictures are no outputs of their own, a manifest says their names. One that names a picture which is gone is no

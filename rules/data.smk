@@ -13,7 +13,7 @@ rule inspect_fonts:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime="30m",
     params:
         config=as_json(fonts=part("fonts")),
@@ -32,7 +32,7 @@ rule fetch_prompts:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
         runtime="30m",
     params:
         copies=["--copies", CONFIG.benchmarks] if CONFIG.benchmarks else [],
@@ -59,7 +59,7 @@ rule render_dataset:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime="4h",
     params:
         config=as_json(fonts=part("fonts"), data=part("data"), **ENGINE_PART),
@@ -83,7 +83,7 @@ rule list_test_prompts:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime="30m",
     params:
         code=decides("list_test_prompts", packages=["pandas", "pyarrow"]),
@@ -105,7 +105,7 @@ rule draw_showcase:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime="30m",
     params:
         code=decides("draw_showcase", packages=["numpy", "pyarrow", *ENGINE_PACKAGES]),
@@ -127,9 +127,9 @@ rule encode_dataset:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=planned_memory("encode"),
+        mem_mb=memory("encode"),
         runtime="8h",
-        gpu=GPU,
+        gpu=gpus,
     params:
         config=as_json(model=part("model")),
         store="results/cache",

@@ -15,7 +15,7 @@ rule plot_figure:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime="1h",
     params:
         style=figure_style,
@@ -38,7 +38,7 @@ rule write_config:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
         runtime="30m",
     params:
         config=CONFIG.model_dump_json(by_alias=True),
@@ -74,7 +74,7 @@ rule build_report:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime="1h",
     params:
         results=results_folder,
@@ -98,7 +98,7 @@ rule write_results:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime="1h",
     params:
         folders=result_folders,

@@ -15,9 +15,9 @@ rule generate_baseline:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=planned_memory("sample"),
+        mem_mb=memory("sample"),
         runtime="8h",
-        gpu=GPU,
+        gpu=gpus,
     params:
         config=sampling_config,
         folder=output_folder,
@@ -44,9 +44,9 @@ rule generate_finetuned:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=planned_memory("sample"),
+        mem_mb=memory("sample"),
         runtime="24h",
-        gpu=GPU,
+        gpu=gpus,
     params:
         config=sampling_config,
         folders=output_folders,
@@ -88,7 +88,7 @@ rule render_ceiling:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime="1h",
     params:
         config=as_json(fonts=part("fonts"), data=part("data"), **ENGINE_PART),
@@ -114,9 +114,9 @@ rule round_trip_ceiling:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=planned_memory("encode"),
+        mem_mb=memory("encode"),
         runtime="2h",
-        gpu=GPU,
+        gpu=gpus,
     params:
         config=as_json(model=part("model")),
         source=input_folder,
@@ -130,7 +130,7 @@ rule round_trip_ceiling:
 rule baseline:
     """Target: images of the base model."""
     input:
-        expand(rules.generate_baseline.output, prompt_set=PROMPT_SETS),
+        [str(Path(RESULTS, "images", BASE, name, "manifest.jsonl")) for name in PROMPT_SETS],
 
 
 rule generate:

@@ -79,7 +79,13 @@ def segmenter_option(wildcards, input):
 
 
 def launcher(wildcards):
-    """What starts the training: python, or torchrun for several processes."""
+    """What starts the training: python, or torchrun for several processes; never where it could not do one step."""
+    check_arm_time(wildcards)
+    return trainer(wildcards)
+
+
+def trainer(wildcards):
+    """python, or torchrun for several processes."""
     processes = CONFIG.arm(wildcards.arm).processes
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return ["python", *(torchrun if processes > 1 else [])]

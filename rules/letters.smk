@@ -17,7 +17,7 @@ rule judge_glyphs:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime="2h",
     params:
         config=as_json(glyph_judge=CONFIG.glyph_judge and part("glyph_judge")),
@@ -43,7 +43,7 @@ rule calibrate:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=6000,
+        mem_mb=memory(6000),
         runtime="4h",
     params:
         config=as_json(
@@ -72,11 +72,11 @@ rule score_glyphs:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime="1h",
     params:
         config=as_json(scoring=part("scoring")),
-        trainings=as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS}),
+        trainings=trainings_without_defaults(),
         code=decides("score_glyphs", packages=SCORING),
     shell:
         'python "$LEGIBLE"/scripts/score_glyphs.py --config {params.config:q} --trainings {params.trainings:q}'

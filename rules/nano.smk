@@ -19,7 +19,7 @@ rule train_nano_part:
         ENVIRONMENT
     threads: 2
     resources:
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime="24h",
     params:
         models=f"{NANO}/models",
@@ -41,7 +41,7 @@ rule install_nano:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
         runtime="30m",
     params:
         models=f"{NANO}/models",

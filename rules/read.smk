@@ -16,7 +16,7 @@ rule check_judge:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=6000,
+        mem_mb=memory(6000),
         runtime="2h",
     params:
         config=judge_config,
@@ -44,7 +44,7 @@ rule read_ocr:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=6000,
+        mem_mb=memory(6000),
         runtime="8h",
     params:
         config=engine_config,
@@ -70,7 +70,7 @@ rule read_base_without_text:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=6000,
+        mem_mb=memory(6000),
         runtime="2h",
     params:
         config=detector_config,

@@ -1,10 +1,20 @@
-"""What jobs are given: threads, GPUs, memory; what watches a training's spelling; what is timed; what nano needs."""
+"""What watches a training's spelling; what is timed; what nano needs."""
 
 from types import SimpleNamespace
 
 from legible.train.timing import timed
 
+
+include: "cluster.smk"
+
+
 WATCHED_GENERATION = ("steps", "guidance_scale", "tuned_steps", "scheduler", "batch_size")
+
+
+def trainings_without_defaults():
+    """Arm → its training section, short enough for an argument (128 KiB) with some hundred arms."""
+    dumped = {"mode": "json", "by_alias": True, "exclude_defaults": True}
+    return as_json(**{arm: CONFIG.arm(arm).model_dump(**dumped) for arm in ARMS})
 
 
 def watched_sections():
@@ -25,61 +35,30 @@ def watched_files():
     return [CONFIG.validation.prompts, *files]
 
 
-def arm_threads(wildcards):
-    """CPU threads of one training, all its processes together."""
-    training = CONFIG.arm(wildcards.arm)
-    return training.threads * training.processes
-
-
-def arm_gpus(wildcards):
-    """GPUs of one training."""
-    return GPU * CONFIG.arm(wildcards.arm).processes
-
-
-@cache
-def memory_plan():
-    """MB that the jobs which hold the model need, by stage, as the pre-flight counts them; kept by what decides it."""
-    config = as_json(model=part("model"), data=part("data", "height", "width"))
-    trainings = as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS})
-    sizes = [sha256_file(file) for file in model_files("denoiser", "text", "autoencoder") if file.endswith(".json")]
-    key = sha256_json([config, trainings, sizes, decides("plan_memory", [SPEC.module], DIFFUSION)])
-    path = Path("results", "cache", "memory", f"{key[:16]}.json")
-    if not path.is_file():
-        script = [sys.executable, str(CHECKOUT / "scripts" / "plan_memory.py"), "--config", config]
-        command = [*script, "--trainings", trainings, "--output", str(path)]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
-        if done.returncode:
-            raise WorkflowError(done.stderr.strip().rpartition("\n")[2])
-    return json.loads(path.read_text())
-
-
-def planned_memory(stage):
-    """The function that says how many MB a job of this stage is given: half more at each further attempt.
-
-    Without a cluster or a limit (`--resources mem_mb=…`) nobody counts them: the pre-flight's seconds are spared.
-    """
-
-    def mem_mb(wildcards, attempt):
-        counted = workflow.non_local_exec or {"mem", "mem_mb"} & set(workflow.global_resources)
-        return round(memory_plan()[stage.format(**wildcards)] * (1 + attempt) / 2) if counted else 4000
-
-    return mem_mb
-
-
 def timed_arms():
     """Every arm with the training seed that is timed, as input functions know a job."""
     return [SimpleNamespace(arm=arm, seed=CONFIG.seeds[0]) for arm in ARMS]
+
+
+def timing_threads(wildcards):
+    """All cores of this machine; on a cluster those of the widest training."""
+    return max(workflow.resource_settings.cores or 1, *(arm_threads(job) for job in timed_arms()))
+
+
+def timing_gpus(wildcards):
+    """GPUs of the training with most processes."""
+    return max(arm_gpus(job) for job in timed_arms())
+
+
+def timing_memory(wildcards, attempt, rulename):
+    """MB of the largest training."""
+    return max(memory(f"train_{arm}")(wildcards, attempt, rulename) for arm in ARMS)
 
 
 def timing_inputs(wildcards):
     """What the trainings of all arms open."""
     needs = (arm_models, arm_segmenter, arm_anchor, arm_start)
     return list(dict.fromkeys(path for job in timed_arms() for files in needs for path in files(job)))
-
-
-def timing_memory(wildcards, attempt):
-    """MB of the largest training."""
-    return max(planned_memory(f"train_{arm}")(wildcards, attempt) for arm in ARMS)
 
 
 def timing_commands(wildcards, input):
@@ -96,7 +75,7 @@ def timing_commands(wildcards, input):
             segmenter=first(arm_segmenter(job)), anchor=first(arm_anchor(job)), start=first(arm_start(job))
         )
         files = [*segmenter_option(job, own), *anchor_option(job, own), *start_option(job, own)]
-        command = [*launcher(job), str(CHECKOUT / "scripts" / "train_arm.py"), "--config", as_json(**config)]
+        command = [*trainer(job), str(CHECKOUT / "scripts" / "train_arm.py"), "--config", as_json(**config)]
         command += ["--arm", job.arm, "--seed", str(job.seed), "--cache", str(input.cache), *files]
         commands[job.arm] = [*command, "--reader-cache", f"{RESULTS}/cache/ocr/reader"]
     return json.dumps(commands)

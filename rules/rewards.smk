@@ -17,13 +17,13 @@ rule score_rewards:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime="4h",
     params:
         config=as_json(scoring=part("scoring"), **{name: part(name) for name in critics_of(CONFIG.reward_scores)}),
         rewards=list(CONFIG.reward_scores),
         unseen=unseen_option,
-        trainings=as_json(**{arm: CONFIG.arm(arm).model_dump(mode="json", by_alias=True) for arm in ARMS}),
+        trainings=trainings_without_defaults(),
         cache=f"{RESULTS}/cache/rewards",
         code=decides_rewards(CONFIG.reward_scores),
     shell:
@@ -47,7 +47,7 @@ rule check_guards:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime="30m",
     params:
         drift=["--drift", f"{RESULTS}/scores/drift.csv"] if CONFIG.drift else [],

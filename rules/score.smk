@@ -27,7 +27,7 @@ rule score_readings:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime="1h",
     params:
         config=as_json(**SCORED),
@@ -53,7 +53,7 @@ rule score_drift:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime="2h",
     params:
         config=as_json(clip=part("clip"), **SCORED),
@@ -77,7 +77,7 @@ rule score_attributes:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime="1h",
     params:
         config=as_json(scoring=part("scoring")),
@@ -107,7 +107,7 @@ rule score_curve:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime="1h",
     params:
         config=as_json(**SCORED),

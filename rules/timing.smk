@@ -1,4 +1,4 @@
-"""What a step of each arm costs, measured alone."""
+"""What training costs: seconds of a step of each arm, measured alone; memory, counted."""
 
 
 rule time_arms:
@@ -14,11 +14,12 @@ rule time_arms:
         f"{RESULTS}/benchmarks/time_arms.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores or 1
+    threads: timing_threads
     resources:
         mem_mb=timing_memory,
         runtime="8h",
-        gpu=GPU * max(CONFIG.arm(arm).processes for arm in ARMS),
+        nodes=1,
+        gpu=timing_gpus,
     params:
         commands=timing_commands,
         model=json.dumps(part("model"), sort_keys=True),
@@ -28,3 +29,15 @@ rule time_arms:
     shell:
         'python "$LEGIBLE"/scripts/time_arms.py --commands {params.commands:q} --model {params.model:q} --seed {params.seed:q}'
         " --rounds {params.rounds:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule preflight:
+    """Target: print what every arm will hold in memory; computes nothing, writes nothing."""
+    input:
+        f"{RESULTS}/config.yaml",
+    log:
+        f"{RESULTS}/logs/preflight.log",
+    conda:
+        ENVIRONMENT
+    shell:
+        'python "$LEGIBLE"/scripts/preflight.py --config {input:q} 2>&1 | tee {log:q}'

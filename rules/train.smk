@@ -15,7 +15,7 @@ rule train_segmenter:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime="8h",
     params:
         config=as_json(segmenter=part("segmenter")),
@@ -40,9 +40,9 @@ rule measure_gradients:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=planned_memory("gradients"),
+        mem_mb=memory("gradients"),
         runtime="8h",
-        gpu=GPU,
+        gpu=gpus,
     params:
         config=as_json(
             model=part("model"),
@@ -76,9 +76,9 @@ rule record_anchor:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=planned_memory("sample"),
+        mem_mb=memory("sample"),
         runtime="8h",
-        gpu=GPU,
+        gpu=gpus,
     params:
         config=as_json(
             model=part("model"),
@@ -113,8 +113,9 @@ rule train_arm:
         ENVIRONMENT
     threads: arm_threads
     resources:
-        mem_mb=planned_memory("train_{arm}"),
+        mem_mb=memory("train_{arm}"),
         runtime="24h",
+        nodes=1,
         gpu=arm_gpus,
     params:
         launcher=launcher,
@@ -129,19 +130,8 @@ rule train_arm:
     shell:
         '{params.launcher:q} "$LEGIBLE"/scripts/train_arm.py --config {params.config:q} --arm {wildcards.arm:q} --seed {wildcards.seed:q}'
         " --cache {input.cache:q} {params.segmenter:q} {params.anchor:q} {params.start:q} --reader-cache {params.reader_cache:q}"
-        " --checkpoints {params.checkpoints:q} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
-
-
-rule preflight:
-    """Target: print what every arm will hold in memory; computes nothing, writes nothing."""
-    input:
-        f"{RESULTS}/config.yaml",
-    log:
-        f"{RESULTS}/logs/preflight.log",
-    conda:
-        ENVIRONMENT
-    shell:
-        'python "$LEGIBLE"/scripts/preflight.py --config {input:q} 2>&1 | tee {log:q}'
+        " --checkpoints {params.checkpoints:q} --output-dir {params.folder:q}"
+        ' --ends "${{LEGIBLE_BEGAN:+$((LEGIBLE_BEGAN + 60 * {resources.runtime}))}}" 2>&1 | tee {log:q}'
 
 
 rule train:

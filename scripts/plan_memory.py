@@ -1,8 +1,12 @@
-"""How much memory the jobs of an experiment will need, for a cluster to be asked for it; nothing is loaded for it."""
+"""How much memory the jobs of an experiment will need, for a cluster to be asked for it; nothing is loaded for it.
+
+The training sections come by standard input, as a JSON object by arm: those of fifty arms are too long for an argument.
+"""
 
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 
 from legible.config import Training, sections
@@ -14,7 +18,6 @@ from legible.train.preflight import job_memory, latent_size, settle_checkpointin
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="JSON with the sections model, data")
-    parser.add_argument("--trainings", required=True, help="JSON: the training section of each arm")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     config = sections(arguments.config, "model", "data")
@@ -22,7 +25,7 @@ def main() -> None:
     # `auto` settles on the device of the job, which is not this machine: what it may take at most is asked for.
     trainings = {
         arm: settle_checkpointing(config["model"], Training.model_validate(section), *size, math.inf)
-        for arm, section in json.loads(arguments.trainings).items()
+        for arm, section in json.load(sys.stdin).items()
     }
     planned = job_memory(config["model"], trainings, *size)
     write_json(arguments.output, planned)

@@ -7,6 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
+from legible.config import Training
 from legible.errors import UserError, run_cli
 from legible.metrics.compare import own_control
 from legible.metrics.files import read_config, read_rows, write_csv
@@ -24,11 +25,12 @@ def judgement_key(path: Path) -> tuple[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="JSON (inline or a file) with the section scoring")
-    parser.add_argument("--trainings", required=True, help="JSON: arm → its training section")
+    parser.add_argument("--trainings", required=True, help="JSON: arm → its training section, without defaults")
     parser.add_argument("--glyphs", required=True, nargs="+", type=Path, help="files of scripts/judge_glyphs.py")
     parser.add_argument("--output", required=True, type=Path, help="malformed.csv")
     args = parser.parse_args()
-    trainings = json.loads(args.trainings)
+    trainings = {arm: Training.model_validate(own) for arm, own in json.loads(args.trainings).items()}
+    trainings = {arm: own.model_dump(mode="json", by_alias=True) for arm, own in trainings.items()}
     controls = {arm: own_control(arm, trainings).name for arm in trainings if arm != CONTROL}
     images = judged_images({judgement_key(path): read_rows(path) for path in args.glyphs})
     table = malformed_table(images, controls, read_config(args.config, "scoring")["scoring"])

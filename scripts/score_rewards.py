@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from legible.config import Reader, Reward, critics_of, sections
+from legible.config import Reader, Reward, Training, critics_of, sections
 from legible.errors import run_cli
 from legible.io import atomic_path
 from legible.losses.auxiliary import open_critics
@@ -67,7 +67,7 @@ def score_manifest(path: Path, rewards: dict[str, RewardFunction]) -> pd.DataFra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="JSON with scoring and the rewards' own sections")
-    parser.add_argument("--trainings", required=True, help="JSON: arm → its training section")
+    parser.add_argument("--trainings", required=True, help="JSON: arm → its training section, without defaults")
     parser.add_argument("--rewards", required=True, nargs="+", help="names of rewards")
     parser.add_argument("--unseen", help="JSON of a reader that no arm listens to, as the section `reader`")
     parser.add_argument("--images", required=True, nargs="+", type=Path, help="manifests of base and of every run")
@@ -81,7 +81,8 @@ def main() -> None:
     rewards = open_rewards(args.config, args.rewards, unseen, args.cache)
     tables = [score_manifest(path, rewards) for path in progress(args.images, "rewards", unit="image set")]
     pictures = pd.concat(tables, ignore_index=True)
-    trainings = json.loads(args.trainings)
+    trainings = {arm: Training.model_validate(own) for arm, own in json.loads(args.trainings).items()}
+    trainings = {arm: own.model_dump(mode="json", by_alias=True) for arm, own in trainings.items()}
     controls = {arm: own_control(arm, trainings).name for arm in trainings if arm != CONTROL}
     table = reward_table(pictures, controls, config["scoring"])
     with atomic_path(args.output.with_name("rewards_by_picture.parquet")) as path:

@@ -18,6 +18,7 @@ from legible.rewards.reward import build_rewards
 from legible.tensors import load_tensors
 from legible.train.adapters import keep_weights
 from legible.train.anchor import open_reference
+from legible.train.budget import Clock
 from legible.train.checkpoint import alone_in, stop_requests
 from legible.train.data import load_training_data
 from legible.train.group import join_group
@@ -32,7 +33,6 @@ from legible.train.session import Place, Task
 
 
 def main() -> None:
-    """Parse, train, write weights, metrics and provenance."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="JSON: model, clip, reader, training, generation")
     parser.add_argument("--arm", required=True)
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--anchor", type=Path, help="trajectories of the base model for the velocity anchor")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder that outlives a failed attempt")
     parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--ends", type=Clock.until, help="when its job is ended, in seconds since 1970; empty: never")
     arguments = parser.parse_args()
     config = pinned_sections(sections(arguments.config, "model", "clip", "reader", "training", "generation"))
     training, watched = config["training"], config.get("validation")
@@ -75,7 +76,7 @@ def main() -> None:
         with trackers as told, alone_in(folder) if first else nullcontext(), stop_requests() as stopping:
             group.wait()  # until the first one has the folder for itself
             task = Task(model, parameters, data, training, grid, aux, paths, arguments.seed, rewards, validator, told)
-            weights = train(task, Place(folder, key, label), stopping, group)
+            weights = train(task, Place(folder, key, label), stopping, group, arguments.ends)
         # Before `weights` are put in place of them (with EMA they are others).
         changed = changed_fraction(before, list(parameters.values()))
     if not first:

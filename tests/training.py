@@ -18,6 +18,7 @@ from legible.train import session
 from legible.train.adapters import save_weights, select_parameters
 from legible.train.anchor import Reference
 from legible.train.assistant import merge_assistant
+from legible.train.budget import Clock
 from legible.train.data import TrainingData, alphabet_of
 from legible.train.loop import train
 from legible.train.session import Place, Task
@@ -98,7 +99,7 @@ def on_pixels(loss: Callable) -> AuxLoss:
 def run(
     folder: Path, data: TrainingData, training: Training, work: Path, aux: AuxLoss | None = None, seed: int = 0,
     output: Path | None = None, dtype: str = "float32", key: str = "key",
-    paths: Reference | None = None,
+    paths: Reference | None = None, clock: Clock | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Train the tiny model as scripts/train_arm.py does; return the trained weights, by name."""
     roles = ("denoiser", "scheduler", "autoencoder", *(("text",) if training.text_trained else ()))
@@ -107,7 +108,7 @@ def run(
     assistant = merge_assistant(model, training)
     grid = model.level_grid(8, tuple(data.latents.shape[1:]))
     task = Task(model, parameters, data, training, grid, aux, paths, seed)
-    weights = train(task, Place(work, key, "test"))
+    weights = train(task, Place(work, key, "test"), clock=clock)
     weights = {name: weight.clone() for name, weight in weights.items()}
     if output is not None:
         save_weights(model, assistant.removed_from(weights), training, output)

@@ -124,7 +124,9 @@ class Config(Section):
     command: Command = Field(
         "snakemake --cores all", max_length=1000, description="the command that the results page gives"
     )
-    gpu: bool | None = Field(None, description="jobs ask for a GPU; null = where this machine has one")
+    gpu: bool | None = Field(
+        None, description="jobs ask for a GPU; null = where this machine has one, and on a cluster"
+    )
     ocr: Ocr = Ocr()
     glyph_judge: GlyphJudge | None = Field(
         None,

@@ -3,6 +3,7 @@
 Two are kept, the last one and the one before: from that a run goes on when the last one is damaged.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,8 @@ from legible.errors import UserError, no_room
 from legible.io import honour_umask, sha256_file, write_json, write_text
 from legible.train.group import ALONE, Group
 from legible.train.state import load_state, save_state
+
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 def save_checkpoint(path: str | Path, key: str, state: dict[str, Any], group: Group = ALONE) -> None:
@@ -163,6 +166,16 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"{folder}: another process trains this run; waiting for it to finish", file=sys.stderr, flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            # Lustre does so unless it is mounted with `flock`; most users cannot change that, so the run goes on.
+            print(
+                f"{folder}: this file system takes no locks ({error.strerror}); see to it that no other job trains this"
+                " run, or work on a file system with locks (Lustre: mounted with -o flock)",
+                file=sys.stderr,
+                flush=True,
+            )
         yield
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from legible.train.anchor import anchor_loss
+from legible.train.budget import Clock
 from legible.train.combine import Gradients, limit_gradients
 from legible.train.group import ALONE, Group
 from legible.train.optimizer import take_step
@@ -20,8 +21,9 @@ from legible.train.step import Losses, add_gradient, by_sigma, norms_and_cosine
 
 
 def train(
-    task: Task, place: Place, stopping: Callable[[], bool] = lambda: False, group: Group = ALONE
-) -> dict[str, Tensor]:
+    task: Task, place: Place, stopping: Callable[[], bool] = lambda: False, group: Group = ALONE,
+    clock: Clock | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """Train the task's parameters in place; return the weights to keep, by name (averaged if EMA is on).
 
     In a group of processes all of them call this; sharded weights the first one gets back, whole and on the CPU.
@@ -29,12 +31,13 @@ def train(
     Args:
         stopping: asked after every step whether to write a checkpoint and stop.
         group: the processes that share each step's samples.
+        clock: the time that this attempt has; None = as long as it takes.
 
     Raises:
         UserError: the loss or its gradient is not finite; the last good checkpoint stays in the place's folder.
-        Stopped: `stopping` said so; what was done is in the checkpoint.
+        Stopped: `stopping` said so, or the time is nearly over; what was done is in the checkpoint.
     """
-    session, training = Session(task, place, group), task.training
+    session, training = Session(task, place, group, clock or Clock()), task.training
     balance, trained = session.balance, session.trained
     session.validate(0)
     for step in session.steps():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from legible.config import SAMPLED, Training
-from legible.errors import Stopped, UserError
+from legible.errors import OutOfTime, Stopped, UserError
 from legible.losses.view import AuxLoss
 from legible.models.family import Family
 from legible.progress import progress
@@ -23,6 +23,7 @@ from legible.seeds import Stream, sample_order, staged_order, stateless_generato
 from legible.tensors import save_tensors
 from legible.train.anchor import Reference
 from legible.train.balance import Balance
+from legible.train.budget import Clock
 from legible.train.checkpoint import drop_earlier, load_checkpoint, save_checkpoint
 from legible.train.data import TrainingData, other_samples
 from legible.train.group import Group, local, whole_weights
@@ -77,8 +78,8 @@ def processor_time() -> float:
 class Session:
     """The state of a run, from its last checkpoint on."""
 
-    def __init__(self, task: Task, place: Place, group: Group) -> None:
-        self.task, self.place, self.group = task, place, group
+    def __init__(self, task: Task, place: Place, group: Group, clock: Clock) -> None:
+        self.task, self.place, self.group, self.clock = task, place, group, clock
         training = task.training
         self.trained = list(task.parameters.values())
         self.optimizer = build_optimizer(self.trained, training)
@@ -113,6 +114,7 @@ class Session:
             if self.watch:
                 self.watch.resume(state["validation"])
         self.log.rewind(self.first)
+        clock.start(place.label)
         self.began, self.worked_before = time.monotonic(), processor_time()
 
     def steps(self) -> Iterator[int]:
@@ -199,16 +201,21 @@ class Session:
         """Write what is due after `step`: a snapshot, a checkpoint.
 
         Raises:
-            Stopped: `stopping` said so; what was done is in the checkpoint.
+            Stopped: `stopping` said so, or the job's time is nearly over; what was done is in the checkpoint.
         """
         training, done = self.task.training, step + 1
+        self.clock.step_done()
         if done in training.snapshots:
             kept = self.weights()
             if self.group.rank == 0:
                 save_tensors(self.place.folder / f"snapshot-{done}.safetensors", kept)
         over = done == training.steps or self.gave_up
-        stop = self.group.any(stopping()) and not over
-        if stop or done % training.checkpoint_every == 0 or over:
+        # Every process has its own clock: what one of them finds, all do.
+        asked = self.group.collect([(stopping(), self.clock.short, self.clock.due)])
+        told, short, due = (any(each) and not over for each in zip(*asked, strict=True))
+        if told or short or over:
+            self.clock.finish()  # what is written now must not be given up
+        if told or short or due or done % training.checkpoint_every == 0 or over:
             state = {
                 "parameters": self.mine,
                 "averaged": self.averaged,
@@ -221,14 +228,16 @@ class Session:
                 **({"validation": self.watch.state} if self.watch else {}),
             }
             save_checkpoint(self.place.checkpoint, self.place.key, state, self.group)
+            self.clock.checkpoint_done()
             if over and self.group.rank == 0:
                 drop_earlier(self.place.checkpoint)
             if self.watch and self.group.rank == 0:
                 self.watch.tidy(self.place.folder, over)
-        if stop:
-            raise Stopped(
-                f"{self.place.label}: after step {done} of {training.steps}; the same command goes on from there"
-            )
+        where = f"{self.place.label}: after step {done} of {training.steps}; the same command goes on from there"
+        if told:
+            raise Stopped(where)
+        if short:
+            raise OutOfTime(f"the job's time is nearly over; {where}")
 
 
 def on_device(value: Any, device: torch.device) -> Any:

@@ -1,5 +1,7 @@
 """Checkpoints: whole or not at all, refused when they are damaged or belong to another run."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -289,6 +291,22 @@ def test_a_second_process_waits_for_the_first_to_finish(tmp_path):
     with alone_in(tmp_path):
         assert (tmp_path / "finished").exists()
     assert first.wait() == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_gets_a_sentence_and_the_training_goes_on(tmp_path, monkeypatch, capsys, number):
+    """Lustre mounted without -o flock: most of its users cannot change that."""
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone_in(tmp_path):
+        (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"{tmp_path}: this file system takes no locks ({os.strerror(number)}); see to it that no")
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output"), alone_in(tmp_path):  # another trouble stays one
+        pass
 
 
 @given(st.data())

@@ -34,6 +34,11 @@ VALUED = {
     "--report",
     "--snakefile",
     "--directory",
+    "--sdm",
+    "--apptainer-args",
+    "--resources",
+    "--set-resources",
+    "--slurm-array-jobs",
 }  # have values
 ids = {"argvalues": PAGES, "ids": lambda page: str(page.relative_to(ROOT))}
 

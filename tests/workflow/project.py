@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from legible.config import FIGURES as CATALOGUE
+from legible.config import Config, validate
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = "results/tiny"
@@ -79,6 +81,24 @@ class Project:
             return self.would_run()
         finally:
             path.write_text(before)
+
+
+def copied(folder: Path, models: Path, settings: dict) -> Path:
+    """Copy this project's files to `folder`, with the tiny models and a configuration of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        # The shipped models are not needed here, and may be in the making.
+        if (ROOT / name).is_file() and not name.startswith(("resources/nano/", "tests/", "docs/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    shutil.copytree(models, folder / "resources" / "tiny")
+    default = Config().model_dump(mode="json", by_alias=True)
+    validate(default | settings, "tiny")
+    (folder / "config.yaml").write_text(yaml.safe_dump(default | settings))
+    return folder
 
 
 def call(folder: Path, *arguments: str, check: bool = True, path: str = "") -> str:
