@@ -46,7 +46,7 @@ rule install_nano:
     params:
         models=f"{NANO}/models",
     shell:
-        'cp -r {params.models:q}/. "$LEGIBLE"/resources/nano/ && python "$LEGIBLE"/scripts/write_checksums.py "$LEGIBLE"/resources/nano'
+        'cp -r {params.models:q}/. "$LEGIBLE/resources/nano/" && python "$LEGIBLE/scripts/write_checksums.py" "$LEGIBLE/resources/nano"'
         " 2>&1 | tee {log:q}"
 
 
