@@ -10,7 +10,7 @@ STEP = 1000  # nanoseconds between two files that are dated back
 
 
 def files_below(folder: str | Path) -> Iterator[os.DirEntry]:
-    """The files below a folder, but pictures, which no job names; nothing where there is no folder."""
+    """The files below a folder; nothing where there is none, and nothing that a link leads to."""
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -18,7 +18,7 @@ def files_below(folder: str | Path) -> Iterator[os.DirEntry]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from files_below(entry.path)
-        elif not entry.name.endswith(".png") and entry.is_file(follow_symlinks=False):
+        elif entry.is_file(follow_symlinks=False):
             yield entry
 
 

@@ -33,12 +33,11 @@ def test_order_is_kept_and_nothing_is_left_in_the_future(tmp_path, hours):
     assert date_back(tmp_path) == []
 
 
-def test_pictures_and_what_links_lead_to_are_let_be(tmp_path):
-    future = time.time() + HOUR
-    for name in ("results/a.png", "elsewhere/b.json"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (future, future))
+def test_what_links_lead_to_is_let_be(tmp_path):
+    for folder in ("results", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "elsewhere" / "b.json").touch()
+    os.utime(tmp_path / "elsewhere" / "b.json", (time.time() + HOUR,) * 2)
     Path(tmp_path / "results" / "link.json").symlink_to(tmp_path / "elsewhere" / "b.json")
     Path(tmp_path / "results" / "folder").symlink_to(tmp_path / "elsewhere")
     assert date_back(tmp_path / "results") == []

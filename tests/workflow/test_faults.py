@@ -65,21 +65,22 @@ def test_without_a_home_the_workflow_runs_where_a_cache_is_named(project, monkey
     assert project.would_run() == set()
 
 
-def test_a_clock_that_was_set_back_costs_nothing(project):
+def test_a_clock_that_was_set_back_costs_nothing(project, tmp_path):
     """Snakemake ends a job whose input is of the future, and deletes what it has made: even a training's weights."""
-    results, hour = project.folder / RESULTS, 3600
-    for path in (path for path in results.rglob("*") if path.is_file()):
+    folder, hour = tmp_path / "project", 3600
+    shutil.copytree(project.folder, folder, ignore=shutil.ignore_patterns(".cache"), symlinks=True)
+    results, by_date = folder / RESULTS, ("--max-checksum-file-size", "0")  # as large files are compared
+    planned = jobs_of(call(folder, "--dry-run", *by_date))
+    for path in [path for path in results.rglob("*") if path.is_file()]:
         date = path.stat().st_mtime + 400 * 24 * hour
         os.utime(path, (date, date))
-    by_date = ("--max-checksum-file-size", "0")  # as large files are compared
-    said = project.snakemake("--dry-run", *by_date)
-    assert "Nothing to be done" in said
+    said = call(folder, "--dry-run", *by_date)
+    assert jobs_of(said) == planned
     assert f"{RESULTS}/data/train.parquet: dated in the future" in said
     assert max(path.stat().st_mtime for path in results.rglob("*")) <= time.time()
     os.utime(results / "data" / "train.parquet", (time.time() + hour,) * 2)
-    project.snakemake("--", f"{RESULTS}/cache/train.safetensors", *by_date)
+    call(folder, *by_date, "--", f"{RESULTS}/cache/train.safetensors")
     assert (results / "cache" / "train.safetensors").is_file()
-    assert project.would_run() == set()
 
 
 def test_a_clock_that_was_set_forward_and_back_again_reruns_nothing(project):
