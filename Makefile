@@ -3,6 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Snakemake and uv keep caches in the home; where nobody can write to it, they keep them here.
+ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+  export XDG_CACHE_HOME ?= $(CURDIR)/.cache
+endif
 
 .PHONY: all run test test-fast test-gpu-extras test-trackers test-cluster benchmarks benchmarks-gpu lint format environment requirements audit clean
 all: run

@@ -1,6 +1,9 @@
 """Fonts, dataset and the caches of what the frozen encoders say about it."""
 
 
+include: "clock.smk"
+
+
 rule inspect_fonts:
     """Find fonts and check that they really draw the characters we need."""
     output:

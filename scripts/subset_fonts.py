@@ -18,6 +18,7 @@ from fontTools.varLib import instancer
 from legible.config.scripts import FontEntry, known
 from legible.errors import UserError, run_cli
 from legible.fingerprint import ROOT
+from legible.integrity import write_sums
 from legible.io import sha256_file, write_json
 
 MANIFEST = ROOT / "resources" / "fonts" / "fonts.json"
@@ -87,6 +88,7 @@ def main() -> None:
         target.write_bytes(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
         print(json.dumps({"font": name, "bytes": len(data), "packed": target.stat().st_size}), flush=True)
     write_json(MANIFEST, manifest)
+    write_sums(MANIFEST.parent)
 
 
 if __name__ == "__main__":

@@ -30,14 +30,24 @@ def picture(script: str, folder: Path) -> bytes:
     return image.tobytes()
 
 
-@pytest.mark.parametrize(
-    ("name", "run", "method"), [("use_lora.py", "lora", "lora"), ("use_full.py", "ctc", "full")], ids=["lora", "full"]
-)
-def test_an_example_draws_with_the_tuned_weights(name, run, method, tmp_path):
-    training = Training.model_validate({"method": method})
+CASES = [
+    ("use_lora.py", "lora", "lora", "denoiser"),
+    ("use_full.py", "ctc", "full", "denoiser"),
+    ("use_text_encoder.py", "reading", "full", "text_encoder"),
+    ("use_text_encoder_lora.py", "reading_lora", "lora", "text_encoder"),
+]
+
+
+def test_every_example_is_run():
+    assert EXAMPLES.keys() == {name for name, *_ in CASES}
+
+
+@pytest.mark.parametrize(("name", "run", "method", "part"), CASES, ids=[name for name, *_ in CASES])
+def test_an_example_draws_with_the_tuned_weights(name, run, method, part, tmp_path):
+    training = Training.model_validate({"method": method, "parts": [part]})
     drawn = []
     for shift in (0.0, 0.05):  # as they are, and moved: the example must see the difference
-        model, folder = open_model(NANO, ("denoiser",)), tmp_path / str(shift)
+        model, folder = open_model(NANO, ("denoiser", "text")), tmp_path / str(shift)
         chosen = select_parameters(model, training, 0)
         with torch.no_grad():
             for parameter in chosen.values():

@@ -1,6 +1,7 @@
 """The training loop: resumable bit for bit, equal draws for all arms, and L_total = L_diffusion + λ · L_aux."""
 
 import itertools
+import json
 import math
 import re
 from datetime import datetime
@@ -84,6 +85,20 @@ def test_a_kill_while_the_checkpoint_is_written_or_a_row_is_cut_short_loses_noth
     assert metrics(work) == metrics(tmp_path / "whole")
     (shards,) = work.glob("checkpoint-*")
     assert {path.name for path in work.iterdir()} == {"checkpoint.json", shards.name, "metrics.jsonl"}
+
+
+def test_a_clock_that_jumps_changes_neither_weights_nor_seconds(folders, data, tmp_path, monkeypatch):
+    training, hour = settings(), 3600.0
+    whole = run(folders.zimage, data, training, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        jumps = itertools.cycle((0.0, 9 * hour, -9 * hour))
+        patch.setattr("time.time", lambda: 1.7e9 + next(jumps))
+        assert equal(run(folders.zimage, data, training, tmp_path / "jumped"), whole)
+    assert metrics(tmp_path / "jumped") == metrics(tmp_path / "whole")
+    rows = [json.loads(line) for line in (tmp_path / "jumped" / "metrics.jsonl").read_text().splitlines()]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] <= seconds[-1] < hour
 
 
 def test_a_finished_training_is_not_repeated(folders, data, tmp_path, monkeypatch):
