@@ -40,7 +40,7 @@ def unseen(text: str) -> str:
             name = f"U+{ord(character):04X}"
             known = {"\n": "a line break", "\r": "a line break", "\t": "a tab"}.get(character)
             what = f"{known} ({name})" if known else f"the character {name}, which nobody sees"
-            return f"holds {what}; only printable text is allowed"
+            return f"holds {what}; only printable text on one line is allowed"
     return ""
 
 
