@@ -34,10 +34,13 @@ KEY = re.compile(r"[a-z_]\w*(\.\w+|, entry \d+(, \w+)?)*: ")
 
 
 def unseen(text: str) -> str:
-    """How the first character that nobody sees, or half of one, is called (U+202E); empty: there is none."""
+    """The first character that nobody sees, or half of one, as a clause; empty: there is none."""
     for character in text:
         if ord(character) in UNSEEN or unicodedata.category(character) in ("Cc", "Cs"):
-            return f"U+{ord(character):04X}"
+            name = f"U+{ord(character):04X}"
+            known = {"\n": "a line break", "\r": "a line break", "\t": "a tab"}.get(character)
+            what = f"{known} ({name})" if known else f"the character {name}, which nobody sees"
+            return f"holds {what}; only printable text on one line is allowed"
     return ""
 
 
@@ -75,7 +78,7 @@ def named(parts: Iterable[Any]) -> str:
         if isinstance(part, int) and not isinstance(part, bool) and not is_key:
             text += f", entry {part + 1}"
         elif part != "[key]":
-            word = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(part)[:LONGEST])
+            word = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(part)[:LONGEST]) or "''"
             text += ("" if not text else ", " if ", entry" in text.rpartition(".")[2] else ".") + word
     return text
 
@@ -88,7 +91,7 @@ def under(key: str, sentence: str) -> str:
 def unknown_key(key: Any, allowed: Iterable[str], elsewhere: str = "") -> str:
     """What to say of a key that a section does not have."""
     names = list(allowed)
-    place = named([key if isinstance(key, str) else str(key)]) or "''"
+    place = named([str(key)])
     if elsewhere:
         return f"{place}: unknown key here; did you mean `{elsewhere}`?"
     if close := get_close_matches(str(key), names, 1):

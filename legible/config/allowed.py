@@ -90,7 +90,7 @@ def known_keys(kind: "type[BaseModel]", raw: Any) -> Any:
 def readable(node: Any, where: tuple = (), above: tuple[int, ...] = ()) -> Any:
     """A configuration as it was given, if all of its text can be seen and nothing holds itself."""
     if isinstance(node, str):
-        _readable_text(node, named(where))
+        _readable_text(node, f"{named(where)}: it")
     if isinstance(node, Mapping | list | tuple):
         if id(node) in above:
             raise ValueError(f"{named(where)}: it holds itself; take the alias (*) out of the YAML")
@@ -98,21 +98,18 @@ def readable(node: Any, where: tuple = (), above: tuple[int, ...] = ()) -> Any:
             raise ValueError(f"{named(where[:3])}: nested more than {DEPTH} levels deep; no key needs that many")
         for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
             if isinstance(key, str):
-                _readable_text(key, f"{named(where) or 'config'}: a key")
+                _readable_text(key, f"{named(where)}: a key" if where else "a key of the top level")
             readable(value, (*where, key), (*above, id(node)))
     return node
 
 
 def _readable_text(text: str, where: str) -> None:
     if found := unseen(text):
-        said = f"{where}: " if not where.endswith(" a key") else f"{where} "
-        raise ValueError(f"{said}it holds the character {found}, which nobody sees; only printable text is allowed")
+        raise ValueError(f"{where} {found}")
     if found := WILDCARD.search(text):
-        raise ValueError(
-            f"{where}: it holds {shown(found[0])}…, which Snakemake would replace; write it without the brace"
-        )
+        raise ValueError(f"{where} holds {shown(found[0])}…, which Snakemake would replace; write it without the brace")
     if len(text) > TEXT_LENGTH:
-        raise ValueError(f"{where}: {len(text)} characters of text; at most {TEXT_LENGTH} are allowed")
+        raise ValueError(f"{where} has {len(text)} characters; at most {TEXT_LENGTH} are allowed")
 
 
 def drawable(config: "Config") -> None:
@@ -123,7 +120,7 @@ def drawable(config: "Config") -> None:
     if not (fonts.bundled or fonts.system or fonts.folders):
         raise ValueError("fonts: there is no place to look for fonts; give folders, or set bundled or system to true")
     if 2 * data.margin >= min(data.height, data.width):
-        raise ValueError(f"data.margin: {data.margin} leaves no room on {data.width} × {data.height} pixels")
+        raise ValueError(f"data.margin: {data.margin} leaves no room on {data.width} × {data.height} pixels; lower it")
 
 
 def named_apart(config: "Config") -> None:

@@ -200,7 +200,7 @@ class Config(Section):
         if NO_TEXT in self.prompt_sets:
             raise ValueError(f"prompt_sets.{NO_TEXT}: this name is taken by the prompts of `drift`; choose another one")
         if not self.engines():
-            raise ValueError("ocr: at least one engine is needed")
+            raise ValueError("ocr: at least one engine is needed: rapidocr, easyocr or tesseract")
         judges = [engine.network if isinstance(engine, EasyOcr) else "" for engine in self.engines().values()]
         for name in self.arms:
             if "reader" in critics_of(self.arm(name).heard) and set(judges) == {self.reader.network}:
@@ -296,7 +296,7 @@ class Config(Section):
         """This configuration as regime `name` overrides it: an experiment of its own, without regimes."""
         own = {"experiment": f"{self.experiment}_{name}", "regimes": {}, "results_page": None}
         if unknown := sorted(set(own) & set(self.regimes[name])):
-            raise ValueError(f"regimes.{name}.{unknown[0]}: a regime cannot set this")
+            raise ValueError(f"regimes.{name}.{unknown[0]}: a regime cannot set this; leave it out")
         merged = merge(self.model_dump(by_alias=True, mode="json"), self.regimes[name])
         try:
             return Config.model_validate(merged | own)

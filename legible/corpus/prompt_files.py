@@ -55,7 +55,8 @@ def check_line(line: str, where: str, text: bool) -> Prompt:
     except RecursionError as error:
         raise UserError(f"{where}: nested too deeply; a flat JSON object is needed, with {', '.join(KEYS)}") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not a JSON object ({error.msg}, character {error.pos + 1})") from error
+        why = f"{error.msg}, at character {error.pos + 1}"
+        raise UserError(f"{where}: not a JSON object ({why}); one is needed, with id, prompt and targets") from error
     except ValueError as error:
         raise UserError(f"{where}: a number with thousands of digits; `count` is the only number there is") from error
     prompt = parse_prompt(line, where, text)
@@ -91,7 +92,7 @@ def once_each(pairs: list[tuple[str, object]], where: str) -> dict:
 
 def check_text(text: str | None, where: str) -> None:
     if found := unseen(text or ""):
-        raise UserError(f"{where} holds the character {found}, which nobody sees; only printable text is allowed")
+        raise UserError(f"{where} {found}")
 
 
 def folded(text: str) -> str:

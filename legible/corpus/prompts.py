@@ -9,6 +9,7 @@ from pathlib import Path
 from legible.corpus.scenes import COUNTS, SHAPES
 from legible.corpus.templates import PALETTE
 from legible.errors import UserError
+from legible.wording import shown
 
 KEYS = ("id", "prompt", "targets", "kind", "font", "color", "background", "count", "shape")
 ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -75,15 +76,15 @@ def parse_prompt(line: str, where: str, text: bool = True) -> Prompt:
         raise UserError(f"{where}: a prompt with a target; without text `targets` must be an empty list")
     listed = isinstance(targets, list) and bool(targets) and all(isinstance(t, str) and t.strip() for t in targets)
     if text and not listed:
-        raise UserError(f"{where}: a prompt without a target; `targets` must be a list of non-empty strings")
+        raise UserError(f"{where}: a prompt without a target; `targets` must be a list of non-empty texts")
     # An id becomes part of a file name.
     if not isinstance(row.get("id"), str) or not ID.fullmatch(row["id"]):
-        raise UserError(f"{where}: the id {row.get('id')!r} must consist of letters, digits, '_' and '-'")
+        raise UserError(f"{where}: the id {shown(row.get('id'))} must consist of letters, digits, '_' and '-'")
     if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-        raise UserError(f"{where}: `prompt` must be a non-empty string")
+        raise UserError(f"{where}: `prompt` must be a non-empty text")
     for key in ("kind", "font", "color", "background", "shape"):
         if row.get(key) is not None and not isinstance(row[key], str):
-            raise UserError(f"{where}: `{key}` must be a string, got {row[key]!r}")
+            raise UserError(f"{where}: `{key}` must be text, got {shown(row[key])}")
     for key in ("color", "background"):
         if row.get(key) is not None and row[key] not in PALETTE:
             raise UserError(f"{where}: unknown {key} '{row[key]}'; allowed are {', '.join(PALETTE)}")
@@ -91,7 +92,7 @@ def parse_prompt(line: str, where: str, text: bool = True) -> Prompt:
         raise UserError(f"{where}: unknown shape '{row['shape']}'; allowed are {', '.join(SHAPES)}")
     count = row.get("count")
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(COUNTS)):
-        raise UserError(f"{where}: `count` must be a whole number from 1 to {len(COUNTS)}, got {count!r}")
+        raise UserError(f"{where}: `count` must be a whole number from 1 to {len(COUNTS)}, got {shown(count)}")
     return Prompt(
         id=row["id"],
         prompt=row["prompt"],

@@ -93,6 +93,21 @@ def test_every_shipped_overlay_is_admitted(overlay):
         admitted(merged, ROOT, [overlay, ROOT / "config.yaml"])
 
 
+def test_a_file_can_be_asked_about_without_snakemake(tmp_path):
+    for text, code, said in (
+        ("experiment: mine", 0, "right: experiment mine, arms diffusion_only, clip_region, ctc\n"),
+        ("title: 'a", 2, "error: mine.yaml, line 1: not valid YAML (found unexpected end of stream)\n"),
+        ("trainign: {}", 2, "error: config.yaml (or --configfile/--config): trainign: unknown key; did you mean"),
+    ):
+        (tmp_path / "mine.yaml").write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", "legible.admit", "mine.yaml"], cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == code
+        assert (done.stderr or done.stdout).startswith(said)
+
+
 @pytest.mark.workflow
 @pytest.mark.parametrize("entry", SAMPLE, ids=str)
 def test_snakemake_itself_says_the_same(entry: Entry):

@@ -69,6 +69,8 @@ def test_other_architectures_are_planned_without_their_weights(name, tmp_path):
 def test_stable_diffusion_with_published_rewards_is_planned_where_their_files_lie(tmp_path):
     for folder in ("EasyOCR", "models/aesthetic", "models/pickscore", "models/hps"):
         (tmp_path / folder).mkdir(parents=True)
+    for file in ("aesthetic/sac+logos+ava1-l14-linearMSE.pth", "hps/HPS_v2_compressed.pt"):
+        (tmp_path / "models" / file).touch()
     given = ("--snakefile", str(ROOT / "Snakefile"), "--configfile", str(ROOT / "configs" / "textcraftor_sd15.yaml"))
     planned = snakemake(tmp_path, *given, "--dry-run", "--printshellcmds")
     assert "--rewards reading caption aesthetic pickscore hps" in planned
