@@ -106,7 +106,9 @@ class Config(Section):
         None, description="write the tables and figures of all regimes to this .md file, such as docs/RESULTS.md"
     )
     command: str = Field("snakemake --cores all", description="the command that the results page gives")
-    gpu: bool | None = Field(None, description="jobs ask for a GPU; null = where this machine has one, and on a cluster")
+    gpu: bool | None = Field(
+        None, description="jobs ask for a GPU; null = where this machine has one, and on a cluster"
+    )
     ocr: Ocr = Ocr()
     glyph_judge: GlyphJudge | None = Field(
         None,

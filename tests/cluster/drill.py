@@ -62,8 +62,9 @@ class Drill:
         """The cluster's jobs with this comment since this was asked last, as its accounts have them."""
         shown = self.slurm.call("sacct", "-XnPD", "-S", "now-1day", "-o", ",".join(FIELDS))
         rows = [dict(zip(FIELDS, line.split("|"), strict=True)) for line in shown.splitlines()]
-        new = [row for row in rows if int(row["jobid"]) > self.seen and name in row["comment"]]
-        self.seen = max([self.seen, *(int(row["jobid"]) for row in rows)])
+        numbers = [int(row["jobid"].split("_")[0]) for row in rows]  # a member of an array has its place in it behind
+        new = [row for row, at in zip(rows, numbers, strict=True) if at > self.seen and name in row["comment"]]
+        self.seen = max([self.seen, *numbers])
         return new
 
     def rows(self, arm: str) -> int:
@@ -114,6 +115,18 @@ def whole(drill: Drill) -> str:
         (given,) = [job["alloctres"] for job in jobs if f"train_arm_wildcards_{arm}" in job["comment"]]
         assert {f"cpu={processes}", f"gres/gpu={processes}", "node=1"} <= set(given.split(",")), given
     return f"{len(jobs)} jobs, {len(with_gpu)} with a GPU, {time.monotonic() - began:.0f} s; two processes: {given}"
+
+
+def arrays(drill: Drill) -> str:
+    """The same figures drawn anew, each a submission of its own and then as an array."""
+    found = []
+    for options in ((), ("--slurm-array-jobs", "plot_figure")):
+        began = time.monotonic()
+        drill.snakemake(*options, "--config", "experiment=tiny", "--forcerun", "plot_figure", "--", "figures")
+        jobs = drill.jobs("rule_plot_figure")
+        calls = {job["jobid"].split("_")[0] for job in jobs}
+        found.append(f"{len(jobs)} jobs by {len(calls)} calls of sbatch in {time.monotonic() - began:.0f} s")
+    return ", ".join(found)
 
 
 def no_gpu(drill: Drill) -> str:
@@ -265,7 +278,7 @@ def without_accounts(drill: Drill) -> str:
     return f"finished; with sacct: {sentence}"
 
 
-CHECKS = (whole, no_gpu, time_limit, too_short, interruptions, memory, hopeless, others, without_accounts)
+CHECKS = (whole, arrays, no_gpu, time_limit, too_short, interruptions, memory, hopeless, others, without_accounts)
 
 
 def main() -> None:
