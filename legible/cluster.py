@@ -27,6 +27,7 @@ RAN_OUT = re.compile(r"memory ran out(?:; (\d+) MB were asked for)?|exitcode\s*:
 # Errors that may be gone at the next attempt, on another node or later.
 PASSING = ("fails or has vanished", "the hub does not give", "nor in the cache", "cannot be fetched", "disk is full")
 STARTING = 20.0  # seconds until the first step, without the weights: SLURM, Snakemake twice, Python, torch
+ROUND = 180  # seconds between looks at the queue, at most (the executor plugin's)
 LOADING = 500.0  # MB of weights a second, from a busy network file system
 
 
@@ -117,21 +118,30 @@ def check_time(minutes: int, mem_mb: int, arm: str, logs: Iterable[Path]) -> Non
         )
 
 
-def check_accounts(status_command: str) -> None:
-    """Refuse to wait for what never comes: SLURM without accounting does not tell `sacct` of its jobs.
+def check_accounts(status_command: str | None) -> None:
+    """Refuse to wait for what never comes: news of a job that nobody remembers.
 
     Raises:
-        UserError: it keeps no accounts, and they are asked for.
+        UserError: `sacct` is asked on a cluster without accounting, or `squeue` on one that forgets jobs at once.
     """
-    if status_command != "sacct":
+    try:
+        asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
         return
-    with suppress(OSError, subprocess.SubprocessError):
-        shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=10).stdout
-        if re.search(r"AccountingStorageType\s*=\s*(accounting_storage/none|\(null\))", shown):
-            raise UserError(
-                "slurm-status-command: sacct, but this cluster keeps no accounts, and Snakemake would wait for ever;"
-                " set it to squeue (profiles/slurm/profile.yaml does)"
-            )
+    shown = dict(re.findall(r"^(\w+)\s*=\s*(\S*)", asked.stdout, flags=re.MULTILINE))
+    accounts = shown.get("AccountingStorageType", "") not in ("", "accounting_storage/none", "(null)")
+    forgets = int(shown.get("MinJobAge", "300"))
+    if status_command == "sacct" and not accounts:
+        raise UserError(
+            "slurm-status-command: sacct, but this cluster keeps no accounts, and Snakemake would wait for ever; set it"
+            " to squeue (profiles/slurm/profile.yaml does)"
+        )
+    if status_command == "squeue" and forgets < ROUND:
+        way = "set it to sacct" if accounts else "it needs MinJobAge=300 or accounting"
+        raise UserError(
+            f"slurm-status-command: squeue, but this cluster forgets a job {forgets} s after its end (MinJobAge), and"
+            f" Snakemake looks every {ROUND} s only: it would wait for ever; {way}"
+        )
 
 
 def forward_sigterm() -> None:

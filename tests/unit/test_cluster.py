@@ -113,18 +113,34 @@ def test_a_time_limit_that_no_step_fits_into_is_refused_before_it_is_asked_for(t
     check_time(6, 4000, "ctc", [slow])
 
 
-def test_sacct_is_refused_where_a_cluster_keeps_no_accounts(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kept", "forgets", "command", "said"),
+    [
+        ("accounting_storage/none", 300, "squeue", None),
+        ("accounting_storage/none", 300, "sacct", "sacct, but this cluster keeps no accounts, .* set it to squeue"),
+        ("(null)", 300, "sacct", "keeps no accounts"),
+        ("accounting_storage/slurmdbd", 300, "sacct", None),
+        ("accounting_storage/slurmdbd", 2, "sacct", None),
+        ("accounting_storage/slurmdbd", 100, "squeue", "forgets a job 100 s after its end .*; set it to sacct"),
+        ("accounting_storage/none", 100, "squeue", "it needs MinJobAge=300 or accounting"),
+    ],
+)
+def test_who_would_never_hear_of_a_job_is_refused(tmp_path, monkeypatch, kept, forgets, command, said):
     scontrol = tmp_path / "scontrol"
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    for kept, refused in (("accounting_storage/none", True), ("accounting_storage/slurmdbd", False)):
-        scontrol.write_text(f"#!/bin/sh\necho 'AccountingStorageType   = {kept}'\n")
-        scontrol.chmod(0o755)
-        check_accounts("squeue")
-        if refused:
-            with pytest.raises(UserError, match=r"slurm-status-command: sacct, but .* set it to squeue"):
-                check_accounts("sacct")
-        else:
-            check_accounts("sacct")
+    config = f"AccountingStorageType   = {kept}\nMinJobAge               = {forgets} sec"
+    scontrol.write_text(f"#!/bin/sh\ncat <<'END'\n{config}\nEND\n")
+    scontrol.chmod(0o755)
+    if said:
+        with pytest.raises(UserError, match=said):
+            check_accounts(command)
+    else:
+        check_accounts(command)
+
+
+def test_a_machine_without_slurm_is_asked_nothing(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    check_accounts("sacct")
 
 
 LEADER = """
