@@ -202,6 +202,7 @@ def interruptions(drill: Drill) -> str:
     said, _ = process.communicate(timeout=900)
     slurm.call("scontrol", "update", f"nodename={slurm.host}", "state=resume")
     assert process.returncode == 0, said[-6000:]
+    assert "stopped: long seed 0: after step" in said  # SIGTERM reached the training, which wrote a checkpoint
     assert drill.weights("long") == expected
     states = [job["state"].split()[0] for job in drill.jobs("train_arm_wildcards_long")]
     found.append(

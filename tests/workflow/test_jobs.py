@@ -29,14 +29,17 @@ def test_neither_limits_nor_memory_nor_gpus_are_a_reason_to_run_anything_again(p
 def test_processes_are_one_node_with_as_many_gpus_and_cpus(project, tmp_path):
     overlay = tmp_path / "wide.yaml"
     overlay.write_text(yaml.safe_dump({"gpu": True, "arms": {"wide": {"processes": 4, "parallel": "replicate"}}}))
-    said = project.snakemake("--dry-run", "--configfile", str(overlay), "--cores", "8", "--resources", "gpu=8",
-                             "mem_mb=99000", "--", "train")  # fmt: skip
-    (block,) = [job for job in re.split(r"\n\n", said) if "wildcards: arm=wide" in job]
-    assert "threads: 4" in block
-    asked = dict(item.split("=") for item in re.search("resources: (.*)", block)[1].split(", "))
-    assert (asked["gpu"], asked["nodes"]) == ("4", "1")
-    alone = re.search(r"wildcards: arm=diffusion_only(?s:.*?)mem_mb=(\d+)", said)
-    assert int(asked["mem_mb"]) > 3 * int(alone[1])  # each process has the framework and the model for itself
+    said = project.snakemake("--dry-run", "--forceall", "--configfile", str(overlay), "--cores", "8",
+                             "--resources", "gpu=8", "mem_mb=99000", "--", "train")  # fmt: skip
+    jobs = {re.search("wildcards: arm=(.*),", job)[1]: job for job in said.split("rule train_arm:\n")[1:]}
+    asked = {
+        arm: dict(item.split("=") for item in re.search("resources: (.*)", job)[1].split(", "))
+        for arm, job in jobs.items()
+    }
+    assert "threads: 4" in jobs["wide"]
+    assert (asked["wide"]["gpu"], asked["wide"]["nodes"], asked["diffusion_only"]["gpu"]) == ("4", "1", "1")
+    # Each process has the framework and the model for itself.
+    assert int(asked["wide"]["mem_mb"]) > 3 * int(asked["diffusion_only"]["mem_mb"])
 
 
 def test_jobs_go_through_the_image(project, tmp_path):
