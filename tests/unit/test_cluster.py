@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from legible import cluster
-from legible.cluster import check_accounts, check_time, hopeless, last_words, memory_to_ask, slowest_step
+from legible.cluster import check_accounts, check_time, hopeless, last_words, memory_to_ask, slow_step
 from legible.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,10 +107,16 @@ def test_a_time_limit_that_no_step_fits_into_is_refused_before_it_is_asked_for(t
     slow = rows(tmp_path, 2.0, 4.0, 204.0, 206.0)
     with slow.open("a") as handle:
         handle.write('{"step": 4, "sec')
-    assert slowest_step([slow]) == 200.0
+    assert slow_step([slow]) == 200.0
     with pytest.raises(UserError, match=r"a step took 200 s the last time; at least 6 are needed"):
         check_time(5, 4000, "ctc", [slow])
     check_time(6, 4000, "ctc", [slow])
+
+
+def test_a_step_in_which_the_machine_slept_is_no_measure(tmp_path):
+    seconds = [2.0 * (step + 1) + (7200 if step > 20 else 0) for step in range(40)]
+    assert slow_step([rows(tmp_path, *seconds)]) == 2.0
+    assert slow_step([]) == 0.0
 
 
 @pytest.mark.parametrize(
