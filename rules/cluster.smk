@@ -128,9 +128,11 @@ def memory(planned):
 def check_arm_time(wildcards):
     """Refuse a time limit that no step fits into, before anything is submitted."""
     done = Path(RESULTS, Run(wildcards.arm, int(wildcards.seed)).folder, "run.json")
-    limit = workflow.get_rule("train_arm").resources["runtime"]  # a job's are not known yet
-    if workflow.non_local_exec and workflow.is_main_process and not (limit.is_evaluable() or done.is_file()):
-        places = (f"checkpoints/{wildcards.arm}-seed*", f"runs/{wildcards.arm}/seed*")
-        logs = [log for place in places for log in Path(RESULTS).glob(f"{place}/metrics.jsonl")]
-        planned = memory_plan()[f"train_{wildcards.arm}"]
-        checked(check_time, int(limit.value), planned, wildcards.arm, logs)
+    if workflow.local_exec or not workflow.is_main_process or done.is_file():
+        return
+    limit = rules.train_arm.rule.resources["runtime"]  # a job's are not known yet
+    if limit.is_evaluable():
+        return
+    places = (f"checkpoints/{wildcards.arm}-seed*", f"runs/{wildcards.arm}/seed*")
+    logs = [log for place in places for log in Path(RESULTS).glob(f"{place}/metrics.jsonl")]
+    checked(check_time, int(limit.value), memory_plan()[f"train_{wildcards.arm}"], wildcards.arm, logs)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 
-from legible.errors import UserError
+from legible.errors import OutOfTime, UserError
 
 EVERY = 600.0  # seconds: a checkpoint is written that often, however long a step takes
 SHARE = 20  # … unless to write it takes more than this part of the time (a full fine-tuning of 6B: 25 GB)
@@ -32,25 +32,30 @@ class Clock:
         self.last, self.wrote = self.saved, 0.0
         self.steps: deque[float] = deque(maxlen=RECENT)
         self.timer: threading.Timer | None = None
+        self.gained = False  # whether there is a checkpoint to go on from
 
     @classmethod
     def until(cls, text: str) -> "Clock":
         """From a time in seconds since 1970; empty: nobody ends it."""
         return cls(time.monotonic() + float(text) - time.time()) if text else cls()
 
-    def start(self, label: str) -> None:
-        """The steps begin. From now on it is watched that the first one ends in time.
+    def start(self, label: str, done: int) -> None:
+        """The steps begin. From now on it is watched that they end in time.
 
         Args:
             label: as errors call the run.
+            done: steps of earlier attempts.
 
         Raises:
-            UserError: the time is over before the first step.
+            UserError: the time is over before the first step; `OutOfTime` where earlier attempts came further.
         """
-        self.last = self.saved = time.monotonic()
+        self.gained, self.last = done > 0, time.monotonic()
+        self.saved = self.last
         if math.isinf(self.ends):
             return
         left = self.ends - self.last - LAST
+        if left <= 0 and self.gained:
+            raise OutOfTime(f"{label}: the job's time was over before it had started; {done} steps are done")
         if left <= 0:
             raise UserError(too_short(label, "starting alone took it all"))
         self.timer = threading.Timer(left, self.give_up, [label])
@@ -59,12 +64,12 @@ class Clock:
 
     def give_up(self, label: str) -> None:
         """Say what would be killed without a word: a step that is not done when the time is over."""
-        if self.wrote:
+        if self.gained:
             print(f"stopped: {label}: the time is over amid a step; what was written goes on", file=sys.stderr)
         else:  # another attempt would not come any further
             print(f"error: {too_short(label, 'no step was done and written')}", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(75 if self.wrote else 2)
+        os._exit(OutOfTime.status if self.gained else 2)
 
     def finish(self) -> None:
         """No further step is to come."""
@@ -80,7 +85,7 @@ class Clock:
     def checkpoint_done(self) -> None:
         """A checkpoint has just been written, after the step."""
         self.saved = time.monotonic()
-        self.wrote, self.last = self.saved - self.last, self.saved
+        self.wrote, self.last, self.gained = self.saved - self.last, self.saved, True
 
     @property
     def short(self) -> bool:

@@ -114,7 +114,7 @@ class Session:
             if self.watch:
                 self.watch.resume(state["validation"])
         self.log.rewind(self.first)
-        clock.start(place.label)
+        clock.start(place.label, self.first)
         self.began, self.worked_before = time.monotonic(), processor_time()
 
     def steps(self) -> Iterator[int]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -22,7 +23,7 @@ from project import TINY, copied  # noqa: E402
 from tiny_models import build_models  # noqa: E402
 
 ARMS = TINY["arms"] | {"pair": {"processes": 2, "parallel": "replicate"}}
-LONG = {"steps": 1200, "checkpoint_every": 1_000_000}  # most of a minute, and no checkpoint of its own accord
+OFTEN = 1_000_000  # steps from one checkpoint to the next: none of its own accord
 RUN = "results/tiny/runs/{}/seed0"
 FIELDS = ("jobid", "state", "partition", "alloctres", "nnodes", "comment", "timelimit")
 
@@ -62,8 +63,9 @@ class Drill:
         """The cluster's jobs with this comment since this was asked last, as its accounts have them."""
         shown = self.slurm.call("sacct", "-XnPD", "-S", "now-1day", "-o", ",".join(FIELDS))
         rows = [dict(zip(FIELDS, line.split("|"), strict=True)) for line in shown.splitlines()]
-        new = [row for row in rows if int(row["jobid"]) > self.seen and name in row["comment"]]
-        self.seen = max([self.seen, *(int(row["jobid"]) for row in rows)])
+        numbers = [int(row["jobid"].split("_")[0]) for row in rows]  # a member of an array has its place in it behind
+        new = [row for row, at in zip(rows, numbers, strict=True) if at > self.seen and name in row["comment"]]
+        self.seen = max([self.seen, *numbers])
         return new
 
     def rows(self, arm: str) -> int:
@@ -81,11 +83,20 @@ class Drill:
         for path in (RUN.format(arm), *self.folder.glob(f"results/tiny/checkpoints/{arm}-*")):
             subprocess.run(["rm", "-rf", str(path)], cwd=self.folder, check=True)
 
+    @cached_property
+    def long(self) -> tuple[str, str]:
+        """`--configfile` with the arm `long`, which trains for 80 seconds on this machine as busy as it is."""
+        probe = {"steps": 200, "checkpoint_every": OFTEN}
+        options = self.overlay("probe", arms={"probe": probe})
+        self.snakemake(*options, "--", f"{RUN.format('probe')}/run.json", profile=False)
+        rows = (self.folder / RUN.format("probe") / "metrics.jsonl").read_text().splitlines()
+        self.steps = round(80 * 200 / json.loads(rows[-1])["seconds"])
+        return self.overlay("long", arms={"long": probe | {"steps": self.steps}})
+
     def undisturbed(self) -> str:
         """SHA-256 of the weights of the arm `long`, trained on this machine without interruption; then it is gone."""
         if not (self.folder / "expected").exists():
-            options = self.overlay("long", arms={"long": LONG})
-            self.snakemake(*options, "--", f"{RUN.format('long')}/run.json", profile=False)
+            self.snakemake(*self.long, "--", f"{RUN.format('long')}/run.json", profile=False)
             (self.folder / "expected").write_text(self.weights("long"))
         self.forget("long")
         return (self.folder / "expected").read_text()
@@ -116,6 +127,18 @@ def whole(drill: Drill) -> str:
     return f"{len(jobs)} jobs, {len(with_gpu)} with a GPU, {time.monotonic() - began:.0f} s; two processes: {given}"
 
 
+def arrays(drill: Drill) -> str:
+    """The same figures drawn anew, each a submission of its own and then as an array."""
+    found = []
+    for options in ((), ("--slurm-array-jobs", "plot_figure")):
+        began = time.monotonic()
+        drill.snakemake(*options, "--config", "experiment=tiny", "--forcerun", "plot_figure", "--", "figures")
+        jobs = drill.jobs("rule_plot_figure")
+        calls = {job["jobid"].split("_")[0] for job in jobs}
+        found.append(f"{len(jobs)} jobs by {len(calls)} calls of sbatch in {time.monotonic() - began:.0f} s")
+    return ", ".join(found)
+
+
 def no_gpu(drill: Drill) -> str:
     """`gpu: false` asks for none."""
     drill.snakemake("--config", "gpu=false", "experiment=plain", "--", "results/plain/cache/train.safetensors")
@@ -128,7 +151,7 @@ def no_gpu(drill: Drill) -> str:
 def time_limit(drill: Drill) -> str:
     """A limit of one minute: training stops before it, goes on beyond step 0, and ends in the same weights."""
     expected = drill.undisturbed()
-    options = (*drill.overlay("long", arms={"long": LONG}), "--set-resources", "train_arm:runtime=1")
+    options = (*drill.long, "--set-resources", "train_arm:runtime=1")
     said = drill.snakemake(*options, "--", f"{RUN.format('long')}/run.json")
     lines = dict.fromkeys(said.splitlines())  # Snakemake shows the program's log and SLURM's
     stops = [line for line in lines if line.startswith("stopped: the job's time is nearly over")]
@@ -138,7 +161,7 @@ def time_limit(drill: Drill) -> str:
     assert drill.weights("long") == expected
     steps = ", ".join(stop.split("after step ")[1].split()[0] for stop in stops)
     states = ", ".join(job["state"] for job in jobs)
-    return f"stopped after steps {steps}, then all {LONG['steps']} ({states}); weights {expected[:16]}… as undisturbed"
+    return f"stopped after steps {steps}, then all {drill.steps} ({states}); weights {expected[:16]}… as undisturbed"
 
 
 def too_short(drill: Drill) -> str:
@@ -147,7 +170,7 @@ def too_short(drill: Drill) -> str:
     log = drill.folder / "results" / "tiny" / "checkpoints" / "long-seed0-known" / "metrics.jsonl"
     log.parent.mkdir(parents=True)
     log.write_text("".join(json.dumps({"step": step, "seconds": 400.0 * step}) + "\n" for step in range(2)))
-    options = (*drill.overlay("long", arms={"long": LONG}), "--set-resources", "train_arm:runtime=5")
+    options = (*drill.long, "--set-resources", "train_arm:runtime=5")
     said = drill.snakemake(*options, "--", f"{RUN.format('long')}/run.json", status=1)
     drill.forget("long")
     (sentence,) = [line.strip() for line in said.splitlines() if "is too short for the arm long" in line]
@@ -158,12 +181,11 @@ def too_short(drill: Drill) -> str:
 def interruptions(drill: Drill) -> str:
     """scancel, requeue, a killed slurmd and a drained node, one after the other, in one training."""
     expected, slurm = drill.undisturbed(), drill.slurm
-    options = drill.overlay("long", arms={"long": LONG})
-    process, found = drill.begin(*options, "--", f"{RUN.format('long')}/run.json"), []
+    process, found = drill.begin(*drill.long, "--", f"{RUN.format('long')}/run.json"), []
     reached, noticed = 0, 0.0
     for how in ("scancel", "scontrol requeue"):
         slurm.wait_for("the training", lambda: drill.running("train_arm"), 300)
-        slurm.wait_for("a step", lambda least=reached: drill.rows("long") > least + 200, 300)
+        slurm.wait_for("a step", lambda least=reached: drill.rows("long") > least + drill.steps // 10, 300)
         slurm.call(*how.split(), drill.running("train_arm"))
         began = time.monotonic()
         slurm.wait_for("its end", lambda: not drill.running("train_arm"), 120)
@@ -173,13 +195,14 @@ def interruptions(drill: Drill) -> str:
             slurm.wait_for("the next attempt", lambda: drill.running("train_arm"), 300)
             noticed = time.monotonic() - began
     slurm.wait_for("the training", lambda: drill.running("train_arm"), 300)
-    slurm.wait_for("a step", lambda: drill.rows("long") > reached + 100, 300)
+    slurm.wait_for("a step", lambda: drill.rows("long") > reached + 50, 300)
     slurm.stop("slurmd", subprocess.signal.SIGKILL)
     slurm.call("scontrol", "update", f"nodename={slurm.host}", "state=drain", "reason=drill")
     slurm.start("slurmd", "slurmd", "-D")
     said, _ = process.communicate(timeout=900)
     slurm.call("scontrol", "update", f"nodename={slurm.host}", "state=resume")
     assert process.returncode == 0, said[-6000:]
+    assert "stopped: long seed 0: after step" in said  # SIGTERM reached the training, which wrote a checkpoint
     assert drill.weights("long") == expected
     states = [job["state"].split()[0] for job in drill.jobs("train_arm_wildcards_long")]
     found.append(
@@ -265,7 +288,7 @@ def without_accounts(drill: Drill) -> str:
     return f"finished; with sacct: {sentence}"
 
 
-CHECKS = (whole, no_gpu, time_limit, too_short, interruptions, memory, hopeless, others, without_accounts)
+CHECKS = (whole, arrays, no_gpu, time_limit, too_short, interruptions, memory, hopeless, others, without_accounts)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def test_checkpoints_come_by_time_too(folders, data, tmp_path, monkeypatch):
 
 def test_without_a_limit_nothing_is_ever_short():
     clock = Clock.until("")
-    clock.start("a run")
+    clock.start("a run", 0)
     clock.step_done()
     assert math.isinf(clock.ends)
     assert not clock.short
@@ -82,7 +82,7 @@ def test_the_end_is_told_in_seconds_since_1970():
 def test_writing_takes_no_more_than_a_twentieth_of_the_time(monkeypatch):
     ticks = Ticks(monkeypatch, step=1.0)
     clock = Clock()
-    clock.start("a run")
+    clock.start("a run", 0)
     clock.step_done()
     ticks.now += 100  # seconds to write a checkpoint
     clock.checkpoint_done()
@@ -94,20 +94,27 @@ def test_writing_takes_no_more_than_a_twentieth_of_the_time(monkeypatch):
 
 def test_a_start_that_takes_all_the_time_is_said():
     with pytest.raises(UserError, match=r"ctc seed 0: the job's time limit is too short .*train_arm:runtime=…"):
-        Clock(time.monotonic() + 1).start("ctc seed 0")
+        Clock(time.monotonic() + 1).start("ctc seed 0", 0)
+    with pytest.raises(OutOfTime, match="ctc seed 0: the job's time was over before it had started; 3 steps are done"):
+        Clock(time.monotonic() + 1).start("ctc seed 0", 3)
 
 
 @pytest.mark.parametrize(
     ("written", "status", "said"),
     [
-        ("", 2, "error: ctc seed 0: the job's time limit is too short (no step was done and written); give it more"),
-        ("clock.step_done(); clock.checkpoint_done(); ", 75, "stopped: ctc seed 0: the time is over amid a step;"),
+        (
+            "0); ",
+            2,
+            "error: ctc seed 0: the job's time limit is too short (no step was done and written); give it more",
+        ),
+        ("0); clock.step_done(); clock.checkpoint_done(); ", 75, "stopped: ctc seed 0: the time is over amid a step;"),
+        ("7); ", 75, "stopped: ctc seed 0: the time is over amid a step;"),  # an earlier attempt has done seven
     ],
 )
 def test_a_step_that_outlives_the_time_ends_with_a_sentence(written, status, said):
     """Killed by the cluster it would say nothing, and the next attempt would do the same."""
     code = "import time; from legible.train.budget import LAST, Clock; clock = Clock(time.monotonic() + LAST + 0.3); "
-    code += f"clock.start('ctc seed 0'); {written}time.sleep(30)"
+    code += f"clock.start('ctc seed 0', {written}time.sleep(30)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=25)
     assert done.returncode == status
     assert done.stderr.startswith(said)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from legible import cluster
-from legible.cluster import check_accounts, check_time, hopeless, last_words, memory_to_ask, slowest_step
+from legible.cluster import check_accounts, check_time, hopeless, last_words, memory_to_ask, slow_step
 from legible.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,24 +107,46 @@ def test_a_time_limit_that_no_step_fits_into_is_refused_before_it_is_asked_for(t
     slow = rows(tmp_path, 2.0, 4.0, 204.0, 206.0)
     with slow.open("a") as handle:
         handle.write('{"step": 4, "sec')
-    assert slowest_step([slow]) == 200.0
+    assert slow_step([slow]) == 200.0
     with pytest.raises(UserError, match=r"a step took 200 s the last time; at least 6 are needed"):
         check_time(5, 4000, "ctc", [slow])
     check_time(6, 4000, "ctc", [slow])
 
 
-def test_sacct_is_refused_where_a_cluster_keeps_no_accounts(tmp_path, monkeypatch):
+def test_a_step_in_which_the_machine_slept_is_no_measure(tmp_path):
+    seconds = [2.0 * (step + 1) + (7200 if step > 20 else 0) for step in range(40)]
+    assert slow_step([rows(tmp_path, *seconds)]) == 2.0
+    assert slow_step([]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("kept", "forgets", "command", "said"),
+    [
+        ("accounting_storage/none", 300, "squeue", None),
+        ("accounting_storage/none", 300, "sacct", "sacct, but this cluster keeps no accounts, .* set it to squeue"),
+        ("(null)", 300, "sacct", "keeps no accounts"),
+        ("accounting_storage/slurmdbd", 300, "sacct", None),
+        ("accounting_storage/slurmdbd", 2, "sacct", None),
+        ("accounting_storage/slurmdbd", 100, "squeue", "forgets a job 100 s after its end .*; set it to sacct"),
+        ("accounting_storage/none", 100, "squeue", "it needs MinJobAge=300 or accounting"),
+    ],
+)
+def test_who_would_never_hear_of_a_job_is_refused(tmp_path, monkeypatch, kept, forgets, command, said):
     scontrol = tmp_path / "scontrol"
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    for kept, refused in (("accounting_storage/none", True), ("accounting_storage/slurmdbd", False)):
-        scontrol.write_text(f"#!/bin/sh\necho 'AccountingStorageType   = {kept}'\n")
-        scontrol.chmod(0o755)
-        check_accounts("squeue")
-        if refused:
-            with pytest.raises(UserError, match=r"slurm-status-command: sacct, but .* set it to squeue"):
-                check_accounts("sacct")
-        else:
-            check_accounts("sacct")
+    config = f"AccountingStorageType   = {kept}\nMinJobAge               = {forgets} sec"
+    scontrol.write_text(f"#!/bin/sh\ncat <<'END'\n{config}\nEND\n")
+    scontrol.chmod(0o755)
+    if said:
+        with pytest.raises(UserError, match=said):
+            check_accounts(command)
+    else:
+        check_accounts(command)
+
+
+def test_a_machine_without_slurm_is_asked_nothing(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    check_accounts("sacct")
 
 
 LEADER = """
