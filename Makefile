@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all run test test-fast test-gpu-extras test-cluster benchmarks benchmarks-gpu lint format environment requirements clean
+.PHONY: all run test test-fast test-gpu-extras test-trackers test-cluster benchmarks benchmarks-gpu lint format environment requirements clean
 all: run
 
 environment: $(VENV)/.ready
@@ -38,6 +38,11 @@ test-cluster: environment
 	$(BIN)/uv pip install --quiet --target .slurm --no-deps --require-hashes -r envs/slurm.txt
 	$(BIN)/python tests/cluster/drill.py
 
+# TensorBoard and wandb themselves, which lie beside the environment too.
+test-trackers: environment
+	$(BIN)/uv pip install --quiet --target .trackers --require-hashes -r envs/trackers.txt
+	PYTHONPATH=.trackers $(BIN)/python -m pytest tests/unit/test_trackers.py
+
 lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,6 +63,8 @@ requirements:
 	  --no-emit-index-url --no-annotate --no-header --quiet -o envs/gpu.txt
 	printf 'snakemake-executor-plugin-%s\n' slurm slurm-jobstep cluster-generic | uv pip compile - --python-version 3.11 \
 	  --universal --no-deps --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/slurm.txt
+	printf 'tensorboard\nwandb\n' | uv pip compile - -c envs/requirements.txt --python-version 3.11 --universal \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/trackers.txt
 
 # Drops all experiments; the checkpoints of nano's own training (hours of work) stay.
 clean:
