@@ -300,7 +300,7 @@ def test_every_placeholder_of_a_command_is_quoted():
             for name in re.findall(r"(?<!\{)\{([^{}]+)\}(?!\})", shell):
                 found[name] = path.name
     assert blocks >= 25
-    assert [name for name in found if not name.endswith(":q")] == ["threads"]  # a number
+    assert sorted(name for name in found if not name.endswith(":q")) == ["resources.runtime", "threads"]  # numbers
     assert {name.split(".")[0].removesuffix(":q") for name in found} <= {
-        "input", "output", "params", "wildcards", "log", "threads",
+        "input", "output", "params", "wildcards", "log", "threads", "resources",
     }  # fmt: skip
