@@ -252,7 +252,7 @@ def is_of_snakemake(sentence: str) -> bool:
 def faults(entry: Entry, sentence: str) -> list[str]:
     """What is wrong with a sentence."""
     found = [f"does not say {part!r}" for part in entry.says if part not in sentence]
-    if match := FOREIGN.search(sentence):
+    if match := FOREIGN.search(sentence.replace(str(ROOT), ".")):
         found.append(f"says {match[0]!r}")
     if not sentence.isprintable():
         found.append("holds what cannot be printed")
