@@ -38,7 +38,7 @@ def save_checkpoint(path: str | Path, key: str, state: dict[str, Any], group: Gr
     last = named_in(path)
     try:
         if group.rank == 0:
-            keep_only(path, last or named_in(before(path)))
+            keep_only(path, last or named_in(before(path)), folder.name)  # in which others may be writing already
         if group.rank < parts:
             folder.mkdir(parents=True, exist_ok=True)
             save_state(folder, f"part{group.rank}", state)
@@ -72,10 +72,10 @@ def named_in(path: Path) -> str | None:
         return None
 
 
-def keep_only(path: Path, folder: str | None) -> None:
-    """Drop the folders of all checkpoints but one: older ones, and what a kill left half written."""
+def keep_only(path: Path, *folders: str | None) -> None:
+    """Drop the folders of all checkpoints but these: older ones, and what a kill left half written."""
     for other in path.parent.glob(f"{path.stem}-*"):
-        if other.is_dir() and other.name != folder:
+        if other.is_dir() and other.name not in folders:
             shutil.rmtree(other)
 
 
