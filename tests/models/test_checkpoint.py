@@ -27,6 +27,7 @@ from legible.train import state
 from legible.train.adapters import select_parameters
 from legible.train.checkpoint import alone_in, drop_earlier, load_checkpoint, save_checkpoint, stop_requests
 from legible.train.data import save_training_data
+from legible.train.group import Group
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = {
@@ -140,6 +141,27 @@ def test_a_checkpoint_cannot_run_code(tmp_path, outline, said):
     write_json(index, json.loads(index.read_text()) | {"parts": {"part0.json": sha256_file(part)}})
     with pytest.raises(UserError, match=f"damaged; .*{said}"):
         load_checkpoint(index, "key")
+
+
+def test_what_another_process_has_written_already_is_not_swept_away(tmp_path):
+    """The first process makes room while the others are writing into the same new folder."""
+    path = tmp_path / "checkpoint.json"
+    folder = tmp_path / "checkpoint-new"
+
+    class First(Group):
+        def agree(self, value):
+            return "new"
+
+        def wait(self):
+            write_json(folder / "part1.json", {})  # the second one's outline comes last
+
+    folder.mkdir()
+    (folder / "part1.safetensors").write_bytes(b"written before the first process began")
+    left_by_a_kill = tmp_path / "checkpoint-old"
+    left_by_a_kill.mkdir()
+    save_checkpoint(path, "k", {"step": 1}, First(rank=0, size=2, sharded=True))
+    assert (folder / "part1.safetensors").exists()
+    assert not left_by_a_kill.exists()
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
