@@ -12,12 +12,15 @@ from legible.figures.panels import LEGEND, METRIC, draw_rings, panel_keys, selec
 from legible.figures.style import INK, arm_colors, house_style, light_grid, new_figure
 from legible.names import BASE, CONTROL
 
+TWO_WAY = "thin line: interval over prompts and training seeds together, which a verdict needs, too"
+
 
 @house_style()
 def draw(summary: pd.DataFrame, seeds: pd.DataFrame, arms: Sequence[str], style: FigureStyle) -> Figure:
     """Forest plot of the paired CER difference to the control, per arm and engine; prompt sets below one another.
 
-    Arguments as in `cer_by_arm`. The base model stands last: its difference says what plain fine-tuning changed.
+    Bars are over prompts; a thin line, where there are several training seeds, is over prompts and seeds. Arguments as
+    in `cer_by_arm`. The base model stands last: its difference says what plain fine-tuning changed.
     """
     order, colors = [*auxiliary_arms(with_control_first(arms)), BASE], arm_colors(arms, style)
     sets, engines = panel_keys(summary)
@@ -25,7 +28,8 @@ def draw(summary: pd.DataFrame, seeds: pd.DataFrame, arms: Sequence[str], style:
     figure = new_figure(style, len(sets) * (1.3 + 0.3 * len(order) * len(engines)))
     # A placebo that unlearns spelling would shrink all others to dots: it may leave the picture, with an arrow.
     shown = overall[~overall["arm"].map(is_placebo)]
-    reach = 1.12 * np.nanmax(np.abs(shown[["delta_vs_control", "delta_low", "delta_high"]].to_numpy()), initial=1e-3)
+    ends = ["delta_vs_control", "delta_low", "delta_high", "two_way_low", "two_way_high"]
+    reach = 1.12 * np.nanmax(np.abs(shown[ends].to_numpy(float)), initial=1e-3)
     for i, prompt_set in enumerate(sets):
         axes = figure.add_subplot(len(sets), 1, i + 1)
         light_grid(axes, "x")
@@ -42,6 +46,7 @@ def draw(summary: pd.DataFrame, seeds: pd.DataFrame, arms: Sequence[str], style:
             axes.errorbar(
                 value, y, xerr=whiskers(value, low, high), fmt=marker, color=colors[arm], capsize=3, ms=6, zorder=3
             )
+            axes.hlines(y, row["two_way_low"], row["two_way_high"], color=colors[arm], linewidth=0.8)
             runs = select(seeds, stratum="all", metric=METRIC, prompt_set=prompt_set, engine=engine, arm=arm)
             runs = runs[runs["delta_vs_control"].notna()]
             draw_rings(axes, runs["delta_vs_control"], y + 0.24, colors[arm])
@@ -59,5 +64,5 @@ def draw(summary: pd.DataFrame, seeds: pd.DataFrame, arms: Sequence[str], style:
         right.set_yticks(heights, numbers)
         right.tick_params(length=0)
         right.spines["right"].set_visible(False)
-        axes.set_xlabel(f"CER minus the CER of {CONTROL}, same prompts and noise\n{LEGEND}")
+        axes.set_xlabel(f"CER minus the CER of {CONTROL}, same prompts and noise\n{LEGEND}\n{TWO_WAY}")
     return figure

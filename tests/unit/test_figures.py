@@ -108,6 +108,16 @@ def test_figures_show_the_numbers_of_the_summary(results):
     assert "← better" in shown
 
 
+def test_the_interval_over_prompts_and_seeds_is_drawn_beside_the_narrower_one(results):
+    summary = inputs.read_summary(results, ARMS)
+    row = summary[(summary["stratum"] == "all") & (summary["metric"] == "cer_micro")]
+    row = row[(row["arm"] == "clip_region") & (row["engine"] == "rapidocr")].iloc[0]
+    assert row.two_way_low < row.two_way_high
+    (axes,) = draw("delta_to_control", results, FigureStyle()).axes
+    ends = [tuple(segment[:, 0]) for lines in axes.collections for segment in lines.get_segments()]
+    assert (row.two_way_low, row.two_way_high) in ends
+
+
 def test_a_markers_place_is_the_value(results):
     summary = inputs.read_summary(results, ARMS)
     figure = draw("cer_by_length", results, FigureStyle())
