@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tiny_models import ModelFolders
 
@@ -82,3 +83,13 @@ def tiny_clip(folders: ModelFolders) -> OpenedClip:
     from legible.models.clip import open_clip_model
 
     return open_clip_model(Clip(path=str(folders.clip)), torch.device("cpu"))
+
+
+@pytest.fixture
+def elsewhere(tmp_path) -> Iterator[Path]:
+    """A folder in another file system than that of temporary files."""
+    place = Path("/dev/shm")
+    if not place.is_dir() or place.stat().st_dev == tmp_path.stat().st_dev or not os.access(place, os.W_OK):
+        pytest.skip("this system has no second file system to write to")
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)

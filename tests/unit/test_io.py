@@ -105,16 +105,6 @@ def test_the_umask_decides_who_may_read_a_file(tmp_path, name, umask, mode):
         os.umask(before)
 
 
-@pytest.fixture
-def elsewhere(tmp_path) -> Path:
-    """A folder in another file system than that of temporary files."""
-    place = Path("/dev/shm")
-    if not place.is_dir() or place.stat().st_dev == tmp_path.stat().st_dev or not os.access(place, os.W_OK):
-        pytest.skip("this system has no second file system to write to")
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)
-
-
 @pytest.mark.parametrize("name", WRITERS)
 def test_results_may_lie_in_another_file_system(tmp_path, elsewhere, monkeypatch, name):
     monkeypatch.setenv("TMPDIR", str(tmp_path))

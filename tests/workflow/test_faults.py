@@ -7,7 +7,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -93,16 +92,6 @@ def test_a_clock_that_was_set_forward_and_back_again_reruns_nothing(project):
             assert project.would_run() == set()
         finally:
             os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
-
-
-@pytest.fixture
-def elsewhere(tmp_path) -> Path:
-    """A folder in another file system."""
-    place = Path("/dev/shm")
-    if not place.is_dir() or place.stat().st_dev == tmp_path.stat().st_dev or not os.access(place, os.W_OK):
-        pytest.skip("this system has no second file system to write to")
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)
 
 
 def test_results_on_another_file_system(project, elsewhere, tmp_path):
