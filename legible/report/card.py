@@ -119,19 +119,23 @@ def scores(run: Run, experiment: Experiment | None) -> list[str]:
     """The arm's errors with their intervals, against the base and its control; the verdict with its reason."""
     if experiment is None:
         return ["This run was not scored."]
+    control = experiment.controls[run.arm].name if run.arm in experiment.controls else CONTROL
     lines = [
         f"Character error rate (0: everything is read right), all {len(experiment.config.seeds)} training seeds of the"
         f" arm together, with {experiment.config.scoring.confidence:.0%} intervals over prompts; differences and"
-        " changes, against the same training without the loss, over prompts and training seeds.",
+        f" changes, against its control `{control}`, over prompts and training seeds.",
     ]
+    if run.step is not None:
+        lines.append(f"\nThey are those of the runs' ends, not of step {run.step}.")
     for prompt_set in sorted(experiment.summary["prompt_set"].unique()):
         cer = pick(experiment.summary, prompt_set, "cer_micro")
         rows = []
         for arm, engine in cer.index:
-            if arm in (run.arm, BASE, CONTROL):
+            if arm in (run.arm, BASE, control):
                 row = cer.loc[(arm, engine)]
                 said = interval(row["value"], row["ci_low"], row["ci_high"])
-                rows.append([engine_label(engine), arm, said, difference(row), relative(row)])
+                compared = [difference(row), relative(row)] if row["control"] == control else ["–", "–"]
+                rows.append([engine_label(engine), arm, said, *compared])
         header = ["Judge", "Model", "CER", "Difference to the control", "Change"]
         lines += [f"\n### {prompt_set}\n", table(header, sorted(rows))]
         if run.arm != CONTROL:

@@ -20,7 +20,9 @@ from legible.figures import inputs
 from legible.figures.labels import engine_label
 from legible.metrics.compare import claims
 from legible.metrics.statistics import seed_interval
+from legible.names import Run
 from legible.report import aim, copies
+from legible.report.card import scores
 from legible.report.describe import LOSSES, describe_arm, describe_aux
 from legible.report.experiment import Experiment, corrected, read_experiment
 from legible.report.results_page import RESULT_COLUMNS, build, overall
@@ -409,6 +411,15 @@ def test_an_anchored_arm_is_compared_with_the_anchor_alone(tmp_path):
     )
     assert "ctc_anchored (control: anchor_only)" in page
     assert "- ctc_anchored against anchor_only: fewer errors, for every judge." in page
+    said = scores(Run("ctc_anchored", 0, 4), experiment)  # the model card says the same
+    assert "against its control `anchor_only`" in said[0]
+    assert "not of step 4" in said[1]
+    (compared,) = tables("\n".join(said)).values()
+    assert {row[1] for row in compared[1:]} == {"base", "anchor_only", "ctc_anchored"}
+    assert {row[3] for row in compared[1:] if row[1] != "ctc_anchored"} == {"–"}
+    shown = [row[3] for row in compared[1:] if row[1] == "ctc_anchored"]
+    assert shown
+    assert set(shown) <= set(own[3].split("<br>"))
     # Without the anchor alone there is no matched control, and nothing is met or claimed.
     lonely = {"anchor_only": {"anchor": held | {"weight": 5.0}}, "ctc_anchored": trainings["ctc_anchored"]}
     page = build([read(make_results(tmp_path / "lonely", spelling, pictures=False, trainings=lonely), "Lonely")])
