@@ -17,7 +17,8 @@ from legible.corpus.prompts import Prompt
 from legible.corpus.scenes import SHAPES
 from legible.corpus.templates import PALETTE
 from legible.metrics.drift import NAN, drift_weights
-from legible.metrics.statistics import Estimate, cluster_bootstrap, paired_bootstrap_delta
+from legible.metrics.statistics import Estimate, cluster_bootstrap, resample, two_way_bootstrap
+from legible.metrics.summary import generator
 from legible.names import BASE, CONTROL
 from legible.render.scene import draw_shape
 
@@ -146,34 +147,37 @@ def by_picture(images: np.ndarray, prompt_ids: Sequence[str], prompts: Mapping[s
 def attribute_table(models: Mapping[tuple[str, int | None], pd.DataFrame], scoring: Scoring) -> pd.DataFrame:
     """The rows of attributes.csv: accuracy of every arm for each attribute, and its change from base and control.
 
-    Training seeds and image seeds are averaged within a prompt; intervals resample prompts. A change of −0.02 is two
-    points in a hundred lost.
+    Training seeds and image seeds are averaged within a prompt; intervals of a value resample prompts, those of a
+    change prompts and training seeds (`two_way_bootstrap`). A change of −0.02 is two points in a hundred lost.
 
     Args:
         models: (arm, training seed) → `by_picture`; the base (seed None) and the control among them.
         scoring: resamples, seed and confidence.
     """
-    means = {}
-    for arm in dict.fromkeys(arm for arm, _ in models):
-        own = pd.concat([table for (name, _), table in models.items() if name == arm])
-        means[arm] = own.groupby("prompt_id", sort=True).mean()
+    in_order = sorted(models, key=lambda run: (run[0], run[1] or 0))
+    means = {run: models[run].groupby("prompt_id", sort=True).mean() for run in in_order}
+    seeds = sum(arm == CONTROL for arm, _ in models)
     rows = []
     for attribute in (*SUMMARIES, *ATTRIBUTES):
-        asked = means[BASE][attribute].dropna().index
+        asked = means[BASE, None][attribute].dropna().index
         if not len(asked):
             continue
-        weights = drift_weights(scoring, f"attributes, {attribute}", len(asked))
-        ones = np.ones(len(asked))
-        for arm, table in means.items():
-            own = table.loc[asked, attribute].to_numpy()
-            value = cluster_bootstrap(own, ones, weights, scoring.confidence)
+        place, ones = f"attributes, {attribute}", np.ones(len(asked))
+        weights = drift_weights(scoring, place, len(asked))
+        trainings = resample(seeds, scoring.resamples, generator(scoring.seed, place, "seeds")).astype(float)
+        arms = dict.fromkeys(arm for arm, _ in models)
+        measured = {
+            arm: np.stack([table.loc[asked, attribute] for (name, _), table in means.items() if name == arm])
+            for arm in arms
+        }
+        for arm, own in measured.items():
+            value = cluster_bootstrap(own.mean(0), ones, weights, scoring.confidence)
             row = {"arm": arm, "attribute": attribute, "value": value.value, "ci_low": value.low, "ci_high": value.high}
             for name, other in (("base", BASE), ("control", CONTROL)):
                 delta = Estimate(NAN, NAN, NAN)
                 if arm not in (BASE, other):
-                    against = means[other].loc[asked, attribute].to_numpy()
-                    delta = paired_bootstrap_delta(own, ones, against, ones, weights, scoring.confidence)
+                    pair = (own, measured[other], ones, weights, trainings)
+                    delta = two_way_bootstrap(*pair, scoring.confidence).difference
                 row |= {f"delta_vs_{name}": delta.value, f"{name}_low": delta.low, f"{name}_high": delta.high}
-            seeds = sum(name == arm and seed is not None for name, seed in models)
-            rows.append(row | {"n_prompts": len(asked), "n_training_seeds": seeds})
+            rows.append(row | {"n_prompts": len(asked), "n_training_seeds": 0 if arm == BASE else len(own)})
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -7,8 +7,8 @@ import pandas as pd
 
 from legible.config import GLYPH_JUDGE, Scoring
 from legible.errors import UserError
-from legible.metrics.statistics import Estimate, cluster_bootstrap, paired_bootstrap_delta
-from legible.metrics.summary import ALL, compares, draw
+from legible.metrics.statistics import Estimate, cluster_bootstrap, two_way_bootstrap
+from legible.metrics.summary import ALL, compares, draw, means_by_seed
 from legible.names import BASE, CEILINGS, CONTROL, arm_and_seed
 
 METRIC = "malformed_rate"
@@ -34,9 +34,9 @@ def malformed_table(images: pd.DataFrame, controls: Mapping[str, str], scoring: 
     """The rows of malformed.csv, one for each arm and prompt set.
 
     Columns as in summary.csv, whose rows of CER they stand beside: stratum, arm, engine, prompt_set, metric; `value`
-    with its interval; `delta_vs_control` with its interval, the arm − `control` (its own, matched where there is one)
-    on the same prompts and the resamples of the CER; n_prompts, n_images, n_training_seeds. Image and training seeds
-    are averaged within a prompt.
+    with its interval over prompts; `delta_vs_control`, the arm − `control` (its own, matched where there is one), with
+    its interval over prompts and training seeds (`two_way_bootstrap`), on the resamples of the CER; n_prompts,
+    n_images, n_training_seeds. Image and training seeds are averaged within a prompt.
 
     Args:
         images: of `judged_images`.
@@ -49,23 +49,22 @@ def malformed_table(images: pd.DataFrame, controls: Mapping[str, str], scoring: 
     rows = []
     for prompt_set, part in images.groupby("prompt_set", sort=True):
         check_same_pictures(part, str(prompt_set))
-        means = {
-            arm: part[part["arm"] == arm].groupby("prompt_id", sort=True)["malformed"].mean().to_numpy(float)
-            for arm in dict.fromkeys(part["arm"])
-        }
-        weights = draw(scoring, str(prompt_set), ALL, (1, len(means[BASE]))).prompts
+        means = {arm: means_by_seed(part[part["arm"] == arm], "malformed") for arm in dict.fromkeys(part["arm"])}
+        draws = draw(scoring, str(prompt_set), ALL, means[CONTROL].shape)
+        ones = np.ones(means[BASE].shape[1])
         for arm, own in means.items():
-            ones, control = np.ones(len(own)), controls.get(arm, CONTROL)
-            value = cluster_bootstrap(own, ones, weights, scoring.confidence)
+            control = controls.get(arm, CONTROL)
+            value = cluster_bootstrap(own.mean(0), ones, draws.prompts, scoring.confidence)
             delta = NONE
             if compares(arm):
-                delta = paired_bootstrap_delta(own, ones, means[control], ones, weights, scoring.confidence)
+                pair = (own, means[control], ones, draws.prompts, draws.seeds)
+                delta = two_way_bootstrap(*pair, scoring.confidence).difference
             counted = part[part["arm"] == arm]
             rows.append(
                 {"stratum": ALL, "arm": arm, "engine": GLYPH_JUDGE, "prompt_set": prompt_set, "metric": METRIC}
                 | {"value": value.value, "ci_low": value.low, "ci_high": value.high}
                 | {"delta_vs_control": delta.value, "delta_low": delta.low, "delta_high": delta.high}
-                | {"control": control if compares(arm) else "", "n_prompts": len(own), "n_images": len(counted)}
+                | {"control": control if compares(arm) else "", "n_prompts": len(ones), "n_images": len(counted)}
                 | {"n_training_seeds": counted["training_seed"].nunique()}
             )
     return pd.DataFrame(rows)

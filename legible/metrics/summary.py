@@ -153,8 +153,13 @@ def prompt_means(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def edits_by_seed(images: pd.DataFrame) -> np.ndarray:
-    """Mean edits of every training seed (one row for the base model and the ceilings) and prompt [S, P], sorted."""
-    means = images.groupby(["training_seed", "prompt_id"], sort=True, dropna=False)["distance"].mean()
+    """`means_by_seed` of the edits."""
+    return means_by_seed(images, "distance")
+
+
+def means_by_seed(images: pd.DataFrame, column: str) -> np.ndarray:
+    """A column's mean of every training seed (one row for the base and the ceilings) and prompt [S, P], sorted."""
+    means = images.groupby(["training_seed", "prompt_id"], sort=True, dropna=False)[column].mean()
     return means.to_numpy(dtype=float).reshape(images["training_seed"].nunique(dropna=False), -1)
 
 

@@ -9,7 +9,8 @@ from legible.report.words import interval
 MALFORMED_NOTE = (
     "OCR says which letters are read, not whether they are well formed. The glyph judge, which no loss can hear, looks "
     "at their shape only: share of pictures in which it finds a malformed letter, with its interval over prompts, and "
-    "the difference to the arm's own control. An arm whose interval of that difference lies above zero has gained "
+    "the difference to the arm's own control, with its interval over prompts and training seeds. An arm whose interval "
+    "of that difference lies above zero has gained "
     "nothing, whatever the readers say. The rows of our own renders are what the judge gets wrong by itself."
 )
 PANEL_NOTE = (
@@ -22,7 +23,7 @@ ATTRIBUTES_NOTE = (
     "A model that spells better and no longer draws what else it is asked for has gained nothing. Pictures of prompts "
     "without text, checked by plain image processing for what these name: `share` is how many of the attributes are "
     "there (ground, colour, number and shape, where named), `all` how many pictures have every one. The change "
-    "is that of `share` against the base, with its interval over prompts."
+    "is that of `share` against the base, with its interval over prompts and training seeds."
 )
 
 

@@ -141,3 +141,17 @@ def test_the_table_by_hand():
     assert (own["value"], own["delta_vs_base"], own["delta_vs_control"]) == (0.375, -0.375, -0.25)
     assert own["base_low"] <= own["delta_vs_base"] <= own["base_high"]
     assert (own["n_prompts"], own["n_training_seeds"]) == (4, 2)
+
+
+def test_the_interval_of_a_change_knows_that_trainings_scatter():
+    models = {(BASE, None): table([1.0] * 40)} | {(CONTROL, seed): table([1.0] * 40) for seed in range(3)}
+    alike = models | {("ctc", seed): table([1.0] * 20 + [0.0] * 20) for seed in range(3)}
+    scattered = models | {("ctc", seed): table([1 - seed / 2] * 40) for seed in range(3)}
+    first, second = (
+        attribute_table(own, Scoring(resamples=500)).set_index(["arm", "attribute"]).loc[("ctc", "share")]
+        for own in (alike, scattered)
+    )
+    assert first["delta_vs_base"] == second["delta_vs_base"] == -0.5
+    for name in ("base", "control"):
+        assert -0.7 < first[f"{name}_low"] < first[f"{name}_high"] < -0.3
+        assert second[f"{name}_low"] < -1 < 0 < second[f"{name}_high"]

@@ -22,6 +22,7 @@ from legible.report.verdict import Judgement, Verdict, guarded
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "resources/nano/glyph_judge"
 SCORING = Scoring(resamples=500)
+HALF = "x" * 20 + "." * 20
 
 
 def judged(bad: str, seeds: int = 1) -> list[dict]:
@@ -65,6 +66,17 @@ def test_training_seeds_are_averaged_within_a_prompt():
     )
     assert found.loc["ctc", "value"] == 0.25
     assert found.loc["ctc", "n_training_seeds"] == 2
+
+
+def test_the_interval_of_a_difference_knows_that_trainings_scatter():
+    of_arms = {"diffusion_only": "." * 40, "ctc": HALF}
+    alike = {f"{arm}__seed{seed}": bad for seed in range(3) for arm, bad in of_arms.items()}
+    scattered = alike | {"ctc__seed0": "." * 40, "ctc__seed2": "x" * 40}
+    first, second = (table(base="." * 40, **models).loc["ctc"] for models in (alike, scattered))
+    assert first["delta_vs_control"] == second["delta_vs_control"] == 0.5
+    assert 0.3 < first["delta_low"] < first["delta_high"] < 0.7
+    assert second["delta_low"] < 0 < 1 < second["delta_high"]  # Student's t of 0, .5 and 1
+    assert (first["ci_low"], first["ci_high"]) == pytest.approx((0.5, 0.5), abs=0.2)
 
 
 def test_an_arm_is_compared_with_its_own_control():
