@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from legible.config import Model, SigmaSampling
 from legible.models.conditioning import Conditioning
-from legible.models.download import check_download
+from legible.models.download import check_download, check_room
 from legible.models.hub import pinned
 from legible.models.opening import check_pipeline
 from legible.models.sampler import Sampler, Shape
@@ -169,8 +169,11 @@ def open_model(
     model = pinned(model)
     spec = spec_of(model.family)
     check_pipeline(model, spec)
+    folders = spec.folders(*roles)
+    large = [folder for folder in folders if folder not in (*spec.tokenizers, spec.scheduler)]
+    check_room(model.path, model.revision, *(f"{folder}/*.safetensors" for folder in large))
     opened = import_module(spec.module).open_family(model, roles, weights, quantization)
-    check_download(model.path, model.revision, *spec.folders(*roles))
+    check_download(model.path, model.revision, *folders)
     return opened
 
 

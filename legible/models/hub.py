@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from legible.config import CaptionClip, Clip, Model, PickScore, Training, critics_of
 from legible.errors import UserError
 from legible.integrity import check_sums
-from legible.models.download import check_download
+from legible.models.download import check_download, check_room
 
 Place = TypeVar("Place", Model, Clip, CaptionClip, PickScore)
 
@@ -92,6 +92,7 @@ def clip_folder(clip: Clip | CaptionClip | PickScore) -> Path:
     if Path(clip.path).is_dir():
         check_sums(clip.path)
         return Path(clip.path)
+    check_room(clip.path, clip.revision, *KINDS[section].files)
     try:
         folder = Path(snapshot_download(clip.path, revision=clip.revision, allow_patterns=list(KINDS[section].files)))
     except Exception as error:  # offline, unknown, forbidden, a full disk

@@ -5,7 +5,9 @@ import re
 import runpy
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ from legible.errors import UserError
 from legible.integrity import SUMS, check_shard, check_sums, digest_of
 from legible.io import sha256_file, write_json
 from legible.models import download
-from legible.models.download import check_download
+from legible.models.download import check_download, check_room
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -161,7 +163,8 @@ def hub(tmp_path, monkeypatch) -> Path:
         (snapshot / name).symlink_to(blob)
 
     def known(repository: str, name: str, revision: str) -> str | None:
-        return str(snapshot / name) if (repository, revision) == ("owner/name", "0" * 40) else None
+        ours = (repository, revision) == ("owner/name", "0" * 40) and (snapshot / name).exists()
+        return str(snapshot / name) if ours else None
 
     monkeypatch.setattr(download, "try_to_load_from_cache", known)
     return snapshot
@@ -183,6 +186,65 @@ def test_a_damaged_download_is_named(hub, name):
 def test_what_the_cache_does_not_know_is_let_be(hub, tmp_path):
     check_download("owner/other", "0" * 40)
     check_download(str(tmp_path), None)
+
+
+GB = 10**9
+REPOSITORY = {
+    "model_index.json": 500,
+    "transformer/a-00001-of-00002.safetensors": 10 * GB,
+    "transformer/a-00002-of-00002.safetensors": 5 * GB,
+    "transformer/a.fp16.safetensors": 10**15,
+    "transformer/a.bin": 10**15,
+    "vae/net.safetensors": GB,
+}
+
+
+class Hub:
+    """Says how large the files of a repository are, as huggingface_hub does."""
+
+    def model_info(self, repository: str, revision: str, files_metadata: bool, timeout: float) -> SimpleNamespace:
+        assert (repository, files_metadata) == ("owner/name", True)
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=n, size=s) for n, s in REPOSITORY.items()])
+
+
+@pytest.mark.parametrize(
+    ("free", "largest", "said"),
+    [
+        (16 * GB, 15 * GB, None),
+        (
+            14 * GB,
+            15 * GB,
+            r"owner/name: 15.0 GB are to be fetched, but .* has 14.0 GB left; make room, or set HF_HOME",
+        ),
+        (
+            99 * GB,
+            14 * GB,
+            r"owner/name: 15 GB would be fetched, at most 14 GB are; if you want it, run `hf download owner",
+        ),
+    ],
+)
+def test_what_is_too_large_is_not_fetched(hub, monkeypatch, tmp_path, free, largest, said):
+    monkeypatch.setattr(download, "HfApi", Hub)
+    monkeypatch.setattr(download, "LARGEST", largest)
+    monkeypatch.setattr(download.constants, "HF_HUB_CACHE", str(tmp_path / "not" / "there"))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
+    wanted = ("transformer/*.safetensors", "vae/*.safetensors")  # of these the cache has the vae's
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        check_room("owner/name", "0" * 40, *wanted)
+
+
+def test_the_hub_is_not_asked_for_what_is_here_and_may_be_silent(hub, monkeypatch, tmp_path):
+    def silent() -> None:
+        asked.append(True)
+        raise OSError("no network")
+
+    asked = []
+    monkeypatch.setattr(download, "HfApi", silent)
+    check_room("owner/name", "0" * 40, "vae/*.safetensors", "vae/*.json")
+    check_room(str(tmp_path), None, "*.safetensors")
+    assert not asked
+    check_room("owner/name", "0" * 40, "transformer/*.safetensors")
+    assert asked
 
 
 def test_the_list_names_no_list_and_no_compiled_code(tmp_path, monkeypatch, capsys):
