@@ -65,7 +65,8 @@ def draw(metrics: Mapping[tuple[str, int], pd.DataFrame], arms: Sequence[str], s
         gradient.plot(rows.index, smooth(rows["grad_norm"]), **line)
         if arm != CONTROL and (CONTROL, seed) in metrics and not by_rewards:
             control = metrics[CONTROL, seed].set_index("step")["loss_diffusion"]
-            difference.plot(rows.index, smooth(rows["loss_diffusion"] - control), **line)
+            both = rows.index.intersection(control.index)  # arms may have numbers of steps of their own
+            difference.plot(both, smooth(rows.loc[both, "loss_diffusion"] - control[both]), **line)
         measured = rows["loss_total" if by_rewards else "loss_aux"].dropna().astype(float)
         if len(measured):
             if not many:

@@ -64,13 +64,11 @@ def check_room(repository: str, revision: str | None, *patterns: str) -> None:
     Raises:
         UserError: there is too much of it, or too little room.
     """
-    snapshot = snapshot_of(repository, revision)
     weights = [pattern for pattern in patterns if pattern.endswith(".safetensors")]
-    if (
-        Path(repository).is_dir()
-        or not weights
-        or (snapshot and all(any(snapshot.glob(pattern)) for pattern in weights))
-    ):
+    if Path(repository).is_dir() or not weights:
+        return
+    snapshot = snapshot_of(repository, revision)
+    if snapshot and all(any(snapshot.glob(pattern)) for pattern in weights):
         return
     try:
         files = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=20).siblings or []

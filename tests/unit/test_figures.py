@@ -291,6 +291,11 @@ def test_the_training_figure_compares_each_seed_with_its_own_control(results):
     assert len(difference) == len(SEEDS)
     for line in difference:
         np.testing.assert_allclose(line.get_ydata(), 0.004, atol=1e-9)
+    shorter = {run: rows if run[0] == ARMS[0] else rows[:50] for run, rows in metrics_of.items()}
+    longer = {run: rows[:50] if run[0] == ARMS[0] else rows for run, rows in metrics_of.items()}
+    for unlike in (shorter, longer):  # arms with numbers of steps of their own: as far as both go
+        compared = [line for line in training_curves.draw(unlike, ARMS, FigureStyle()).axes[1].lines]
+        assert [len(line.get_xdata()) for line in compared if len(line.get_xdata()) > 2] == [50] * len(SEEDS)
     alone = {run: rows for run, rows in metrics_of.items() if run[0] == "diffusion_only"}
     shown = texts_of(training_curves.draw(alone, ["diffusion_only"], FigureStyle()))
     assert shown.count("no arm has one") == 2

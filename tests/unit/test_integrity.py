@@ -233,6 +233,12 @@ def test_what_is_too_large_is_not_fetched(hub, monkeypatch, tmp_path, free, larg
         check_room("owner/name", "0" * 40, *wanted)
 
 
+def test_a_folder_is_no_repository(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/of/mine").mkdir(parents=True)
+    check_room("models/of/mine", None, "*.safetensors")  # no hub id: the hub's own functions would refuse it
+
+
 def test_the_hub_is_not_asked_for_what_is_here_and_may_be_silent(hub, monkeypatch, tmp_path):
     def silent() -> None:
         asked.append(True)
