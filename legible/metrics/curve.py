@@ -156,6 +156,29 @@ def steps_to_levels(curve: pd.DataFrame, levels: Sequence[float]) -> pd.DataFram
     return pd.DataFrame(rows, columns=REACHED)
 
 
+def shared_seconds(curve: pd.DataFrame) -> float:
+    """For how long every training of a curve went on: the seconds after which the first of them ended."""
+    return float(curve.groupby(["arm", "training_seed"])["seconds"].max().min())
+
+
+def at_time(curve: pd.DataFrame, seconds: float) -> pd.DataFrame:
+    """Where each training stood after so long: prompt_set, engine, arm, training_seed, `step`, `value`.
+
+    Between two snapshots step and error rate are taken to change linearly; NaN for what had ended by then.
+
+    Args:
+        curve: rows of curve.csv.
+        seconds: on the curve's clock.
+    """
+    keys, rows = ["prompt_set", "engine", "arm", "training_seed"], []
+    for own_keys, own in curve.sort_values("step").groupby(keys, sort=False):
+        there = {
+            name: float(np.interp(seconds, own["seconds"], own[name], right=float("nan"))) for name in ("step", "value")
+        }
+        rows.append(dict(zip(keys, own_keys, strict=True)) | there)
+    return pd.DataFrame(rows, columns=[*keys, "step", "value"])
+
+
 def crossing(place: np.ndarray, value: np.ndarray, first: int | None, level: float) -> float:
     """Where the line from the point before `first` to it crosses `level`; NaN for none, the start for the first one."""
     if first is None:

@@ -57,8 +57,8 @@ def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], ar
     """Is the micro CER at least 40 % below the own control's for every engine, at the same number of steps?
 
     Where validation chose the weights of a step (the control's, too), both trained for as many; the words say which.
-    Met only when every interval (over prompts and training seeds) as a whole lies there, not met when one as a whole
-    lies elsewhere; otherwise it is not shown.
+    After unlike numbers of steps nothing is shown of equal ones, either way. Met only when every interval (over prompts
+    and training seeds) as a whole lies there, not met when one as a whole lies elsewhere; otherwise it is not shown.
     """
     rows = claims(summary)
     rows = rows[(rows["arm"] == arm) & (rows["prompt_set"] == prompt_set)].sort_values("engine")
@@ -74,7 +74,7 @@ def enough_error(summary: pd.DataFrame, runs: Mapping[tuple[str, int], dict], ar
     if stopped:
         words += f"; but {counted_steps(mine, 'steps')} steps against {counted_steps(theirs, 'steps')}"
     if stopped and not by_one_rule([*mine, *theirs]):
-        return Condition(NOT_MET, words)
+        return Condition(NOT_SHOWN, words)
     if chosen_best([*mine, *theirs]):
         steps = [counted_steps(own, "best_step") for own in (mine, theirs)]
         words += f"; weights chosen by validation, of step {steps[0]} against {steps[1]}"

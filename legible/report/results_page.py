@@ -11,7 +11,7 @@ from legible.figures.inputs import require
 from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_placebo, placebo_kind, signed
 from legible.metrics.statistics import seed_interval
 from legible.names import BASE, CEILINGS, CONTROL
-from legible.report import contrasts
+from legible.report import contrasts, equal_time
 from legible.report.aim import (
     AIM,
     CONDITIONS,
@@ -293,6 +293,9 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
         lines = "\n".join(f"- {line}" for line in contrasts.sentences(between, confidence))
         rows = table(contrasts.COLUMNS, contrasts.contrast_rows(between))
         parts += ["### Arm against arm", contrasts.NOTE, rows, lines]
+    if "race" in shown_figures(experiment):
+        words, rows = equal_time.equal_time(experiment, prompt_set)
+        parts += [f"### {equal_time.TITLE}", words, table(equal_time.COLUMNS, rows)]
     first = prompt_set == experiment.first_set
     for part in letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set, first):
         parts += [f"### {part['title']}", part["note"], table(part["columns"], part["rows"])]
