@@ -45,7 +45,9 @@ def cache(folders, tmp_path_factory) -> Path:
     return path
 
 
-def start(folders, cache: Path, folder: Path, processes: int, **override) -> subprocess.Popen:
+def start(
+    folders, cache: Path, folder: Path, processes: int, program: str | Path = "scripts/train_arm.py", **override
+) -> subprocess.Popen:
     """The script as the workflow starts it, with one or several processes."""
     training = settings(processes=processes, **override).model_dump(mode="json", by_alias=True)
     paths = {"model": {"path": str(folders.zimage)}, "clip": {"path": str(folders.clip)}}
@@ -54,7 +56,7 @@ def start(folders, cache: Path, folder: Path, processes: int, **override) -> sub
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.Popen(
         [
-            sys.executable, *(launcher if processes > 1 else []), "scripts/train_arm.py", "--config", config,
+            sys.executable, *(launcher if processes > 1 else []), program, "--config", config,
             "--arm", "arm", "--seed", "1", "--cache", cache, "--checkpoints", folder / "checkpoints",
             "--output-dir", folder / "run",
         ],
@@ -127,6 +129,36 @@ def test_two_processes_that_were_stopped_go_on_as_if_they_had_not_been(folders, 
     finished(whole)
     left, right = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert metrics(tmp_path / "whole" / "run") == metrics(tmp_path / "stopped" / "run")
+
+
+SHORT = """
+import os, runpy, sys
+from legible.train.budget import Clock
+Clock.short = property(lambda clock: os.environ["RANK"] == "1" and len(clock.steps) == 5)
+sys.path.insert(0, "scripts")
+runpy.run_path("scripts/train_arm.py", run_name="__main__")
+"""
+
+
+def test_the_time_of_one_process_is_that_of_all(folders, cache, tmp_path):
+    """Each has its own clock; the first that finds its job nearly over stops them all, behind the same step."""
+    override = VARIANTS["sharded"] | {"steps": 12, "checkpoint_every": 1000}
+    program = tmp_path / "short.py"
+    program.write_text(SHORT)
+    whole = start(folders, cache, tmp_path / "whole", 2, **override)
+    done = []
+    for _ in range(2):
+        stopped = start(folders, cache, tmp_path / "stopped", 2, program=program, **override)
+        _, said = stopped.communicate(timeout=240)
+        assert stopped.returncode != 0
+        assert "stopped: the job's time is nearly over" in said
+        done.append(len(metrics(next((tmp_path / "stopped").glob("checkpoints/*")))))
+    assert done == [5, 10]
+    finished(start(folders, cache, tmp_path / "stopped", 2, program=program, **override))
+    finished(whole)
+    left, right = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert metrics(tmp_path / "whole" / "run") == metrics(tmp_path / "stopped" / "run")
 
