@@ -118,9 +118,14 @@ def into_panel(middle: float, count: int, gap: float) -> tuple[float, int]:
 
 
 def log_scale(axes: Axes) -> None:
-    """A logarithmic y axis with plain numbers: matplotlib's own are formulas, and text is no formula here."""
+    """A logarithmic y axis with plain numbers: matplotlib's own are formulas, and text is no formula here.
+
+    Call it when the lines are drawn. Over more than three powers of ten each has one number: of three to each
+    matplotlib would draw none at all.
+    """
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high <= 1000 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 

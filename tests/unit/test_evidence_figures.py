@@ -24,7 +24,7 @@ from legible.figures import (
     training_curves,
 )
 from legible.figures.panels import smooth
-from legible.figures.style import LINES, MARKERS, arm_colors, arm_rounds, spread_out
+from legible.figures.style import LINES, MARKERS, arm_colors, arm_rounds, log_scale, new_figure, spread_out
 
 pytestmark = pytest.mark.slow  # whole pages, figures and bootstraps
 
@@ -214,6 +214,19 @@ def test_training_curves_of_many_arms_are_means_over_seeds(many):
     mean = sum(metrics["loss_05", seed]["loss_diffusion"] for seed in SEEDS) / len(SEEDS)
     assert line_with(axes[0], range(80), smooth(mean))
     assert len([line for line in axes[0].lines if len(line.get_xdata())]) == len(arms)
+
+
+@pytest.mark.parametrize("decades", [1, 2, 3, 4, 7, 12])
+def test_a_logarithmic_axis_has_plain_numbers_however_far_it_reaches(decades):
+    figure = new_figure(FigureStyle(), 3)
+    axes = figure.subplots()
+    axes.plot([0, 1], [10.0**-decades, 1])
+    log_scale(axes)
+    figure.canvas.draw()
+    low, high = axes.get_ylim()
+    numbers = [text.get_text() for text in axes.get_yticklabels() if low <= text.get_position()[1] <= high]
+    assert 3 <= len(numbers) <= 12
+    assert all(float(number) > 0 for number in numbers)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=15), st.floats(0.01, 0.066))
