@@ -165,10 +165,9 @@ def attribute_table(models: Mapping[tuple[str, int | None], pd.DataFrame], scori
         place, ones = f"attributes, {attribute}", np.ones(len(asked))
         weights = drift_weights(scoring, place, len(asked))
         trainings = resample(seeds, scoring.resamples, generator(scoring.seed, place, "seeds")).astype(float)
-        arms = dict.fromkeys(arm for arm, _ in models)
         measured = {
             arm: np.stack([table.loc[asked, attribute] for (name, _), table in means.items() if name == arm])
-            for arm in arms
+            for arm in dict.fromkeys(arm for arm, _ in models)
         }
         for arm, own in measured.items():
             value = cluster_bootstrap(own.mean(0), ones, weights, scoring.confidence)

@@ -3,15 +3,15 @@
 import pandas as pd
 
 from legible.config import GLYPH_JUDGE
-from legible.figures.labels import arm_label, engine_label, signed
-from legible.report.words import interval
+from legible.figures.labels import arm_label, engine_label
+from legible.report.words import change, interval
 
 MALFORMED_NOTE = (
     "OCR says which letters are read, not whether they are well formed. The glyph judge, which no loss can hear, looks "
     "at their shape only: share of pictures in which it finds a malformed letter, with its interval over prompts, and "
     "the difference to the arm's own control, with its interval over prompts and training seeds. An arm whose interval "
-    "of that difference lies above zero has gained "
-    "nothing, whatever the readers say. The rows of our own renders are what the judge gets wrong by itself."
+    "of that difference lies above zero has gained nothing, whatever the readers say. The rows of our own renders are "
+    "what the judge gets wrong by itself."
 )
 PANEL_NOTE = (
     "Signs with one inner letter damaged, drawn by us: share of pictures (words; non-words) in which a judge still "
@@ -59,9 +59,8 @@ def attribute_rows(attributes: pd.DataFrame) -> tuple[list[str], list[list[str]]
     rows = []
     for arm in dict.fromkeys(attributes["arm"]):
         values = [f"{found.loc[(arm, name), 'value']:.3f}" for name in names]
-        change = found.loc[(arm, "share")]
-        bounds = "" if pd.isna(change.base_low) else f" [{signed(change.base_low)}, {signed(change.base_high)}]"
-        rows.append([arm_label(arm), *values, signed(change.delta_vs_base) + bounds])
+        own = found.loc[(arm, "share")]
+        rows.append([arm_label(arm), *values, change(own.delta_vs_base, own.base_low, own.base_high)])
     return ["Pictures of", *(f"{name} ↑" for name in names), "share ↑, minus base"], rows
 
 
@@ -70,9 +69,8 @@ def malformed_rows(malformed: pd.DataFrame, prompt_set: str) -> list[list[str]]:
     rows = []
     for row in malformed[malformed["prompt_set"] == prompt_set].itertuples():
         control = row.control if isinstance(row.control, str) and row.control else "–"
-        bounds = "" if pd.isna(row.delta_low) else f" [{signed(row.delta_low)}, {signed(row.delta_high)}]"
         value = interval(row.value, row.ci_low, row.ci_high)
-        rows.append([arm_label(row.arm), control, value, signed(row.delta_vs_control) + bounds])
+        rows.append([arm_label(row.arm), control, value, change(row.delta_vs_control, row.delta_low, row.delta_high)])
     return rows
 
 

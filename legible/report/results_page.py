@@ -11,7 +11,7 @@ from legible.figures.inputs import require
 from legible.figures.labels import ARM_LABELS, auxiliary_arms, engine_label, is_placebo, placebo_kind, signed
 from legible.metrics.statistics import seed_interval
 from legible.names import BASE, CEILINGS, CONTROL
-from legible.report import contrasts, equal_time
+from legible.report import contrasts, race
 from legible.report.aim import (
     AIM,
     CONDITIONS,
@@ -40,7 +40,7 @@ from legible.report.protocol import Protocol
 from legible.report.report_page import drawn_figures
 from legible.report.rewards import GUARDS_NOTE, REWARDS_NOTE, guard_states, reward_rows
 from legible.report.verdict import explain, explain_ceilings, explain_control, headline, rule
-from legible.report.words import interval, listed, p_text, percent
+from legible.report.words import change, interval, listed, p_text, percent
 
 NOTICE = "<!-- Written by scripts/write_results.py from the numbers: change those, not this file. -->"
 
@@ -84,10 +84,7 @@ def difference(row: pd.Series, bounds: str = "two_way") -> str:
     Args:
         bounds: "two_way", over prompts and training seeds, or "delta", over prompts.
     """
-    if pd.isna(row["delta_vs_control"]):
-        return "–"
-    low, high = row[f"{bounds}_low"], row[f"{bounds}_high"]
-    return signed(row["delta_vs_control"]) + ("" if pd.isna(low) else f" [{signed(low)}, {signed(high)}]")
+    return change(row["delta_vs_control"], row[f"{bounds}_low"], row[f"{bounds}_high"])
 
 
 def relative(row: pd.Series, prefix: str = "") -> str:
@@ -294,8 +291,8 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
         rows = table(contrasts.COLUMNS, contrasts.contrast_rows(between))
         parts += ["### Arm against arm", contrasts.NOTE, rows, lines]
     if "race" in shown_figures(experiment):
-        words, rows = equal_time.equal_time(experiment, prompt_set)
-        parts += [f"### {equal_time.TITLE}", words, table(equal_time.COLUMNS, rows)]
+        words, rows = race.after_same_time(experiment, prompt_set)
+        parts += [f"### {race.TITLE}", words, table(race.COLUMNS, rows)]
     first = prompt_set == experiment.first_set
     for part in letter_tables(experiment.malformed, experiment.panel, experiment.attributes, prompt_set, first):
         parts += [f"### {part['title']}", part["note"], table(part["columns"], part["rows"])]

@@ -33,7 +33,12 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{value:.3f}" + ("" if pd.isna(low) or pd.isna(high) else f" [{low:.3f}, {high:.3f}]")
 
 
+def change(value: float, low: float, high: float) -> str:
+    """A difference with its interval, with signs; a dash where there is none."""
+    bounds = "" if pd.isna(low) or pd.isna(high) else f" [{signed(low)}, {signed(high)}]"
+    return signed(value) + bounds
+
+
 def with_delta(value: float, delta: float, low: float, high: float) -> str:
     """A value and its difference to the control with its interval; the value alone where there is no difference."""
-    bounds = "" if pd.isna(low) or pd.isna(high) else f" [{signed(low)}, {signed(high)}]"
-    return f"{value:.3f}" + ("" if pd.isna(delta) else f" ({signed(delta)}{bounds})")
+    return f"{value:.3f}" + ("" if pd.isna(delta) else f" ({change(delta, low, high)})")

@@ -1,13 +1,11 @@
 """All arms of a race after the same time of training, as numbers beside the figure."""
 
-import pandas as pd
-
-from legible.figures.labels import arm_label, engine_label, is_placebo, signed, with_control_first
+from legible.figures.labels import arm_label, engine_label, is_placebo, with_control_first
 from legible.metrics.curve import at_time, shared_seconds
 from legible.metrics.statistics import seed_interval
 from legible.names import CONTROL
 from legible.report.experiment import Experiment, clock
-from legible.report.words import percent
+from legible.report.words import change, percent
 
 TITLE = "After the same time"
 COLUMNS = ("Arm", "step then", "Judge", "CER ↓, then", "of each training seed", "minus control, over seeds alone")
@@ -24,7 +22,7 @@ def note(experiment: Experiment, seconds: float) -> str:
     )
 
 
-def equal_time(experiment: Experiment, prompt_set: str) -> tuple[str, list[list[str]]]:
+def after_same_time(experiment: Experiment, prompt_set: str) -> tuple[str, list[list[str]]]:
     """The note and the rows of the table, the lowest mean over judges first.
 
     Args:
@@ -45,7 +43,10 @@ def equal_time(experiment: Experiment, prompt_set: str) -> tuple[str, list[list[
             [engine_label(engine) for engine in engines],
             [f"{value.mean():.3f}" for value in values],
             [", ".join(f"{one:.3f}" for one in value) for value in values],
-            ["–" if arm == CONTROL else difference(delta, confidence) for delta in deltas],
+            [
+                "–" if arm == CONTROL else change(delta.mean(), *seed_interval(delta.tolist(), confidence))
+                for delta in deltas
+            ],
             [
                 "–" if arm == CONTROL else percent(delta.mean() / (value - delta).mean())
                 for delta, value in zip(deltas, values, strict=True)
@@ -53,9 +54,3 @@ def equal_time(experiment: Experiment, prompt_set: str) -> tuple[str, list[list[
         ]
         rows.append([arm_label(arm), f"{then.loc[arm, 'step'].mean():.0f}", *("<br>".join(cell) for cell in cells)])
     return note(experiment, seconds), rows
-
-
-def difference(deltas: pd.Series, confidence: float) -> str:
-    """The mean of the seeds' differences with its interval over them."""
-    low, high = seed_interval(deltas.tolist(), confidence)
-    return signed(deltas.mean()) + ("" if pd.isna(low) else f" [{signed(low)}, {signed(high)}]")

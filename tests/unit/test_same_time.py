@@ -12,8 +12,8 @@ from legible.figures.labels import signed
 from legible.metrics.curve import at_time, shared_seconds
 from legible.metrics.statistics import seed_interval
 from legible.report import results_page
-from legible.report.equal_time import TITLE, equal_time
 from legible.report.experiment import read_experiment
+from legible.report.race import TITLE, after_same_time
 
 KEYS = {"prompt_set": "held_out", "engine": "rapidocr", "training_seed": 0}
 
@@ -54,7 +54,7 @@ def test_the_page_of_a_race_has_the_table_and_no_other(tmp_path):
     quick = experiment.curve.assign(seconds=experiment.curve["step"].astype(float))
     quick.loc[quick["arm"] == "clip_region", "seconds"] /= 2
     experiment = dataclasses.replace(experiment, curve=quick)
-    words, rows = equal_time(experiment, "held_out")
+    words, rows = after_same_time(experiment, "held_out")
     end = quick["step"].max()
     assert f"after {end / 2:.0f} seconds" in words
     then = at_time(quick, end / 2).set_index(["arm", "engine", "training_seed"])["value"]
