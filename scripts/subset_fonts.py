@@ -1,5 +1,7 @@
 """Cut the shipped fonts out of their sources: the characters of the scripts that use them, with all that shaping needs.
 
+A font that no script uses is cut to capitals and digits: the glyph judge learns on it.
+
 The sources are open fonts that `--sources` holds somewhere below it, with a licence text beside each. Where a
 font reserves its name, it is refused: a cut-out may not bear it.
 """
@@ -16,6 +18,7 @@ from fontTools.ttLib import TTCollection, TTFont
 from fontTools.varLib import instancer
 
 from legible.config.scripts import FontEntry, known
+from legible.corpus.words import DIGITS, LATIN, letters_of
 from legible.errors import UserError, run_cli
 from legible.fingerprint import ROOT
 from legible.integrity import write_sums
@@ -81,7 +84,7 @@ def main() -> None:
         if args.only and name not in args.only:
             continue
         users = [script for script in known().scripts.values() if name in script.fonts]
-        characters = "".join(sorted({c for script in users for c in script.repertoire}))
+        characters = "".join(sorted({c for script in users for c in script.repertoire})) or letters_of(LATIN) + DIGITS
         path = found(args.sources, entry.source)
         target = entry.file(name)
         data, manifest[name] = cut(path, entry, characters)

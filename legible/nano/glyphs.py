@@ -4,8 +4,12 @@ Every sign is there as it was drawn and once more with a letter damaged, and hal
 VAE, damaged or not: what a VAE does to a letter is no damage, and so are the blur, noise and slant that are added.
 """
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from legible.config import Fonts
+from legible.config.scripts import known, shipped_font
 from legible.corpus.prompts import Excluded, load_prompts
 from legible.corpus.templates import PALETTE
 from legible.corpus.words import DIGITS, LATIN, letters_of
@@ -24,7 +29,7 @@ from legible.ocr.glyphs import STRIDE, GlyphNet, OpenedGlyphJudge, coverage, ope
 from legible.progress import progress
 from legible.render.damage import DAMAGES, damaged_mask
 from legible.render.dataset import render_signs
-from legible.render.fonts import find_fonts, select_fonts
+from legible.render.fonts import Font, find_fonts, select_fonts
 from legible.render.sign import Sign, blend_table
 from legible.seeds import Stream, shuffled_batches, stateless_generator
 from legible.tensors import save_tensors
@@ -64,9 +69,19 @@ def excluded_targets() -> Excluded:
     return Excluded.of(load_prompts(f"resources/prompts/{name}.jsonl") for name in EXCLUDED)
 
 
+@cache
+def letter_fonts() -> list[Font]:
+    """The fonts that matplotlib bundles and those that this project ships, unpacked until the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="legible-fonts-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in known().fonts:
+        (folder / f"{name}.ttf").write_bytes(shipped_font(name))
+    return find_fonts(Fonts(folders=(str(folder),)))
+
+
 def clean_signs(recipe: GlyphRecipe, fonts: Sequence[str], split: str, count: int, offset: int) -> list[Sign]:
     """`count` signs of non-words and digits in these fonts; `offset` takes others of the split."""
-    found = select_fonts(find_fonts(Fonts()), tuple(fonts))
+    found = select_fonts(letter_fonts(), tuple(fonts))
     return render_signs(recipe.data, found, split, count, excluded_targets(), start=offset)[0]
 
 
@@ -161,7 +176,7 @@ def harmless(ink: Tensor, generator: torch.Generator) -> Tensor:
     def evenly(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)
 
-    turn, slant, wide, tall = evenly(-0.07, 0.07), evenly(-0.2, 0.2), evenly(0.9, 1.1), evenly(0.92, 1.08)
+    turn, slant, wide, tall = evenly(-0.07, 0.07), evenly(-0.2, 0.2), evenly(0.8, 1.2), evenly(0.92, 1.08)
     ratio = ink.shape[2] / ink.shape[3]  # affine_grid counts both sides from −1 to 1
     nothing = torch.zeros(count)
     rows = [
