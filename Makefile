@@ -8,7 +8,7 @@ ifneq ($(shell test -w "$$HOME" && echo yes),yes)
   export XDG_CACHE_HOME ?= $(CURDIR)/.cache
 endif
 
-.PHONY: all run test test-fast test-gpu-extras test-trackers test-cluster benchmarks benchmarks-gpu lint format environment requirements audit clean
+.PHONY: all run test test-fast test-gpu-extras test-trackers test-storage test-cluster benchmarks benchmarks-gpu lint format environment requirements audit clean
 all: run
 
 environment: $(VENV)/.ready
@@ -42,6 +42,11 @@ test-trackers: environment
 	$(BIN)/uv pip install --quiet --target .trackers --require-hashes -r envs/trackers.txt
 	PYTHONPATH=.trackers $(BIN)/python -m pytest tests/unit/test_trackers.py
 
+# The tiny experiment by object storage, each stage where nothing else is; the storage's plugin lies beside, it needs rsync.
+test-storage: environment
+	$(BIN)/uv pip install --quiet --target .storage --no-deps --require-hashes -r envs/storage.txt
+	PYTHONPATH=$(CURDIR)/.storage $(BIN)/python -m pytest tests/workflow/test_storage.py
+
 # The tiny experiment on a real SLURM of one node, with what goes wrong there (half an hour, root, Debian; docs/CLUSTER.md).
 test-cluster: environment
 	$(BIN)/uv pip install --quiet --target .slurm --no-deps --require-hashes -r envs/slurm.txt
@@ -69,6 +74,8 @@ requirements:
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/trackers.txt
 	printf 'snakemake-executor-plugin-%s\n' slurm slurm-jobstep cluster-generic | uv pip compile - --python-version 3.11 \
 	  --universal --no-deps --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/slurm.txt
+	printf 'snakemake-storage-plugin-fs\nsysrsync\ntoml\n' | uv pip compile - --python-version 3.11 --universal \
+	  --no-deps --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o envs/storage.txt
 
 # Known holes in the pinned packages; asks the advisories over the network, installs nothing here (SECURITY.md).
 audit: environment

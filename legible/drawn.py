@@ -10,6 +10,8 @@ from legible.io import file_hashes, sha256_file, sha256_json
 from legible.models.spec import spec_of
 from legible.provenance import decides_sampling, placeless
 
+DRAWN = "drawn.json"
+
 
 def shared_by_all(config: dict[str, Any], prompts: list[Prompt]) -> list:
     """What decides the pictures of the base and of every model that is tuned from it.
@@ -36,16 +38,15 @@ def identity(shared: list, config: dict[str, Any], weights: Path | None) -> str:
     return sha256_json([shared, own, decides_sampling(config["model"], adapters=weights is not None)])
 
 
-def drawn_before(kept: Path, key: str, folder: Path) -> list[dict] | None:
+def drawn_before(kept: Path, key: str) -> list[dict] | None:
     """The manifest's rows of pictures that are all there, unchanged and of the same identity; None: draw them.
 
     Args:
-        kept: file {"key": identity, "rows": rows of the manifest}, written after the pictures.
-        folder: of the pictures.
+        kept: folder of pictures with `drawn.json` {"key": identity, "rows": rows of the manifest}, written after them.
     """
     try:
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        same = found["key"] == key and all(sha256_file(folder / row["file"]) == row["sha256"] for row in found["rows"])
+        found = json.loads((kept / DRAWN).read_text(encoding="utf-8"))
+        same = found["key"] == key and all(sha256_file(kept / row["file"]) == row["sha256"] for row in found["rows"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found["rows"] if same else None

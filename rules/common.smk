@@ -19,6 +19,7 @@ from legible.config import CRITICS, FIGURES, HEARD, JUDGES, NO_TEXT, critics_of
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
 from legible.io import files_gone, sha256_file, sha256_json
+from legible.manifests import put_aside
 from legible.models.spec import spec_of
 from legible.names import BASE, CEILINGS, CONTROL, Run, run_of
 from legible.provenance import (
@@ -34,6 +35,7 @@ from legible.provenance import (
     decides_training,
     has_gpu,
 )
+from legible.report.sources import page_copies, report_sources
 
 try:
     CONFIG, REGIMES = admitted(config, CHECKOUT, map(Path, workflow.configfiles))
@@ -41,7 +43,9 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 HERE = "" if Path.cwd() == CHECKOUT else f"{CHECKOUT}/"  # before the names of this project's own files
+EXPERIMENTS = [CONFIG, *REGIMES.values()]
 RESULTS = f"results/{CONFIG.experiment}"
+PAGE = CONFIG.results_page or f"{RESULTS}/RESULTS.md"
 ARMS = list(CONFIG.arms)
 RUNS = [str(Run(arm, seed)) for arm in ARMS for seed in CONFIG.seeds]
 MODELS = [BASE, *RUNS]
@@ -54,9 +58,7 @@ PROMPT_SETS = sorted(CONFIG.prompt_sets)
 DRIFT = NO_TEXT  # the prompt set on which image drift is measured
 DRAWN_SETS = {DRIFT: MODELS} if CONFIG.drift else {}  # prompt set → the models that draw it
 DRAWN_SETS |= dict.fromkeys(PROMPT_SETS, READ_MODELS)
-MANIFESTS = [
-    Path(RESULTS, "images", model, name, "manifest.jsonl") for name, models in DRAWN_SETS.items() for model in models
-]
+PICTURES = [f"{RESULTS}/images/{model}/{name}" for name, models in DRAWN_SETS.items() for model in models]
 USED_LOSSES = sorted({loss for arm in ARMS for loss in CONFIG.arm(arm).aux.weights})
 DRAWN = sorted(name for name, figure in FIGURES.items() if figure.when(CONFIG))
 SEGMENTER = f"{RESULTS}/segmenter/segmenter.safetensors"
@@ -101,13 +103,12 @@ if not DEPLOYED & {"CONDA", "APPTAINER"}:
     prefix += f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
 
 
-# Pictures are no outputs of their own, a manifest says their names. One that names a picture which is gone is no
-# manifest: it is put aside, so that its pictures are drawn again.
+# A folder of pictures in which one that its manifest names is gone, is put aside, so that they are drawn again.
 if workflow.is_main_process:
-    for manifest in filter(Path.is_file, MANIFESTS):
-        if gone := files_gone(manifest):
-            print(f"{manifest.parent}: {gone[0]} is gone; these pictures are drawn again", file=sys.stderr)
-            manifest.rename(f"{manifest}.incomplete")
+    for folder in filter(Path.is_dir, map(Path, PICTURES)):
+        if gone := files_gone(folder / "manifest.jsonl"):
+            print(f"{folder}: {gone[0]} is gone; these pictures are drawn again", file=sys.stderr)
+            put_aside(folder)
 
 
 def part(section, *keys):

@@ -51,19 +51,7 @@ rule build_report:
     """One self-contained page: the answer, the numbers, the pictures, and how to repeat them."""
     input:
         config=rules.write_config.output,
-        summary=rules.score_readings.output,
-        figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=DRAWN),
-        runs=expand(
-            f"{RESULTS}/runs/{{arm}}/seed{{seed}}/{{file}}",
-            arm=ARMS,
-            seed=CONFIG.seeds,
-            file=["run.json", "metrics.jsonl"],
-        ),
-        drift=drift_evidence,
-        timing=rules.time_arms.output if CONFIG.timing else [],
-        rewards=reward_evidence,
-        letters=letter_evidence,
-        images=expand(f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl", prompt_set=PROMPT_SETS),
+        sources=report_sources(CONFIG),
         template=f"{HERE}resources/report/report.html.j2",
     output:
         report(f"{RESULTS}/report.html", caption="../resources/report/report.rst", category="Report"),
@@ -90,9 +78,10 @@ rule build_report:
 rule write_results:
     """Tables and figures of this experiment and of its regimes as one page, with the machine and the command."""
     input:
-        result_files,
+        page_files,
     output:
-        CONFIG.results_page or f"{RESULTS}/RESULTS.md",
+        page=PAGE,
+        copies=[f"{Path(PAGE).parent}/results/{name}" for config in EXPERIMENTS for name in page_copies(config)],
     log:
         f"{RESULTS}/logs/write_results.log",
     conda:
@@ -101,13 +90,13 @@ rule write_results:
         mem_mb=memory(4000),
         runtime="1h",
     params:
-        folders=result_folders,
-        titles=json.dumps({config.experiment: config.title for config in [CONFIG, *REGIMES.values()]}),
+        folders=page_folders,
+        titles=json.dumps({config.experiment: config.title for config in EXPERIMENTS}),
         command=CONFIG.command,
         code=decides("write_results", packages=["pandas"]),
     shell:
         'python "$LEGIBLE"/scripts/write_results.py --results {params.folders:q} --titles-json {params.titles:q}'
-        " --command {params.command:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --command {params.command:q} --output {output.page:q} 2>&1 | tee {log:q}"
 
 
 rule figures:

@@ -7,7 +7,7 @@ rule generate_baseline:
         prompts=prompt_file,
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
     output:
-        f"{RESULTS}/images/base/{{prompt_set}}/manifest.jsonl",
+        directory(f"{RESULTS}/images/base/{{prompt_set}}"),
     log:
         f"{RESULTS}/logs/generate_base_{{prompt_set}}.log",
     benchmark:
@@ -20,13 +20,12 @@ rule generate_baseline:
         gpu=gpus,
     params:
         config=sampling_config,
-        folder=output_folder,
         options=prompt_options,
         store=f"{RESULTS}/cache/pictures",
         code=decides_sampling(CONFIG.model, adapters=False),
     shell:
         'python "$LEGIBLE"/scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options:q}'
-        " --model-name base --output-dir {params.folder:q} --store {params.store:q} --threads {threads} 2>&1 | tee {log:q}"
+        " --model-name base --output-dir {output:q} --store {params.store:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule generate_finetuned:
@@ -34,9 +33,10 @@ rule generate_finetuned:
     input:
         prompts=prompt_file,
         runs=expand(f"{RESULTS}/runs/{{{{arm}}}}/seed{{seed}}/run.json", seed=CONFIG.seeds),
+        weights=expand(f"{RESULTS}/runs/{{{{arm}}}}/seed{{seed}}/weights", seed=CONFIG.seeds),
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
     output:
-        expand(f"{RESULTS}/images/{{{{arm}}}}-seed{{seed}}/{{{{prompt_set}}}}/manifest.jsonl", seed=CONFIG.seeds),
+        directory(expand(f"{RESULTS}/images/{{{{arm}}}}-seed{{seed}}/{{{{prompt_set}}}}", seed=CONFIG.seeds)),
     log:
         f"{RESULTS}/logs/generate_{{arm}}_{{prompt_set}}.log",
     benchmark:
@@ -49,7 +49,6 @@ rule generate_finetuned:
         gpu=gpus,
     params:
         config=sampling_config,
-        folders=output_folders,
         names=output_models,
         weights=tuned_weights,
         options=prompt_options,
@@ -57,17 +56,18 @@ rule generate_finetuned:
         code=sampling_code,
     shell:
         'python "$LEGIBLE"/scripts/generate_images.py --config {params.config:q} --prompts {input.prompts:q} {params.options:q}'
-        " --weights {params.weights:q} --model-name {params.names:q} --output-dir {params.folders:q} --store {params.store:q}"
+        " --weights {params.weights:q} --model-name {params.names:q} --output-dir {output:q} --store {params.store:q}"
         " --threads {threads} 2>&1 | tee {log:q}"
 
 
 use rule generate_finetuned as generate_snapshot with:
     input:
         prompts=prompt_file,
-        runs=f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json",
+        runs=[f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json"],
+        weights=[f"{RESULTS}/runs/{{arm}}/seed{{seed}}/snapshots"],
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
     output:
-        f"{RESULTS}/images/{{arm}}-seed{{seed}}-step{{step}}/{{prompt_set}}/manifest.jsonl",
+        directory(f"{RESULTS}/images/{{arm}}-seed{{seed}}-step{{step}}/{{prompt_set}}"),
     log:
         f"{RESULTS}/logs/generate_{{arm}}-seed{{seed}}-step{{step}}_{{prompt_set}}.log",
     benchmark:
@@ -80,7 +80,7 @@ rule render_ceiling:
         prompts=prompt_file,
         fonts=rules.inspect_fonts.output.manifest,
     output:
-        f"{RESULTS}/images/ceiling_render/{{prompt_set}}/manifest.jsonl",
+        directory(f"{RESULTS}/images/ceiling_render/{{prompt_set}}"),
     log:
         f"{RESULTS}/logs/render_ceiling_{{prompt_set}}.log",
     benchmark:
@@ -92,12 +92,11 @@ rule render_ceiling:
         runtime="1h",
     params:
         config=as_json(fonts=part("fonts"), data=part("data"), **ENGINE_PART),
-        folder=output_folder,
         options=prompt_options,
         code=decides("render_ceiling", ENGINE_CODE, [*RENDERING, *(ENGINE_PACKAGES if CONFIG.render else [])]),
     shell:
         'python "$LEGIBLE"/scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
-        " {params.options:q} --output-dir {params.folder:q} 2>&1 | tee {log:q}"
+        " {params.options:q} --output-dir {output:q} 2>&1 | tee {log:q}"
 
 
 rule round_trip_ceiling:
@@ -106,7 +105,7 @@ rule round_trip_ceiling:
         images=rules.render_ceiling.output[0],
         model=model_files("autoencoder"),
     output:
-        f"{RESULTS}/images/ceiling_vae/{{prompt_set}}/manifest.jsonl",
+        directory(f"{RESULTS}/images/ceiling_vae/{{prompt_set}}"),
     log:
         f"{RESULTS}/logs/round_trip_ceiling_{{prompt_set}}.log",
     benchmark:
@@ -119,21 +118,19 @@ rule round_trip_ceiling:
         gpu=gpus,
     params:
         config=as_json(model=part("model")),
-        source=input_folder,
-        folder=output_folder,
         code=decides("round_trip_ceiling", [SPEC.module], [*DIFFUSION, "pillow"]),
     shell:
-        'python "$LEGIBLE"/scripts/round_trip_ceiling.py --config {params.config:q} --images {params.source:q}'
-        " --output-dir {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
+        'python "$LEGIBLE"/scripts/round_trip_ceiling.py --config {params.config:q} --images {input.images:q}'
+        " --output-dir {output:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
 rule baseline:
     """Target: images of the base model."""
     input:
-        [str(Path(RESULTS, "images", BASE, name, "manifest.jsonl")) for name in PROMPT_SETS],
+        [f"{RESULTS}/images/{BASE}/{name}" for name in PROMPT_SETS],
 
 
 rule generate:
     """Target: images of every model, and the ceilings."""
     input:
-        [str(manifest) for manifest in MANIFESTS],
+        PICTURES,

@@ -32,14 +32,15 @@ def arm_code(wildcards):
 
 
 def arm_start(wildcards):
-    """run.json of the run from whose weights an arm goes on."""
+    """The weights from which an arm goes on, and run.json of their run."""
     start = CONFIG.arm(wildcards.arm).start
-    return [str(Path(RESULTS, Run(start, int(wildcards.seed)).folder, "run.json"))] if start else []
+    folder = Path(RESULTS, Run(start, int(wildcards.seed)).folder) if start else None
+    return [str(folder / name) for name in ("weights", "run.json")] if folder else []
 
 
 def start_option(wildcards, input):
     """`--start FOLDER`, or nothing."""
-    return ["--start", str(Path(str(input.start)).parent / "weights")] if input.start else []
+    return ["--start", str(input.start[0])] if input.start else []
 
 
 def arm_models(wildcards):
@@ -70,12 +71,22 @@ def arm_anchor(wildcards):
 
 def anchor_option(wildcards, input):
     """`--anchor FILE`, or nothing."""
-    return ["--anchor", str(input.anchor)] if input.anchor else []
+    return ["--anchor", *input.anchor] if input.anchor else []
 
 
 def segmenter_option(wildcards, input):
     """`--segmenter FILE`, or nothing."""
-    return ["--segmenter", str(input.segmenter)] if input.segmenter else []
+    return ["--segmenter", *input.segmenter] if input.segmenter else []
+
+
+def drift_option(wildcards, input):
+    """`--drift FILE`, or nothing."""
+    return ["--drift", str(input.drift)] if input.drift else []
+
+
+def timing_option(wildcards, input):
+    """`--timing FILE`, or nothing."""
+    return ["--timing", str(input.timing)] if input.timing else []
 
 
 def launcher(wildcards):
@@ -91,30 +102,20 @@ def trainer(wildcards):
     return ["python", *(torchrun if processes > 1 else [])]
 
 
-def output_folders(wildcards, output):
-    """The folders of pictures that a job fills, one for each model."""
-    return [str(Path(manifest).parent) for manifest in output]
-
-
 def output_models(wildcards, output):
     """The models whose pictures these are."""
-    return [Path(manifest).parent.parent.name for manifest in output]
+    return [Path(folder).parent.name for folder in output]
 
 
-def tuned_weights(wildcards, output):
-    """The weights of each of them (folders; their runs are the inputs)."""
-    runs = [run_of(model) for model in output_models(wildcards, output)]
-    return [str(Path(RESULTS, run.folder, run.weights)) for run in runs]
+def tuned_weights(wildcards, input, output):
+    """The weights of each of them: of the run, or of one of its snapshots."""
+    pairs = zip(input.runs, output_models(wildcards, output), strict=True)
+    return [str(Path(run).parent / run_of(model).weights) for run, model in pairs]
 
 
 def sampling_code(wildcards):
     """The code and the versions that decide the images of one arm's models."""
     return decides_sampling(CONFIG.model, CONFIG.arm(wildcards.arm).method == "lora")
-
-
-def input_folder(wildcards, input):
-    """The folder of the job's images: their manifest names the files in it."""
-    return str(Path(input.images).parent)
 
 
 def prompt_file(wildcards):

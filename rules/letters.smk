@@ -4,7 +4,7 @@
 rule judge_glyphs:
     """Look for malformed letters in the pictures of all models: at their shape only, whatever they spell."""
     input:
-        images=expand(f"{RESULTS}/images/{{model}}/{{{{prompt_set}}}}/manifest.jsonl", model=[*MODELS, *CEILINGS]),
+        images=expand(f"{RESULTS}/images/{{model}}/{{{{prompt_set}}}}", model=[*MODELS, *CEILINGS]),
         network=section_files(CONFIG.glyph_judge),
     output:
         expand(f"{RESULTS}/glyphs/{{model}}/{{{{prompt_set}}}}.jsonl", model=[*MODELS, *CEILINGS]),

@@ -4,7 +4,7 @@
 rule check_judge:
     """What a judge gets wrong on our own clean renders of the prompts; one that gets too much wrong judges nothing."""
     input:
-        images=expand(f"{RESULTS}/images/ceiling_render/{{prompt_set}}/manifest.jsonl", prompt_set=PROMPT_SETS),
+        images=expand(f"{RESULTS}/images/ceiling_render/{{prompt_set}}", prompt_set=PROMPT_SETS),
         network=engine_files,
     output:
         f"{RESULTS}/scores/judges/{{engine}}.csv",
@@ -30,7 +30,7 @@ rule check_judge:
 rule read_ocr:
     """Read the images of all models with one engine; the raw readings are kept, and only new pictures are read."""
     input:
-        images=expand(f"{RESULTS}/images/{{model}}/{{{{prompt_set}}}}/manifest.jsonl", model=READ_MODELS),
+        images=expand(f"{RESULTS}/images/{{model}}/{{{{prompt_set}}}}", model=READ_MODELS),
         network=engine_files,
         judge=rules.check_judge.output,  # whether, not what; what was read is in the store
     output:
@@ -59,7 +59,7 @@ rule read_ocr:
 rule read_base_without_text:
     """The lines that a detector finds in the base's pictures of prompts without text: many, and drift is no harm."""
     input:
-        images=f"{RESULTS}/images/base/{DRIFT}/manifest.jsonl",
+        images=f"{RESULTS}/images/base/{DRIFT}",
         network=engine_files,
     output:
         f"{RESULTS}/ocr/{{engine}}/base/{DRIFT}.jsonl",

@@ -71,9 +71,8 @@ def timing_commands(wildcards, input):
         }
         # Defaults left out: all arms' commands together must fit into one argument (128 KiB).
         config["training"] = training.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        own = SimpleNamespace(
-            segmenter=first(arm_segmenter(job)), anchor=first(arm_anchor(job)), start=first(arm_start(job))
-        )
+        needs = {"segmenter": arm_segmenter(job), "anchor": arm_anchor(job), "start": arm_start(job)}
+        own = SimpleNamespace(**{name: first_of(paths, input.files) for name, paths in needs.items()})
         files = [*segmenter_option(job, own), *anchor_option(job, own), *start_option(job, own)]
         command = [*trainer(job), str(CHECKOUT / "scripts" / "train_arm.py"), "--config", as_json(**config)]
         command += ["--arm", job.arm, "--seed", str(job.seed), "--cache", str(input.cache), *files]
@@ -81,9 +80,9 @@ def timing_commands(wildcards, input):
     return json.dumps(commands)
 
 
-def first(paths):
-    """The first of some paths, or nothing."""
-    return paths[0] if paths else ""
+def first_of(paths, files):
+    """The first of some paths, where it lies for a job with these files; nothing where there is none."""
+    return [str(file) for file in files if paths and str(file).endswith(paths[0])][:1]
 
 
 def nano_needs(wildcards):

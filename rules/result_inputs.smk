@@ -64,7 +64,7 @@ def figure_inputs(wildcards):
         "summary": [f"{RESULTS}/scores/summary.csv"],
         "seeds": [f"{RESULTS}/scores/seeds.csv"],
         "scores": [f"{RESULTS}/scores/scores.parquet"],
-        "images": [path for name in PROMPT_SETS for path in image_manifests([*MODELS, *CEILINGS], name)],
+        "images": [path for name in PROMPT_SETS for path in pictures_of([*MODELS, *CEILINGS], name)],
         **dict.fromkeys(
             ("metrics", "validation"),
             expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/metrics.jsonl", arm=ARMS, seed=CONFIG.seeds),
@@ -80,9 +80,9 @@ def figure_inputs(wildcards):
     return [path for need in FIGURES[wildcards.figure].needs for path in sources[need]]
 
 
-def image_manifests(models, prompt_set):
-    """Manifests of these models' images."""
-    return [f"{RESULTS}/images/{model}/{prompt_set}/manifest.jsonl" for model in models]
+def pictures_of(models, prompt_set):
+    """Folders of these models' pictures."""
+    return [f"{RESULTS}/images/{model}/{prompt_set}" for model in models]
 
 
 def image_readings(models, prompt_set):
@@ -97,7 +97,7 @@ def curve_models(wildcards):
 
 
 def curve_images(wildcards):
-    return [path for prompt_set in PROMPT_SETS for path in image_manifests(curve_models(wildcards), prompt_set)]
+    return [path for prompt_set in PROMPT_SETS for path in pictures_of(curve_models(wildcards), prompt_set)]
 
 
 def curve_readings(wildcards):
@@ -105,21 +105,19 @@ def curve_readings(wildcards):
 
 
 def curve_runs(wildcards):
-    """run.json of every run of the learning curves; its metrics.jsonl stands beside."""
+    """run.json of every run of the learning curves."""
     arms = [arm for arm in ARMS if CONFIG.arm(arm).snapshots or arm == CONTROL]
     return expand(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json", arm=arms, seed=CONFIG.seeds)
 
 
+def curve_metrics(wildcards):
+    """The metrics.jsonl beside each of them."""
+    return [run.replace("run.json", "metrics.jsonl") for run in curve_runs(wildcards)]
+
+
 def drift_images(wildcards):
     """Images of every model on prompts without text."""
-    return image_manifests(MODELS, DRIFT)
-
-
-def drift_evidence(wildcards):
-    """How far the pictures drifted, what they still show, and in which of the base's a detector finds text."""
-    tables = [f"{RESULTS}/scores/{name}" for name in ("drift.csv", "drift_by_prompt.parquet", "attributes.csv")]
-    lettered = [f"{RESULTS}/ocr/{engine}/{BASE}/{DRIFT}.jsonl" for engine in CONFIG.detectors()]
-    return tables + lettered if CONFIG.drift else []
+    return pictures_of(MODELS, DRIFT)
 
 
 def unseen_option(wildcards):
@@ -128,22 +126,24 @@ def unseen_option(wildcards):
     return ["--unseen", json.dumps(section, sort_keys=True)] if UNSEEN else []
 
 
-def reward_evidence(wildcards):
-    """Rewards of the pictures, and what voids a gain."""
-    return [f"{RESULTS}/scores/{name}.csv" for name in ("rewards", "guards")] if CONFIG.reward_scores else []
+def page_files(wildcards):
+    """What the results page is written from: all that the reports are, of this experiment and of its regimes."""
+    reports = [f"results/{config.experiment}/report.html" for config in EXPERIMENTS]
+    sources = [file for config in EXPERIMENTS for file in report_sources(config)]
+    return [*reports, *sources, *([CONFIG.protocol] if CONFIG.protocol else [])]
 
 
-def result_files(wildcards):
-    """What the results page is written from: reports (they need all else) of this experiment and of its regimes."""
-    reports = [f"results/{config.experiment}/report.html" for config in [CONFIG, *REGIMES.values()]]
-    return [*reports, *([CONFIG.protocol] if CONFIG.protocol else [])]
+def page_folders(wildcards, input):
+    """This experiment's folder and those of its regimes."""
+    return [folder_of(input, f"results/{config.experiment}") for config in EXPERIMENTS]
 
 
-def result_folders(wildcards):
-    """This experiment and its regimes."""
-    return [f"results/{config.experiment}" for config in [CONFIG, *REGIMES.values()]]
-
-
-def results_folder(wildcards):
+def results_folder(wildcards, input):
     """The experiment's folder, for scripts that read many of its files."""
-    return RESULTS
+    return folder_of(input, RESULTS)
+
+
+def folder_of(files, folder):
+    """Where a folder's files lie for the job: in it, or below the place to which a storage's were brought."""
+    found = [str(file).partition(f"{folder}/") for file in files]
+    return next((before + folder for before, inside, _ in found if inside), folder)

@@ -4,7 +4,7 @@
 rule score_rewards:
     """Every model's pictures scored by rewards, whether or not it was trained by them."""
     input:
-        images=expand(f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl", model=MODELS, prompt_set=PROMPT_SETS),
+        images=expand(f"{RESULTS}/images/{{model}}/{{prompt_set}}", model=MODELS, prompt_set=PROMPT_SETS),
         critics=[file for name in critics_of(CONFIG.reward_scores) for file in section_files(getattr(CONFIG, name))],
         unseen=section_files(UNSEEN) if UNSEEN else [],
     output:
@@ -50,7 +50,7 @@ rule check_guards:
         mem_mb=memory(2000),
         runtime="30m",
     params:
-        drift=["--drift", f"{RESULTS}/scores/drift.csv"] if CONFIG.drift else [],
+        drift=drift_option,
         trained=json.dumps({arm: sorted(CONFIG.arm(arm).reward.weights) for arm in ARMS}),
         code=decides("check_guards", packages=["numpy", "pandas", "pyarrow"]),
     shell:

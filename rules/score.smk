@@ -5,7 +5,7 @@ rule score_readings:
     """CER, WER, exact match and the rest, with intervals and paired differences to the control."""
     input:
         images=expand(
-            f"{RESULTS}/images/{{model}}/{{prompt_set}}/manifest.jsonl",
+            f"{RESULTS}/images/{{model}}/{{prompt_set}}",
             model=[*MODELS, *CEILINGS],
             prompt_set=PROMPT_SETS,
         ),
@@ -96,6 +96,7 @@ rule score_curve:
         images=curve_images,
         readings=curve_readings,
         runs=curve_runs,
+        metrics=curve_metrics,
         timing=rules.time_arms.output if CONFIG.timing else [],
     output:
         curve=f"{RESULTS}/scores/curve.csv",
@@ -112,7 +113,7 @@ rule score_curve:
     params:
         config=as_json(**SCORED),
         levels=list(CONFIG.cer_levels),
-        timing=["--timing", TIMING] if CONFIG.timing else [],
+        timing=timing_option,
         code=decides("score_curve", packages=SCORING),
     shell:
         'python "$LEGIBLE"/scripts/score_curve.py --config {params.config:q} --images {input.images:q} --readings {input.readings:q}'

@@ -30,7 +30,7 @@ rule measure_gradients:
     input:
         cache=rules.encode_dataset.output,
         models=loss_models(USED_LOSSES),
-        segmenter=SEGMENTER if "segmenter" in critics_of(USED_LOSSES) else [],
+        segmenter=[SEGMENTER] if "segmenter" in critics_of(USED_LOSSES) else [],
     output:
         f"{RESULTS}/gradients.csv",
     log:

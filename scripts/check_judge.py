@@ -5,6 +5,7 @@ from pathlib import Path
 
 from legible.config import JUDGES
 from legible.errors import run_cli
+from legible.manifests import manifest_in
 from legible.metrics.files import image_key, read_config, write_csv
 from legible.ocr import open_engine
 from legible.ocr.clean import check_fit, clean_errors
@@ -16,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", required=True, choices=sorted(JUDGES))
     parser.add_argument("--config", required=True, help="JSON (inline or a file) with the sections ocr and scoring")
-    parser.add_argument("--images", required=True, nargs="+", type=Path, help="manifests of the rendered prompts")
+    parser.add_argument("--images", required=True, nargs="+", type=manifest_in, help="folders of the rendered prompts")
     parser.add_argument("--cache", required=True, type=Path, help="folder for files that the engine has to write")
     parser.add_argument("--output", required=True, type=Path, help="CSV: what it got wrong, by prompt set and kind")
     args = parser.parse_args()

@@ -7,9 +7,10 @@ from PIL import Image
 
 from legible.config import sections
 from legible.corpus.prompts import Prompt, load_prompts
-from legible.drawn import drawn_before, identity, shared_by_all
+from legible.drawn import DRAWN, drawn_before, identity, shared_by_all
 from legible.errors import UserError, run_cli
 from legible.io import atomic_path, sha256_file, write_json, write_jsonl
+from legible.manifests import link_files
 from legible.models.drawing import Asked, draw_batch, texts_of
 from legible.models.family import embed_prompts, open_model
 from legible.models.spec import spec_of
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--model-name", nargs="+", required=True, help="how the manifests call the models")
     parser.add_argument("--weights", type=Path, nargs="+", help="fine-tuned weights of each; without: the base model")
     parser.add_argument("--output-dir", type=Path, nargs="+", required=True, help="a folder for each")
-    parser.add_argument("--store", type=Path, help="folder that remembers what was drawn; without: all are drawn")
+    parser.add_argument("--store", type=Path, help="folder that keeps what was drawn; without: all are drawn")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     names, weights = arguments.model_name, arguments.weights or [None] * len(arguments.model_name)
@@ -75,13 +76,15 @@ def main() -> None:
     prompts = load_prompts(arguments.prompts, arguments.limit, text=not arguments.no_text)
     shared = shared_by_all(config, prompts) if arguments.store else []
     for name, tuned, folder in zip(names, weights, arguments.output_dir, strict=True):
-        kept = arguments.store and arguments.store / f"{name}_{folder.name}.json"
+        kept = arguments.store and arguments.store / f"{name}_{folder.name}"
         key = identity(shared, config, tuned) if kept else ""
-        rows = drawn_before(kept, key, folder) if kept else None
+        rows = drawn_before(kept, key) if kept else None
         if rows is None:
-            rows = draw(config, prompts, name, tuned, folder, arguments.threads)
+            rows = draw(config, prompts, name, tuned, kept or folder, arguments.threads)
             if kept:
-                write_json(kept, {"key": key, "rows": rows})
+                write_json(kept / DRAWN, {"key": key, "rows": rows})
+        if kept:
+            link_files((row["file"] for row in rows), kept, folder)
         write_jsonl(folder / "manifest.jsonl", rows)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from legible.config import sections
 from legible.errors import UserError, run_cli
 from legible.io import write_jsonl
+from legible.manifests import manifest_in
 from legible.metrics.files import open_image
 from legible.ocr.glyphs import OpenedGlyphJudge, open_glyph_judge
 from legible.ocr.manifests import listed_images
@@ -27,7 +28,7 @@ def judge_manifest(judge: OpenedGlyphJudge, manifest: Path) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="JSON (inline or a file) with the section glyph_judge")
-    parser.add_argument("--images", required=True, nargs="+", type=Path, help="manifests with the images they list")
+    parser.add_argument("--images", required=True, nargs="+", type=manifest_in, help="folders of pictures")
     parser.add_argument("--output", required=True, nargs="+", type=Path, help="JSON lines file, for each")
     args = parser.parse_args()
     section = sections(args.config, "glyph_judge")["glyph_judge"]

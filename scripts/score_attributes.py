@@ -1,6 +1,6 @@
 """Attributes: do the pictures of prompts without text show the ground, colour, number and shape that these name?
 
-Models are read from the paths: …/images/{model}/{prompt_set}/manifest.jsonl. Prompts that name nothing measurable do
+Models are read from the paths: …/images/{model}/{prompt_set}. Prompts that name nothing measurable do
 not count; without any other the table has no rows.
 """
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from legible.corpus.prompts import load_prompts
 from legible.errors import UserError, run_cli
+from legible.manifests import manifest_in
 from legible.metrics.attributes import attribute_table, by_picture
 from legible.metrics.features import read_images
 from legible.metrics.files import image_key, read_config, write_csv
@@ -20,7 +21,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="JSON (inline or a file) with scoring")
     parser.add_argument("--prompts", required=True, type=Path, help="the prompt set that all models have drawn")
-    parser.add_argument("--images", required=True, nargs="+", type=Path, help="manifests of base and of every run")
+    parser.add_argument(
+        "--images", required=True, nargs="+", type=manifest_in, help="pictures of base and of every run"
+    )
     parser.add_argument("--output", required=True, type=Path, help="attributes.csv")
     args = parser.parse_args()
 

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from legible.errors import run_cli
+from legible.manifests import manifest_in
 from legible.metrics.curve import learning_curve, read_times, steps_to_levels
 from legible.metrics.files import image_key, read_config, read_rows, reading_key, write_csv
 from legible.metrics.timing import read_timing
@@ -17,7 +18,7 @@ from legible.metrics.timing import read_timing
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="JSON (inline or a file) with scoring, arms and seeds")
-    parser.add_argument("--images", required=True, nargs="+", type=Path, help="manifests of images")
+    parser.add_argument("--images", required=True, nargs="+", type=manifest_in, help="folders of pictures")
     parser.add_argument("--readings", required=True, nargs="+", type=Path, help="files of scripts/read_images.py")
     parser.add_argument("--runs", required=True, nargs="+", type=Path, help="run.json files; metrics.jsonl beside them")
     parser.add_argument("--timing", type=Path, help="timing.csv: count its seconds per step, not those of the runs")

@@ -1,7 +1,7 @@
 """Image drift: how far every arm has moved the images of prompts without text away from the base model's.
 
 The scale is the row `base_other_seed`: the base model's images against its own of the same prompt under the next image
-seed. Models are read from the paths: …/images/{model}/{prompt_set}/manifest.jsonl.
+seed. Models are read from the paths: …/images/{model}/{prompt_set}.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import torch
 
 from legible.errors import UserError, run_cli
 from legible.io import atomic_path
+from legible.manifests import manifest_in
 from legible.metrics.distances import measure_drift, next_seed
 from legible.metrics.drift import by_prompt, drift_table
 from legible.metrics.features import clip_features, read_images
@@ -23,7 +24,9 @@ from legible.progress import progress
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="JSON (inline or a file) with scoring, clip, arms and seeds")
-    parser.add_argument("--images", required=True, nargs="+", type=Path, help="manifests of base and of every run")
+    parser.add_argument(
+        "--images", required=True, nargs="+", type=manifest_in, help="pictures of base and of every run"
+    )
     parser.add_argument(
         "--output", required=True, type=Path, help="drift.csv; drift_by_prompt.parquet stands beside it"
     )

@@ -1,6 +1,6 @@
 """Score OCR readings against the targets of their prompts: one row per image and engine, and a summary with intervals.
 
-Model, prompt set and engine are read from the paths: …/images/{model}/{prompt_set}/manifest.jsonl and
+Model, prompt set and engine are read from the paths: …/images/{model}/{prompt_set} and
 …/ocr/{engine}/{model}/{prompt_set}.jsonl.
 """
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from legible.errors import run_cli
 from legible.io import atomic_path
+from legible.manifests import manifest_in
 from legible.metrics.characters import character_errors
 from legible.metrics.files import image_key, read_config, read_rows, reading_key, write_csv
 from legible.metrics.scores import check_complete, score_images
@@ -18,7 +19,7 @@ from legible.metrics.summary import by_training_seed, summarise
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="JSON (inline or a file) with scoring, arms and seeds")
-    parser.add_argument("--images", required=True, nargs="+", type=Path, help="manifests of images")
+    parser.add_argument("--images", required=True, nargs="+", type=manifest_in, help="folders of pictures")
     parser.add_argument("--readings", required=True, nargs="+", type=Path, help="files of scripts/read_images.py")
     parser.add_argument("--output-dir", required=True, type=Path, help="for scores.parquet and the tables")
     args = parser.parse_args()

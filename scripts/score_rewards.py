@@ -2,7 +2,7 @@
 
 Columns: the configured rewards; `likelihood`, the reader's alone, without the penalty for extra text; `…_unseen`, both
 by the EasyOCR judge's network, which no arm listens to; colour entropy, edge density, and the distance to the pictures
-of other prompts. Models are read from the paths: …/images/{model}/{prompt_set}/manifest.jsonl.
+of other prompts. Models are read from the paths: …/images/{model}/{prompt_set}.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from legible.config import Reader, Reward, Training, critics_of, sections
 from legible.errors import run_cli
 from legible.io import atomic_path
 from legible.losses.auxiliary import open_critics
+from legible.manifests import manifest_in
 from legible.metrics.compare import own_control
 from legible.metrics.features import BATCH, read_images
 from legible.metrics.files import image_key, read_config, read_rows, write_csv
@@ -70,7 +71,9 @@ def main() -> None:
     parser.add_argument("--trainings", required=True, help="JSON: arm → its training section, without defaults")
     parser.add_argument("--rewards", required=True, nargs="+", help="names of rewards")
     parser.add_argument("--unseen", help="JSON of a reader that no arm listens to, as the section `reader`")
-    parser.add_argument("--images", required=True, nargs="+", type=Path, help="manifests of base and of every run")
+    parser.add_argument(
+        "--images", required=True, nargs="+", type=manifest_in, help="pictures of base and of every run"
+    )
     parser.add_argument("--cache", required=True, type=Path, help="folder for files that have to be written to open")
     parser.add_argument("--output", required=True, type=Path, help="rewards.csv; rewards_by_picture.parquet beside it")
     parser.add_argument("--threads", type=int, default=1)

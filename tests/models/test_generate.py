@@ -1,7 +1,9 @@
 """Sampling by its script: several models in one call, and only those that are not drawn yet."""
 
+import errno
 import importlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -73,17 +75,36 @@ def test_what_is_drawn_already_is_not_drawn_again(generate, weights, tmp_path):
     manifest = tmp_path / "arm-seed0" / "short" / "manifest.jsonl"
     assert generate(weights[:1]) == ["arm-seed0"]
     before = manifest.read_bytes()
-    manifest.unlink()  # as Snakemake does before a job
+    first, second = (manifest.with_name(f"p{n}_s0.png") for n in (0, 1))
+    picture = first.read_bytes()
+    shutil.rmtree(manifest.parent)  # as Snakemake does before a job
     assert generate(weights) == ["arm-seed1"]  # one more training seed
     assert manifest.read_bytes() == before
+    assert first.read_bytes() == picture
+    assert first.samefile(tmp_path / "store" / "arm-seed0_short" / first.name)  # on the disk once
+    first.unlink()
     assert generate(weights) == []
-    manifest.with_name("p0_s0.png").unlink()
+    assert first.read_bytes() == picture
+    second.write_bytes(b"damaged")  # in the store, too
     assert generate(weights) == ["arm-seed0"]
-    manifest.with_name("p1_s0.png").write_bytes(b"damaged")
+    (tmp_path / "store" / "arm-seed0_short" / first.name).unlink()
     assert generate(weights) == ["arm-seed0"]
     assert manifest.read_bytes() == before
     assert generate(weights, steps=2) == ["arm-seed0", "arm-seed1"]  # another setting
     assert generate(weights[::-1], steps=2) == ["arm-seed0", "arm-seed1"]  # other weights
+
+
+def test_where_there_are_no_hard_links_pictures_are_copied(generate, weights, tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    generate(weights[:1])
+    folder, store = tmp_path / "arm-seed0" / "short", tmp_path / "store" / "arm-seed0_short"
+    names = [row["file"] for row in read_jsonl(folder / "manifest.jsonl")]
+    assert [(folder / name).read_bytes() for name in names] == [(store / name).read_bytes() for name in names]
+    assert not (folder / names[0]).samefile(store / names[0])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "manifest.jsonl"])
 
 
 def pictures(folder: Path) -> np.ndarray:

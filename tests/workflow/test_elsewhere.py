@@ -10,7 +10,7 @@ from project import RESULTS, ROOT
 
 pytestmark = pytest.mark.workflow
 
-CEILING = f"{RESULTS}/images/ceiling_render/short/manifest.jsonl"
+CEILING = f"{RESULTS}/images/ceiling_render/short"
 MODULE = """
 module signs:
     snakefile:
@@ -39,7 +39,7 @@ def snakemake(folder: Path, *arguments: str) -> str:
 
 
 def drawn(folder: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted((folder / CEILING).parent.glob("*.png"))]
+    return [path.read_bytes() for path in sorted((folder / CEILING).glob("*.png"))]
 
 
 def test_from_another_working_directory(project, tmp_path):

@@ -99,7 +99,7 @@ def test_results_on_another_file_system(project, elsewhere, tmp_path):
     shutil.copytree(project.folder / "results" / "cache", elsewhere / "cache")
     (tmp_path / "results").symlink_to(elsewhere)
     snakefile = ("--snakefile", str(project.folder / "Snakefile"), "--directory", str(tmp_path))
-    targets = [f"{RESULTS}/cache/train.safetensors", f"{RESULTS}/images/ceiling_render/short/manifest.jsonl"]
+    targets = [f"{RESULTS}/cache/train.safetensors", f"{RESULTS}/images/ceiling_render/short"]
     call(project.folder, *snakefile, "--", *targets, f"{RESULTS}/runs/diffusion_only/seed0/run.json")
     for name in (f"{RESULTS}/data/train.parquet", targets[0]):
         there = elsewhere / Path(name).relative_to("results")

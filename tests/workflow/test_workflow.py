@@ -207,7 +207,7 @@ def test_a_job_whose_script_fails_has_failed(project):
     (project.folder / "font.jsonl").write_text(json.dumps(row))
     overlay = {"experiment": "failing", "prompt_sets": {"short": {"path": "font.jsonl"}}}
     (project.folder / "failing.yaml").write_text(yaml.safe_dump(overlay))
-    target = "results/failing/images/ceiling_render/short/manifest.jsonl"
+    target = "results/failing/images/ceiling_render/short"
     said = project.snakemake("--configfile", "failing.yaml", "--", target, check=False)
     assert "error: prompt 'a': the font 'Nobody' was not found" in said
     assert "completed successfully" not in said
@@ -229,7 +229,7 @@ def test_arms_are_trained_by_rewards_and_go_on_from_one_another(project):
     overlay = project.folder / "rewards.yaml"
     scored = {"reward_scores": ["reading"], "experiment": "rewards", "arms": arms}
     overlay.write_text(yaml.safe_dump(scored))
-    files = ["runs/both/seed0/run.json", "images/both-seed0/short/manifest.jsonl", "scores/guards.csv"]
+    files = ["runs/both/seed0/run.json", "images/both-seed0/short", "scores/guards.csv"]
     targets = [*(f"results/rewards/{file}" for file in files), "--configfile", "rewards.yaml"]
     project.snakemake(*targets)
     results = project.folder / "results" / "rewards"
