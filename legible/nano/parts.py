@@ -180,7 +180,7 @@ def train_denoiser(
 
 def measure_scenery(model: Family, recipe: Recipe, settings: DenoiserRecipe, work: Path) -> dict:
     """Pictures without text: on prompts of unseen scenes and sentences, is there text, and is there what they name?"""
-    prompts = load_prompts(NO_TEXT, text=False)
+    prompts = load_prompts(NO_TEXT, recipe.without_text, text=False)
     size = recipe.data.height, recipe.data.width
     images = judge.sample_signs(model, [prompt.prompt for prompt in prompts], size, settings.sampling_steps)
     ids = [prompt.id for prompt in prompts]

@@ -145,6 +145,7 @@ class Recipe:
     seed: int = 20261121
     pool: int = 60000
     scenes: int = 30000
+    without_text: int | None = None  # of the prompts without text on which `scenery` is measured; None: all
     fonts: Fonts = field(default_factory=lambda: Fonts(train=TRAIN_FONTS, held_out=HELD_OUT_FONTS))
     data: Data = field(
         default_factory=lambda: Data(seed=7, kinds=Kinds(word=0.25, rare=0.15, nonword=0.45, digits=0.15))
@@ -229,6 +230,7 @@ def tiny() -> Recipe:
         pool=64,
         vae=VaeRecipe(channels=(8, 8, 8), steps=6, batch=8),
         scenes=32,
+        without_text=6,
         denoiser=DenoiserRecipe(steps=6, batch=8, restarts=()),
         scenery=DenoiserRecipe(steps=4, batch=8, restarts=(), short_until=0),
         caption_clip=CaptionClipRecipe(steps=4, batch=8),
