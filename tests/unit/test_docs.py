@@ -39,6 +39,11 @@ VALUED = {
     "--resources",
     "--set-resources",
     "--slurm-array-jobs",
+    "--executor",
+    "--container-image",
+    "--jobs",
+    "--default-storage-provider",
+    "--default-storage-prefix",
 }  # have values
 ids = {"argvalues": PAGES, "ids": lambda page: str(page.relative_to(ROOT))}
 
