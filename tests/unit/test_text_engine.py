@@ -21,6 +21,8 @@ from legible.config.render import GROUNDS, LAYOUTS, PRESETS, Recipe
 from legible.config.scripts import known, script_called, shipped_font, spelled_out
 from legible.corpus.templates import PALETTE
 from legible.errors import UserError
+from legible.nano.glyphs import letter_fonts
+from legible.nano.recipe import GlyphRecipe
 from legible.render import grounds
 from legible.render.captions import looks
 from legible.render.compose import draw, drawn_face, letters_of, words_of
@@ -380,7 +382,16 @@ def test_the_shipped_fonts_have_what_their_scripts_need():
     packed = sum(path.stat().st_size for path in (ROOT / "resources" / "fonts").glob("*.xz"))
     assert packed <= 3_000_000
     used = {font for script in known().scripts.values() for font in script.fonts}
-    assert used == set(known().fonts)
+    assert used <= set(known().fonts)
+
+
+def test_a_font_of_no_script_is_one_that_the_glyph_judge_learns_on():
+    used = {font for script in known().scripts.values() for font in script.fonts}
+    others = {font.name for font in letter_fonts() if Path(font.path).stem in set(known().fonts) - used}
+    assert len(others) == len(set(known().fonts) - used) > 10
+    recipe = GlyphRecipe()
+    assert others <= set(recipe.train_fonts)
+    assert not set(recipe.train_fonts) & {*recipe.held_out_fonts, *recipe.threshold_fonts}
 
 
 def test_every_language_has_words_in_its_script():
