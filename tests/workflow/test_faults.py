@@ -82,14 +82,20 @@ def test_a_clock_that_was_set_back_costs_nothing(project, tmp_path):
     assert (results / "cache" / "train.safetensors").is_file()
 
 
-def test_a_clock_that_was_set_forward_and_back_again_reruns_nothing(project):
-    """What is small is compared by its content."""
-    for name in ("fonts/manifest.json", "data/train.parquet", "cache/train.safetensors", "scores/summary.csv"):
+def test_a_clock_that_was_set_forward_and_back_again_reruns_next_to_nothing(project):
+    """What is small is compared by its content. A folder of pictures has none for Snakemake: tables are made again."""
+    tables = {"score_readings", "plot_figure", "build_report"}
+    for name, rules in {
+        "fonts/manifest.json": set(),
+        "data/train.parquet": set(),
+        "cache/train.safetensors": set(),
+        "scores/summary.csv": tables,
+    }.items():
         path = project.folder / RESULTS / name
         about = path.stat()
         os.utime(path, (about.st_mtime - 400 * 86400,) * 2)
         try:
-            assert project.would_run() == set()
+            assert {rule for rule, _ in project.would_run()} == rules
         finally:
             os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
 
