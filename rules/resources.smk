@@ -81,7 +81,7 @@ def timing_commands(wildcards, input):
 
 
 def first_of(paths, files):
-    """The first of some paths, where it lies for a job with these files; nothing where there is none."""
+    """The first of some paths as a list of one, where it lies for a job with these files; an empty list without any."""
     return [str(file) for file in files if paths and str(file).endswith(paths[0])][:1]
 
 

@@ -1,7 +1,7 @@
 """Attributes: do the pictures of prompts without text show the ground, colour, number and shape that these name?
 
-Models are read from the paths: …/images/{model}/{prompt_set}. Prompts that name nothing measurable do
-not count; without any other the table has no rows.
+Models are read from the paths: …/images/{model}/{prompt_set}. Prompts that name nothing measurable do not count;
+without any other the table has no rows.
 """
 
 import argparse
