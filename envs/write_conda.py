@@ -10,7 +10,6 @@ HEAD = """# For `snakemake --sdm conda`; without it the jobs run in the environm
 # envs/write_conda.py from requirements.txt; `make requirements` does it.
 channels:
   - conda-forge
-  - nodefaults
 dependencies:
   - python =3.11
   - pip

@@ -92,6 +92,11 @@ wildcard_constraints:
     public_set="|".join(BENCHMARKS),
 
 
+# Packages of the home folder (~/.local) would count as installed when conda makes its environment, and come before what
+# is pinned there and in containers; the environment that `make` creates does not look there.
+os.environ.update(PYTHONNOUSERSITE="1")
+
+
 # The jobs run this checkout's programs and library with this interpreter, unless conda brings its own. glibc would give
 # large tensors back to the system after every operation and fault them in again: keep them (4 % on nano, less noise),
 # in huge pages (3 % more).

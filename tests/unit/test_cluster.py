@@ -203,7 +203,9 @@ def test_the_profiles_leave_the_configuration_alone_and_share_what_makes_them_sa
 
 
 def test_the_conda_environment_holds_the_hashed_requirements_and_nothing_else():
-    packages = yaml.safe_load((ROOT / "envs" / "legible.yaml").read_text())["dependencies"]
+    environment = yaml.safe_load((ROOT / "envs" / "legible.yaml").read_text())
+    assert environment["channels"] == ["conda-forge"]  # conda 26.7 takes `nodefaults` for a channel, and finds none
+    packages = environment["dependencies"]
     pinned = packages[-1]["pip"]
     requirements = (ROOT / "envs" / "requirements.txt").read_text().replace("\\\n", " ").replace("'", '"').splitlines()
     assert [line.split() for line in pinned] == [line.split() for line in requirements if line.strip()]

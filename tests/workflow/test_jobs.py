@@ -12,7 +12,7 @@ import yaml
 pytestmark = pytest.mark.workflow
 
 STAND_IN = """#!/usr/bin/env bash
-echo "$*" >> {calls}
+echo "$* PYTHONNOUSERSITE=${{PYTHONNOUSERSITE:-}}" >> {calls}
 [ "$1" = --version ] && exec echo "apptainer version 1.4.0"
 while [ "$1" != bash ]; do shift; done
 PATH={programs}:$PATH exec "$@"
@@ -66,3 +66,4 @@ def test_jobs_go_through_the_image(project, tmp_path):
     calls = [line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("exec ")]
     assert len(calls) == 1
     assert str(image) in calls[0]
+    assert calls[0].endswith("PYTHONNOUSERSITE=1")  # what lies in the home folder is not the image's
