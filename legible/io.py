@@ -70,8 +70,13 @@ def write_jsonl(target: str | Path, rows: list[dict]) -> None:
     write_text(target, "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows))
 
 
+def sealed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the sum of its content as the key `sum`, which `read_jsonl` checks and takes off."""
+    return row | {"sum": sha256_json(row)}
+
+
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Read one JSON object a line; a line that is not JSON is a UserError that names it."""
+    """Read one JSON object a line; a line that is not JSON, or not what was sealed, is a UserError that names it."""
     rows = []
     # Not splitlines: JSON may hold U+2028 and other characters at which that would cut.
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
@@ -82,16 +87,9 @@ def read_jsonl(path: str | Path) -> list[dict]:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number}: not a JSON object ({error.msg})") from error
         must_be_object(rows[-1], f"{path}, line {number}")
+        if (written := rows[-1].pop("sum", None)) is not None and written != sha256_json(rows[-1]):
+            raise UserError(f"{path}, line {number}: not what was written there (checksum); delete the file, run again")
     return rows
-
-
-def files_gone(manifest: Path) -> list[str]:
-    """Files that a manifest (JSON lines, key `file`) names and that are not there; or itself, if it is no such."""
-    try:
-        named = {row["file"] for row in read_jsonl(manifest)}
-    except (UserError, KeyError, TypeError):
-        return [manifest.name]
-    return sorted(named - {path.name for path in manifest.parent.iterdir()})
 
 
 def sha256_file(path: str | Path) -> str:

@@ -14,8 +14,9 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from legible.config import CRITICS, HEARD, JUDGES, SAMPLED, Model, Training, Validation, critics_of
+from legible.config import CRITICS, HEARD, JUDGES, SAMPLED, Config, Model, Training, Validation, critics_of
 from legible.fingerprint import ROOT, code_fingerprint
+from legible.io import sha256_json
 from legible.models.spec import spec_of
 
 # Written into provenance files.
@@ -37,6 +38,8 @@ PLACES = ("path", "network", "models")  # where a model lies does not decide; wh
 SCORING = ("numpy", "pandas", "rapidfuzz", "regex", "scipy")
 # What opens and runs a diffusion model, its text encoders included.
 DIFFUSION = ("diffusers", "numpy", "tokenizers", "torch", "transformers")
+RENDERING = ("fonttools", "matplotlib", "numpy", "pillow", "pyarrow")  # matplotlib brings the fonts
+TEXT_ENGINE = ("uharfbuzz", "freetype-py", "python-bidi", "opencv-python-headless")
 
 
 @cache
@@ -62,6 +65,24 @@ def decides(script: str, modules: Iterable[str] = (), packages: Iterable[str] = 
         packages: distributions by whose version results differ.
     """
     return {"code": code_fingerprint(ROOT / "scripts" / f"{Path(script).stem}.py", *modules), **versions(*packages)}
+
+
+def decides_drawing(script: str, config: Config) -> dict[str, str | None]:
+    """`decides` of what draws signs by `fonts`, or by the text engine where there is a section `render`."""
+    if not config.render:
+        return decides(script, packages=RENDERING) | state_of(config.fonts.folders)
+    drawn = decides(script, ["legible.render.pictures"], [*RENDERING, *TEXT_ENGINE])
+    return drawn | state_of(config.render.places)
+
+
+def state_of(places: Iterable[str]) -> dict[str, str]:
+    """Names, sizes and dates of a user's font files and photographs, or of all below such folders, as one SHA-256.
+
+    Not their content: folders of photographs are too large to be read whenever the workflow is.
+    """
+    files = [path for place in places for path in (Path(place), *sorted(Path(place).rglob("*"))) if path.is_file()]
+    states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return {"files": sha256_json(states)} if states else {}
 
 
 def decides_encoding(model: Model) -> dict[str, str | None]:

@@ -18,14 +18,17 @@ from legible.admit import admitted, weights_of
 from legible.config import CRITICS, FIGURES, HEARD, JUDGES, NO_TEXT, critics_of
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
-from legible.io import files_gone, sha256_file, sha256_json
-from legible.manifests import put_aside
+from legible.io import sha256_file, sha256_json
+from legible.manifests import damage, put_aside
 from legible.models.spec import spec_of
 from legible.names import BASE, CEILINGS, CONTROL, Run, run_of
 from legible.provenance import (
     DIFFUSION,
+    RENDERING,
     SCORING,
+    TEXT_ENGINE,
     decides,
+    decides_drawing,
     decides_encoding,
     decides_gradients,
     decides_judging,
@@ -34,6 +37,7 @@ from legible.provenance import (
     decides_sampling,
     decides_training,
     has_gpu,
+    state_of,
 )
 from legible.report.sources import page_copies, report_sources
 
@@ -76,7 +80,6 @@ FURTHER_READERS = {"cyrillic_conv": "cyrillic", "cyrillic_crnn": "cyrillic"}  # 
 NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "scenery", *READERS, *FURTHER_READERS]
 NANO_PARTS += ["glyph_judge", "unet", "unet_clip", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
-RENDERING = ["fonttools", "matplotlib", "numpy", "pillow", "pyarrow"]  # matplotlib brings the fonts
 COMPARING = [*SCORING, "open_clip_torch", "pillow", "pyarrow", "scikit-image", "torch"]  # pictures
 DRAWING = ["matplotlib", "numpy", "pandas", "pillow"]
 
@@ -92,8 +95,7 @@ wildcard_constraints:
     public_set="|".join(BENCHMARKS),
 
 
-# Packages of the home folder (~/.local) would count as installed when conda makes its environment, and come before what
-# is pinned there and in containers; the environment that `make` creates does not look there.
+# Else packages in ~/.local would count as installed when conda makes its environment, and come before those in images.
 os.environ.update(PYTHONNOUSERSITE="1")
 
 
@@ -111,8 +113,8 @@ if not DEPLOYED & {"CONDA", "APPTAINER"}:
 # A folder of pictures in which one that its manifest names is gone, is put aside, so that they are drawn again.
 if workflow.is_main_process:
     for folder in filter(Path.is_dir, map(Path, PICTURES)):
-        if gone := files_gone(folder / "manifest.jsonl"):
-            print(f"{folder}: {gone[0]} is gone; these pictures are drawn again", file=sys.stderr)
+        if found := damage(folder):
+            print(f"{folder}: {found}; these pictures are drawn again", file=sys.stderr)
             put_aside(folder)
 
 
@@ -124,8 +126,6 @@ def part(section, *keys):
 
 # Datasets of the text engine depend on it, plain signs do not.
 ENGINE_PART = {"render": part("render")} if CONFIG.render else {}
-ENGINE_CODE = ["legible.render.pictures"] if CONFIG.render else []
-ENGINE_PACKAGES = ["uharfbuzz", "freetype-py", "python-bidi", "opencv-python-headless"]
 SCORED = {"scoring": part("scoring"), "arms": {arm: {} for arm in ARMS}, "seeds": list(CONFIG.seeds)}
 
 

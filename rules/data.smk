@@ -20,7 +20,7 @@ rule inspect_fonts:
         runtime="30m",
     params:
         config=as_json(fonts=part("fonts")),
-        code=decides("inspect_fonts", packages=RENDERING),
+        code=decides("inspect_fonts", packages=RENDERING) | state_of(CONFIG.fonts.folders),
     shell:
         'python "$LEGIBLE"/scripts/inspect_fonts.py --config {params.config:q} --output {output.manifest:q} --sheet {output.sheet:q}'
         " 2>&1 | tee {log:q}"
@@ -68,7 +68,7 @@ rule render_dataset:
         config=as_json(fonts=part("fonts"), data=part("data"), **ENGINE_PART),
         folder=output_folder,
         validation=["--validation", CONFIG.validation.prompts] if CONFIG.validation else [],
-        code=decides("render_dataset", ENGINE_CODE, [*RENDERING, *(ENGINE_PACKAGES if CONFIG.render else [])]),
+        code=decides_drawing("render_dataset", CONFIG),
     shell:
         'python "$LEGIBLE"/scripts/render_dataset.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
         " {params.validation:q} --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
@@ -111,7 +111,7 @@ rule draw_showcase:
         mem_mb=memory(2000),
         runtime="30m",
     params:
-        code=decides("draw_showcase", packages=["numpy", "pyarrow", *ENGINE_PACKAGES]),
+        code=decides("draw_showcase", packages=["numpy", "pyarrow", *TEXT_ENGINE]),
     shell:
         'python "$LEGIBLE"/scripts/draw_showcase.py --output {output:q} 2>&1 | tee {log:q}'
 

@@ -93,7 +93,7 @@ rule render_ceiling:
     params:
         config=as_json(fonts=part("fonts"), data=part("data"), **ENGINE_PART),
         options=prompt_options,
-        code=decides("render_ceiling", ENGINE_CODE, [*RENDERING, *(ENGINE_PACKAGES if CONFIG.render else [])]),
+        code=decides_drawing("render_ceiling", CONFIG),
     shell:
         'python "$LEGIBLE"/scripts/render_ceiling.py --config {params.config:q} --fonts {input.fonts:q} --prompts {input.prompts:q}'
         " {params.options:q} --output-dir {output:q} 2>&1 | tee {log:q}"

@@ -9,7 +9,7 @@ from legible.config import sections
 from legible.corpus.prompts import Prompt, load_prompts
 from legible.drawn import DRAWN, drawn_before, identity, shared_by_all
 from legible.errors import UserError, run_cli
-from legible.io import atomic_path, sha256_file, write_json, write_jsonl
+from legible.io import atomic_path, sealed, sha256_file, write_json, write_jsonl
 from legible.manifests import link_files
 from legible.models.drawing import Asked, draw_batch, texts_of
 from legible.models.family import embed_prompts, open_model
@@ -85,7 +85,7 @@ def main() -> None:
                 write_json(kept / DRAWN, {"key": key, "rows": rows})
         if kept:
             link_files((row["file"] for row in rows), kept, folder)
-        write_jsonl(folder / "manifest.jsonl", rows)
+        write_jsonl(folder / "manifest.jsonl", [sealed(row) for row in rows])
 
 
 if __name__ == "__main__":

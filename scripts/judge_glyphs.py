@@ -5,7 +5,7 @@ from pathlib import Path
 
 from legible.config import sections
 from legible.errors import UserError, run_cli
-from legible.io import write_jsonl
+from legible.io import sealed, write_jsonl
 from legible.manifests import manifest_in
 from legible.metrics.files import open_image
 from legible.ocr.glyphs import OpenedGlyphJudge, open_glyph_judge
@@ -36,7 +36,7 @@ def main() -> None:
         raise UserError("--config, --output: the section glyph_judge and a file for each of --images are needed")
     judge = open_glyph_judge(section.path)
     for manifest, output in progress(list(zip(args.images, args.output, strict=True)), "glyphs", unit="image set"):
-        write_jsonl(output, judge_manifest(judge, manifest))
+        write_jsonl(output, [sealed(row) for row in judge_manifest(judge, manifest)])
 
 
 if __name__ == "__main__":

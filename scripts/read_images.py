@@ -8,7 +8,7 @@ from pathlib import Path
 
 from legible.config import JUDGES
 from legible.errors import UserError, run_cli
-from legible.io import sha256_json, write_jsonl
+from legible.io import sealed, sha256_json, write_jsonl
 from legible.manifests import manifest_in
 from legible.ocr import open_engine
 from legible.ocr.manifests import engine_section, listed_images, read_manifest
@@ -34,7 +34,7 @@ def main() -> None:
     identity = [engine.name, engine.version, section.model_dump(mode="json"), decides_reading(args.engine)]
     with Store.at(args.store, sha256_json(identity)) as store:
         for manifest, listed, output in zip(args.images, manifests, args.output, strict=True):
-            write_jsonl(output, read_manifest(engine, manifest.parent, listed, store))
+            write_jsonl(output, [sealed(row) for row in read_manifest(engine, manifest.parent, listed, store)])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from PIL import Image
 from legible.config import sections
 from legible.corpus.prompts import load_prompts
 from legible.errors import run_cli
-from legible.io import atomic_path, sha256_file, write_jsonl
+from legible.io import atomic_path, sealed, sha256_file, write_jsonl
 from legible.progress import progress
 from legible.render.fonts import read_manifest, select_fonts
 from legible.render.sign import draw_prompt
@@ -47,7 +47,7 @@ def main() -> None:
         row |= {"targets": list(prompt.targets), "kind": prompt.kind, "font": prompt.font}
         row["model"] = "ceiling_render"
         rows.append({**row, "sha256": sha256_file(target), "boxes": [list(box) for box in sign.line_boxes]})
-    write_jsonl(folder / "manifest.jsonl", rows)
+    write_jsonl(folder / "manifest.jsonl", [sealed(row) for row in rows])
     print(f"{len(rows)} images in {folder}")
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from legible.config import sections
 from legible.errors import run_cli
-from legible.io import atomic_path, read_jsonl, sha256_file, write_jsonl
+from legible.io import atomic_path, read_jsonl, sealed, sha256_file, write_jsonl
 from legible.models.family import open_model
 from legible.progress import progress
 
@@ -34,7 +34,7 @@ def main() -> None:
         with atomic_path(arguments.output_dir / row["file"]) as temporary:
             Image.fromarray(array).save(temporary)
         rows.append(row | {"model": "ceiling_vae", "sha256": sha256_file(arguments.output_dir / row["file"])})
-    write_jsonl(arguments.output_dir / "manifest.jsonl", rows)
+    write_jsonl(arguments.output_dir / "manifest.jsonl", [sealed(row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -165,6 +165,12 @@ class Config(Section):
         control = self.arms.get("diffusion_only")
         if control is None or self.arm("diffusion_only").aux.lambda_aux != 0:
             raise ValueError("arms: `diffusion_only` with lambda 0 must be there: every claim is measured against it")
+        if heard := self.arm("diffusion_only").heard:
+            raise ValueError(f"arms.diffusion_only: the control listens to {heard[0]}; give rewards to other arms only")
+        if self.arm("diffusion_only").start:
+            raise ValueError(
+                "arms.diffusion_only.start: the control begins with the base, as it is measured; leave it out"
+            )
         for name in self.arms:
             if self.arm(name).weights != "float32" and self.model.dtype != self.arm(name).weights:
                 raise ValueError(f"arms.{name}.weights: bfloat16 needs model.dtype bfloat16, got {self.model.dtype}")

@@ -41,16 +41,19 @@ NOTICE = "<!-- Written by scripts/write_results.py"  # how a results page begins
 
 
 def check_page(config: Config) -> None:
-    """The results page must be a new file, or an earlier results page.
+    """The results page must be a new file, or an earlier results page, and its copies no originals.
 
     Raises:
-        UserError: it would overwrite another file.
+        UserError: it would overwrite another file, or the tables that it shows: copies go to `results` beside it.
     """
     page = Path(config.results_page) if config.results_page else None
     if page and page.exists() and not (page.is_file() and NOTICE in page.read_text(encoding="utf-8", errors="replace")):
         raise UserError(
             f"results_page: {page} is another file, which would be overwritten; give the name of a new file"
         )
+    if page and (len(page.parts) == 1 or page.parts[0] == "results"):
+        why = "lies in no folder" if len(page.parts) == 1 else "lies among what it is made from"
+        raise UserError(f"results_page: {page} {why}; give a folder, such as docs/RESULTS.md")
 
 
 def in_usual_order(raw: dict, usual: str | Path) -> dict:

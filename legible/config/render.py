@@ -123,6 +123,12 @@ class Render(Section):
             self.recipe_of(number, 512, 512)
         return self
 
+    @property
+    def places(self) -> list[str]:
+        """The font files, and folders of fonts and photographs, that its recipes name."""
+        recipes = [self.recipe_of(number, 512, 512) for number in range(len(self.stages))]
+        return sorted({place for recipe in recipes for place in (*recipe.fonts, recipe.photographs) if place})
+
     def recipe_of(self, number: int, height: int, width: int) -> Recipe:
         """The recipe of a stage for pictures of `height` × `width` pixels."""
         stage = self.stages[number]

@@ -40,6 +40,24 @@ def test_json_lines_come_back(tmp_path, rows):
     assert io.read_jsonl(tmp_path / "rows.jsonl") == rows
 
 
+@given(st.dictionaries(st.text(), JSON, max_size=4), st.integers(0), st.integers(0, 7))
+def test_of_a_sealed_line_no_flipped_bit_passes(tmp_path, row, place, bit):
+    """It would be another score."""
+    path = tmp_path / "rows.jsonl"
+    io.write_jsonl(path, [io.sealed(row)])
+    assert io.read_jsonl(path) == [row]
+    content = bytearray(path.read_bytes())
+    content[place % (len(content) - 1)] ^= 1 << bit
+    path.write_bytes(content)
+    try:
+        (found,) = io.read_jsonl(path)
+    except (UserError, ValueError) as error:
+        assert not isinstance(error, UserError) or str(error).startswith(f"{path}, line ")
+    else:  # a bit of the seal's own name, or of what means the same
+        assert row.items() <= found.items()
+        assert len(found) <= len(row) + 1
+
+
 def test_a_line_that_is_not_json_is_named(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n\n{"a": \n')
     with pytest.raises(UserError, match=r"rows\.jsonl, line 3: not a JSON object"):

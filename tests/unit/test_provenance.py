@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from legible import provenance
-from legible.config import CRITICS, JUDGES, LOSSES, Config, Model, Training
+from legible.config import CRITICS, JUDGES, LOSSES, Config, Model, Training, validate
 from legible.models.spec import spec_of
-from legible.provenance import decides, decides_reading, decides_sampling, decides_training
+from legible.provenance import decides, decides_drawing, decides_reading, decides_sampling, decides_training, state_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,3 +85,20 @@ def test_the_environment_names_versions_and_hardware():
     assert found["machine"]
     assert found["cores"] >= 1
     assert 10 << 20 < provenance.peak_memory_bytes() < 1 << 42
+
+
+def test_a_users_own_fonts_and_photographs_decide_what_is_drawn(tmp_path):
+    (tmp_path / "more").mkdir()
+    font = tmp_path / "more" / "A.ttf"
+    font.write_bytes(b"one")
+    plain = validate({"fonts": {"folders": [str(tmp_path)]}}, "x")
+    engine = validate({"render": {"recipe": {"fonts": [str(font)]}}}, "x")
+    before = [decides_drawing("render_dataset", config) for config in (plain, engine)]
+    assert [decides_drawing("render_dataset", config) for config in (plain, engine)] == before
+    font.write_bytes(b"three")
+    assert all(
+        decides_drawing("render_dataset", each) != old for each, old in zip((plain, engine), before, strict=True)
+    )
+    (tmp_path / "B.ttf").touch()
+    assert state_of([str(tmp_path)]) != {"files": before[0]["files"]}
+    assert "files" not in decides_drawing("render_dataset", validate({}, "x"))
