@@ -5,22 +5,22 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 from legible.config import sections
-from legible.corpus.prompts import Excluded, Prompt, load_prompts
+from legible.corpus.prompts import Excluded, Prompt, folded, load_prompts
 from legible.errors import UserError, run_cli
 from legible.render.dataset import render_signs, write_dataset
 from legible.render.fonts import read_manifest, select_fonts
 
 
 def check_disjoint(path: str | None, prompts: Iterable[Prompt], others: Mapping[str, Iterable[Prompt]]) -> None:
-    """Refuse prompts of a file that ask for a target (whatever its case) which one of the other files asks for, too.
+    """Refuse prompts of a file that ask for a target (`folded`) which one of the other files asks for, too.
 
     Raises:
         UserError: names both files and the target.
     """
-    own = {target.strip().casefold() for prompt in prompts for target in prompt.targets}
+    own = {folded(target) for prompt in prompts for target in prompt.targets}
     for other, theirs in others.items():
         for target in (target for prompt in theirs for target in prompt.targets):
-            if target.strip().casefold() in own:
+            if folded(target) in own:
                 raise UserError(
                     f"validation.prompts: {path} and {other} both ask for '{target}', but what weights are chosen by "
                     "must not be what they are scored by; take it out of one of them"

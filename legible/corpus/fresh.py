@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from legible.corpus.prompts import Prompt
+from legible.corpus.prompts import Prompt, folded
 from legible.corpus.words import DIGITS, is_held_out, letters_of, word_lists
 from legible.errors import UserError
 
@@ -23,10 +23,10 @@ def drawable(target: str, words: Iterable[str]) -> str:
     Args:
         words: of `trained_words`. Random strings of the pool are in no list: they may hold a short target, too.
     """
-    if not is_held_out(target):
+    looked_for = folded(target)
+    if not is_held_out(looked_for):
         return target
-    folded = target.casefold()
-    return next((word for word in words if folded in word.casefold()), "")
+    return next((word for word in words if looked_for in folded(word)), "")
 
 
 def overlaps(prompts: Iterable[Prompt], others: Mapping[str, Iterable[Prompt]], words: Iterable[str]) -> list[str]:
@@ -38,21 +38,21 @@ def overlaps(prompts: Iterable[Prompt], others: Mapping[str, Iterable[Prompt]], 
         words: of `trained_words`.
     """
     listed, found = tuple(words), []
-    known = [(other.prompt, name) for name, prompts_of in others.items() for other in prompts_of]
-    targets = [(t.casefold(), name) for name, prompts_of in others.items() for p in prompts_of for t in p.targets]
+    known = [(folded(other.prompt), name) for name, prompts_of in others.items() for other in prompts_of]
+    targets = [(folded(t), name) for name, prompts_of in others.items() for p in prompts_of for t in p.targets]
     texts = dict(known)
     for prompt in prompts:
-        if prompt.prompt in texts:
-            found.append(f"the prompt {prompt.id} is also in {texts[prompt.prompt]}")
+        if (text := folded(prompt.prompt)) in texts:
+            found.append(f"the prompt {prompt.id} is also in {texts[text]}")
         for target in prompt.targets:
-            own = target.casefold()
+            own = folded(target)
             found += [
                 f"the target {target!r} of {prompt.id} overlaps {other!r} in {name}"
                 for other, name in targets
                 if own in other or other in own
             ]
-            if text := drawable(target, listed):
-                found.append(f"the target {target!r} of {prompt.id} may be in training text (as {text!r})")
+            if trained := drawable(target, listed):
+                found.append(f"the target {target!r} of {prompt.id} may be in training text (as {trained!r})")
     return found
 
 
@@ -82,6 +82,7 @@ def draw_target(
         lost_too_many = lost > (MOST_WORDS_LOST if kind in ("word", "rare") else 0)
         if lost_too_many or (unseen and drawable(target, trained_words(script))):
             continue
-        if not any(target in other or other in target for other in excluded):
+        own = folded(target)
+        if not any(own in folded(other) or folded(other) in own for other in excluded):
             return target
     raise UserError(f"no {kind} target of {length} characters is left")

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from legible.corpus.prompts import KEYS, Prompt, load_prompts, parse_prompt
+from legible.corpus.prompts import KEYS, Prompt, folded, load_prompts, parse_prompt
+from legible.corpus.text import normalize
 from legible.errors import UserError
 from legible.wording import shown, unseen
 
@@ -70,8 +71,9 @@ def check_line(line: str, where: str, text: bool) -> Prompt:
         raise UserError(f"{where}: the id {shown(prompt.id)} must begin with a letter or a digit")
     if len(prompt.prompt) > PROMPT_LENGTH:
         raise UserError(f"{where}: `prompt` has {len(prompt.prompt)} characters; at most {PROMPT_LENGTH} are allowed")
-    if len(set(prompt.targets)) < len(prompt.targets):
-        twice = next(target for target in prompt.targets if prompt.targets.count(target) > 1)
+    read = [normalize(target, "strict") for target in prompt.targets]  # what no score tells apart is the same target
+    if len(set(read)) < len(read):
+        twice = next(target for target in read if read.count(target) > 1)
         raise UserError(f"{where}: the target {shown(twice)} is given twice; each may be asked for once only")
     asked = folded(prompt.prompt)
     if absent := [target for target in prompt.targets if folded(target) not in asked]:
@@ -93,11 +95,6 @@ def once_each(pairs: list[tuple[str, object]], where: str) -> dict:
 def check_text(text: str | None, where: str) -> None:
     if found := unseen(text or ""):
         raise UserError(f"{where} {found}")
-
-
-def folded(text: str) -> str:
-    """Text as targets are looked for in prompts: whatever the case and the white space."""
-    return " ".join(text.casefold().split())
 
 
 def check_drawable(path: str, prompts: list[tuple[int, Prompt]], characters: str) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from legible.corpus.scenes import COUNTS, SHAPES
@@ -106,9 +108,21 @@ def parse_prompt(line: str, where: str, text: bool = True) -> Prompt:
     )
 
 
+@lru_cache(2**16)  # the same words are compared with many targets
+def folded(text: str) -> str:
+    """Text as targets are looked for in it: whatever its case and white space, and however it is encoded.
+
+    Composed or not, full-width or not, with invisible format characters (Cf) or without is the same, as for a score
+    that is `lenient` (`legible.corpus.text`). Punctuation counts: of a target such as "?!" nothing would be left.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    shown = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", shown).split())
+
+
 @dataclass(frozen=True)
 class Excluded:
-    """Evaluation targets (case-folded) that may not occur in training text, not even inside a longer string."""
+    """Evaluation targets (`folded`) that may not occur in training text, not even inside a longer string."""
 
     targets: frozenset[str]
     lengths: tuple[int, ...]
@@ -116,15 +130,15 @@ class Excluded:
     @staticmethod
     def of(prompt_sets: Iterable[Iterable[Prompt]]) -> "Excluded":
         """The targets of all these prompt sets; without any set nothing is excluded."""
-        targets = frozenset(t.strip().casefold() for prompts in prompt_sets for p in prompts for t in p.targets)
+        targets = frozenset(folded(t) for prompts in prompt_sets for p in prompts for t in p.targets) - {""}
         return Excluded(targets, tuple(sorted({len(target) for target in targets})))
 
     def hit(self, text: str) -> str | None:
-        """A target that occurs in `text` (case-insensitive), or None."""
-        folded = text.casefold()
+        """A target that occurs in `text` (both `folded`), or None."""
+        searched = folded(text)
         # Looking up the few substrings of a short text beats trying every target.
         for length in self.lengths:
-            for start in range(len(folded) - length + 1):
-                if folded[start : start + length] in self.targets:
-                    return folded[start : start + length]
+            for start in range(len(searched) - length + 1):
+                if searched[start : start + length] in self.targets:
+                    return searched[start : start + length]
         return None

@@ -3,9 +3,13 @@
 import json
 import subprocess
 import sys
+import unicodedata
+from itertools import product
 from pathlib import Path
 
-from legible.corpus.fresh import drawable, overlaps, trained_words
+import numpy as np
+
+from legible.corpus.fresh import draw_target, drawable, overlaps, trained_words
 from legible.corpus.prompts import Prompt, load_prompts
 from legible.corpus.words import is_held_out, word_lists
 
@@ -43,6 +47,25 @@ def test_every_kind_of_overlap_is_named():
     word = next(word for word in WORDS if len(word) == 6)
     (found,) = overlaps([prompt(word, 3)], {}, WORDS)
     assert found == f"the target {word!r} of p3 may be in training text (as {word!r})"
+
+
+def test_freshness_does_not_hang_on_how_a_text_is_encoded():
+    words = trained_words("cyrillic")
+    trained = next(word for word in words if "\u0419" in word and len(word) == 6)  # Й, composed
+    apart = unicodedata.normalize("NFD", trained)
+    assert drawable(apart, words) in (trained, apart)
+    hidden = next(text for text in (f"\u0419{a}{b}" for a in "ЩЪЭ" for b in "ЩЪЭЮ") if not drawable(text, words))
+    apart = unicodedata.normalize("NFD", hidden)
+    (found,) = overlaps([prompt(hidden)], {"others": [Prompt("q", "x", (apart,))]}, words)
+    assert found.startswith(f"the target {hidden!r} of p0 overlaps")
+    same = Prompt("q", unicodedata.normalize("NFD", prompt(hidden).prompt), ())
+    assert overlaps([prompt(hidden)], {"anchor": [same]}, words) == ["the prompt p0 is also in anchor"]
+
+
+def test_no_target_is_drawn_that_another_one_is_in_another_case_or_encoding():
+    taken = ["".join(pair) for pair in product("０１２３４５６７８９", repeat=2)]
+    taken.remove("４２")
+    assert draw_target(np.random.default_rng(0), "latin", "digits", 2, taken, unseen=False) == "42"
 
 
 def test_the_shipped_shift_set_is_not_fresh():

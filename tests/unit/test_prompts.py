@@ -12,6 +12,7 @@ import yaml
 
 from legible.config import Data, Fonts
 from legible.corpus.fresh import overlaps, trained_words
+from legible.corpus.prompt_files import check_prompt_file
 from legible.corpus.prompts import Excluded, Prompt, load_prompts
 from legible.corpus.scenes import BLENDED, COUNTS, PHRASINGS, SHAPES, STRIPED, TEMPLATES, scene_words
 from legible.corpus.templates import PALETTE, quoted_strings, vocabulary
@@ -118,6 +119,33 @@ def test_a_missing_or_binary_prompt_file(tmp_path):
 def test_excluded_finds_targets_inside_longer_strings_in_any_case(text, hit):
     excluded = Excluded.of([[Prompt("a", "p", ("Open",))], [Prompt("b", "p", ("24", "STRASSE"))]])
     assert excluded.hit(text) == hit
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("cafe\u0301", "CAF\u00c9S"),  # an accent as a character of its own, and composed
+        ("CAF\u00c9", "cafe\u0301s"),
+        ("\uff2f\uff30\uff25\uff2e", "REOPENED"),  # full-width
+        ("NEW  YORK", "a new\u00a0york sign"),
+        ("LI\u00adGHT", "LIGHTS"),  # a soft hyphen, which nobody sees
+        ("STRA\u00dfE", "strasse"),
+    ],
+)
+def test_excluded_finds_targets_however_they_are_encoded(target, text):
+    """What a score does not tell from the target would be trained on."""
+    assert Excluded.of([[Prompt("a", "p", (target,))]]).hit(text)
+    assert not Excluded.of([[Prompt("a", "p", (f"{target}X",))]]).hit(text)
+
+
+def test_a_target_of_which_nothing_is_seen_excludes_nothing():
+    assert Excluded.of([[Prompt("a", "p", ("\u00ad",))]]).hit("OPEN") is None
+
+
+def test_a_prompt_may_ask_for_its_target_in_another_encoding(tmp_path):
+    composed, apart = "CAF\u00c9", "CAFE\u0301"
+    row = {"id": "a", "prompt": f"a sign that says {composed}", "targets": [apart]}
+    check_prompt_file(str(write(tmp_path, row)), text=True)
 
 
 def test_excluded_agrees_with_trying_every_target():

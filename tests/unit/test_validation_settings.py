@@ -182,7 +182,7 @@ def test_without_validation_its_module_and_the_judges_are_not_imported():
 
 
 def test_the_dataset_refuses_validation_prompts_that_share_a_target(tmp_path):
-    for name, words in (("validation", ("AHA", "Exit")), ("scored", ("OPEN", "EXIT"))):
+    for name, words in (("validation", ("AHA", "E\u0301xit")), ("scored", ("OPEN", "\u00c9XIT"))):
         rows = [{"id": f"p{n}", "prompt": f'a sign "{word}"', "targets": [word]} for n, word in enumerate(words)]
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     fonts = {"train": ["DejaVu Sans"]}
@@ -192,7 +192,7 @@ def test_the_dataset_refuses_validation_prompts_that_share_a_target(tmp_path):
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     sentence = done.stderr.splitlines()[-1]
-    assert f"{tmp_path / 'validation.jsonl'} and {tmp_path / 'scored.jsonl'} both ask for 'EXIT'" in sentence
+    assert f"{tmp_path / 'validation.jsonl'} and {tmp_path / 'scored.jsonl'} both ask for '\u00c9XIT'" in sentence
 
 
 RULE = {"keep": "best", "patience": 2}
