@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticCustomError
 
+from legible.fingerprint import ROOT
 from legible.models.spec import spec_of
 from legible.names import BASE, CEILINGS, SCALE
 from legible.wording import named, shown, unknown_key, unseen
@@ -23,6 +25,7 @@ MOST_RUNS = 100_000
 DEPTH = 30
 WILDCARD = re.compile(r"\{\s*\w+")  # how it begins, in any text that becomes a parameter of a rule
 TAKEN = ("cache", "nano_models", "prompts")  # folders below results/ that are no experiment's
+OF_NO_REGIME = ("train_nano_part", "install_nano", "nano", "fetch_prompts")  # rules that regimes do without
 # Keys of the auxiliary loss → the balances that listen to them.
 OF_BALANCE = {
     "lambda_end": ("linear", "cosine"),
@@ -123,6 +126,13 @@ def drawable(config: "Config") -> None:
         raise ValueError(f"data.margin: {data.margin} leaves no room on {data.width} × {data.height} pixels; lower it")
 
 
+@cache
+def rule_names() -> list[str]:
+    """Names of the workflow's rules."""
+    files = [*ROOT.glob("Snakefile"), *sorted((ROOT / "rules").glob("*.smk"))]
+    return [name for file in files for name in re.findall(r"^rule (\w+):", file.read_text("utf-8"), re.MULTILINE)]
+
+
 def named_apart(config: "Config") -> None:
     """Names that nothing else has."""
     for name in (BASE, *CEILINGS, SCALE):
@@ -135,6 +145,13 @@ def named_apart(config: "Config") -> None:
     pairs = [frozenset(pair) for pair in config.contrasts]
     if len(set(pairs)) < len(pairs):
         raise ValueError("contrasts: every pair of arms may be given once only, whichever comes first")
+    rules = set(rule_names()) if config.regimes else set()
+    for name in config.regimes:
+        own = [f"{name}_{rule}" for rule in rule_names() if rule not in OF_NO_REGIME]  # as the Snakefile calls them
+        if both := [rule for rule in own if rule in rules]:
+            what = f"its jobs would be called {both[0]}, as others are already"
+            raise ValueError(f"regimes.{name}: {what}; choose another name for this regime")
+        rules |= set(own)
 
 
 def trainable(config: "Config") -> None:

@@ -14,6 +14,7 @@ from snakemake.utils import update_config
 
 from legible import config
 from legible.config import Config, Section, merge, sections, validate
+from legible.config.allowed import OF_NO_REGIME, rule_names
 from legible.document import document, schema
 from legible.errors import UserError
 from legible.render.fonts import find_fonts, select_fonts
@@ -337,3 +338,10 @@ def test_a_prompt_set_may_sample_in_its_own_way():
     assert config.generation_of("own") == config.generation.model_copy(
         update={"steps": 5, "tuned_steps": 2, "guidance_scale": 1.5, "scheduler": "euler"}
     )
+
+
+def test_rule_names_are_the_workflows_and_regimes_share_none():
+    regimes = {name: {"title": name} for name in ("score", "x", "x_score", "install", "x_install")}
+    assert list(validate({"regimes": regimes}, "c.yaml").regimes) == list(regimes)
+    assert {"all", "generate_baseline", "train_arm", *OF_NO_REGIME} <= set(rule_names())
+    assert f"exclude {', '.join(OF_NO_REGIME)} as regime*" in (ROOT / "Snakefile").read_text()
