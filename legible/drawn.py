@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from legible.corpus.prompts import Prompt
-from legible.io import file_hashes, sha256_file, sha256_json
+from legible.errors import UserError
+from legible.io import file_hashes, sha256_file, sha256_json, write_json
 from legible.models.spec import spec_of
 from legible.provenance import decides_sampling, placeless
 
@@ -42,11 +43,28 @@ def drawn_before(kept: Path, key: str) -> list[dict] | None:
     """The manifest's rows of pictures that are all there, unchanged and of the same identity; None: draw them.
 
     Args:
-        kept: folder of pictures with `drawn.json` {"key": identity, "rows": rows of the manifest}, written after them.
+        kept: folder of pictures with what `write_drawn` wrote.
+
+    Raises:
+        UserError: a folder is in its place, which nothing could be written over.
     """
-    try:
-        found = json.loads((kept / DRAWN).read_text(encoding="utf-8"))
-        same = found["key"] == key and all(sha256_file(kept / row["file"]) == row["sha256"] for row in found["rows"])
-    except (OSError, ValueError, KeyError, TypeError):
+    path = kept / DRAWN
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, where a file is needed; delete it, and these pictures are drawn again")
+    if not path.is_file():  # a pipe would be waited for
         return None
-    return found["rows"] if same else None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = found["rows"]
+        # A damaged row would come back at every try: pictures alone do not show that a target has changed.
+        if found["key"] != key or found["sum"] != sha256_json(rows):
+            return None
+        files = [(kept / row["file"], row["sha256"]) for row in rows]
+        return rows if all(file.is_file() and sha256_file(file) == sha256 for file, sha256 in files) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def write_drawn(kept: Path, key: str, rows: list[dict]) -> None:
+    """`drawn.json`: {"key": identity, "rows": rows of the manifest, "sum": their SHA-256}, after the pictures."""
+    write_json(kept / DRAWN, {"key": key, "rows": rows, "sum": sha256_json(rows)})

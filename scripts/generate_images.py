@@ -7,9 +7,11 @@ from PIL import Image
 
 from legible.config import sections
 from legible.corpus.prompts import Prompt, load_prompts
-from legible.drawn import DRAWN, drawn_before, identity, shared_by_all
+from legible.drawn import drawn_before, identity, shared_by_all, write_drawn
 from legible.errors import UserError, run_cli
-from legible.io import atomic_path, sealed, sha256_file, write_json, write_jsonl
+from legible.drawn import drawn_before, identity, shared_by_all, write_drawn
+from legible.errors import UserError, run_cli
+from legible.io import atomic_path, sealed, sha256_file, write_jsonl
 from legible.manifests import link_files
 from legible.models.drawing import Asked, draw_batch, texts_of
 from legible.models.family import embed_prompts, open_model
@@ -82,7 +84,7 @@ def main() -> None:
         if rows is None:
             rows = draw(config, prompts, name, tuned, kept or folder, arguments.threads)
             if kept:
-                write_json(kept / DRAWN, {"key": key, "rows": rows})
+                write_drawn(kept, key, rows)
         if kept:
             link_files((row["file"] for row in rows), kept, folder)
         write_jsonl(folder / "manifest.jsonl", [sealed(row) for row in rows])

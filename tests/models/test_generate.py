@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from legible.config import Generation
+from legible.errors import UserError
 from legible.io import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +93,44 @@ def test_what_is_drawn_already_is_not_drawn_again(generate, weights, tmp_path):
     assert manifest.read_bytes() == before
     assert generate(weights, steps=2) == ["arm-seed0", "arm-seed1"]  # another setting
     assert generate(weights[::-1], steps=2) == ["arm-seed0", "arm-seed1"]  # other weights
+
+
+@pytest.mark.parametrize("damage", ["target", "no sum", "nested", "pipe"])
+def test_damaged_records_of_what_was_drawn_are_none(generate, weights, tmp_path, damage):
+    """Scores refuse models that were asked for different targets, and would do so for ever."""
+    manifest, drawn = tmp_path / "arm-seed0" / "short" / "manifest.jsonl", tmp_path / "store/arm-seed0_short/drawn.json"
+    generate(weights[:1])
+    before, record = manifest.read_bytes(), json.loads(drawn.read_text())
+    drawn.unlink()
+    if damage == "pipe":
+        os.mkfifo(drawn)
+    elif damage == "nested":
+        drawn.write_text("[" * 100_000)
+    elif damage == "target":
+        record["rows"][0]["targets"] = ["OTHER"]
+        drawn.write_text(json.dumps(record))
+    else:
+        drawn.write_text(json.dumps({key: record[key] for key in ("key", "rows")}))
+    assert generate(weights[:1]) == ["arm-seed0"]
+    assert manifest.read_bytes() == before
+    assert generate(weights[:1]) == []
+
+
+def test_a_pipe_in_place_of_a_kept_picture_is_not_waited_for(generate, weights, tmp_path):
+    generate(weights[:1])
+    picture = tmp_path / "store" / "arm-seed0_short" / "p0_s0.png"
+    picture.unlink()
+    os.mkfifo(picture)
+    assert generate(weights[:1]) == ["arm-seed0"]
+    assert picture.is_file()
+
+
+def test_a_folder_in_place_of_the_record_is_named_before_anything_is_drawn(generate, weights, tmp_path):
+    drawn = tmp_path / "store" / "arm-seed0_short" / "drawn.json"
+    drawn.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"drawn\.json: a folder, where a file is needed; delete it"):
+        generate(weights[:1])
+    assert not (tmp_path / "arm-seed0").exists()
 
 
 def test_where_there_are_no_hard_links_pictures_are_copied(generate, weights, tmp_path, monkeypatch):
