@@ -17,7 +17,7 @@ from legible.report.describe import describe_arm
 from legible.report.experiment import Experiment, verdict_of
 from legible.report.results_page import difference, pick, relative, table
 from legible.report.verdict import explain
-from legible.report.words import interval
+from legible.report.words import escaped, interval
 
 OURS = "resources/nano"  # models of this folder are this project's
 LICENCES = {  # of well-known bases, as hubs write them; of any other one the user says it
@@ -164,7 +164,7 @@ def card(
     where = f"`{base or model['path']}`" + (f" at `{model['revision']}`" if model["revision"] else "")
     steps = about["steps"] if run.step is None else run.step
     rows = [
-        ["What", describe_arm(training, control)],
+        ["What", escaped(describe_arm(training, control))],
         ["Base", where],
         [
             "Trained",
@@ -180,7 +180,10 @@ def card(
             f"{config.data.train} synthetic signs, {config.data.width} × {config.data.height} pixels, drawn by Legible;"
             f" no pictures of others; SHA-256 of the encoded data: `{about['data'][:16]}…`",
         ],
-        ["Where", f"{about['machine']}, {about['device']}, {about['processor_seconds']:.0f} processor seconds"],
+        [
+            "Where",
+            f"{escaped(about['machine'])}, {about['device']}, {about['processor_seconds']:.0f} processor seconds",
+        ],
         ["Versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())],
         ["Licence", licence],
     ]

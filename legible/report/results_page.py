@@ -40,7 +40,7 @@ from legible.report.protocol import Protocol
 from legible.report.report_page import drawn_figures
 from legible.report.rewards import GUARDS_NOTE, REWARDS_NOTE, guard_states, reward_rows
 from legible.report.verdict import explain, explain_ceilings, explain_control, headline, rule
-from legible.report.words import change, interval, listed, p_text, percent
+from legible.report.words import change, escaped, interval, listed, p_text, percent
 
 NOTICE = "<!-- Written by scripts/write_results.py from the numbers: change those, not this file. -->"
 
@@ -60,7 +60,7 @@ def figure_copies(experiments: Sequence[Experiment]) -> dict[str, Path]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; what would end a cell or become markup is escaped."""
+    """A Markdown table; what would end a cell is escaped, and markup (`<br>`) is left: see `escaped`."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -177,7 +177,7 @@ def strata_rows(experiment: Experiment, prompt_set: str, arm: str) -> list[list[
             [difference(a) for _, a in pairs],
             [relative(a) for _, a in pairs],
         ]
-        rows.append([stratum, str(int(pairs[0][1]["n_prompts"])), *("<br>".join(cell) for cell in cells)])
+        rows.append([escaped(stratum), str(int(pairs[0][1]["n_prompts"])), *("<br>".join(cell) for cell in cells)])
     return rows
 
 
@@ -193,7 +193,8 @@ def views_of(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str, s
     for experiment in experiments:
         sets = sorted(experiment.summary["prompt_set"].unique())
         for name in sets:
-            found.append((experiment, name, experiment.title + (f", prompts {name}" if len(sets) > 1 else "")))
+            title = escaped(experiment.title)
+            found.append((experiment, name, title + (f", prompts {name}" if len(sets) > 1 else "")))
     return found
 
 
@@ -281,7 +282,7 @@ def section(experiment: Experiment, prompt_set: str, name: str, between: Sequenc
         f"with the base are another family, of {experiment.family[1]} tests. {time_note([experiment])}"
     )
     more = [explain_control(summary, seeds, prompt_set, confidence), explain_ceilings(summary, prompt_set)]
-    more += [describe_judges(experiment.config), describe_validation(experiment.config, experiment.runs)]
+    more += [escaped(describe_judges(experiment.config)), describe_validation(experiment.config, experiment.runs)]
     more += [] if experiment.drift is None else [describe_drift(experiment.lettered)]
     parts = [f"## {name}", headline(verdicts), counts]
     parts += [table(RESULT_COLUMNS, result_rows(experiment, prompt_set))]
@@ -318,7 +319,7 @@ def rewards_and_guards(experiment: Experiment, prompt_set: str) -> list[str]:
 def legend(experiment: Experiment) -> str:
     """What every arm is, from the configuration that its runs recorded."""
     sections = {arm: run.get("training", {}) for (arm, _), run in experiment.runs.items()}
-    rows = [[named(arm), describe_arm(sections[arm], sections[CONTROL])] for arm in experiment.arms]
+    rows = [[named(arm), escaped(describe_arm(sections[arm], sections[CONTROL]))] for arm in experiment.arms]
     return table(["Arm", "Training"], rows)
 
 
@@ -356,10 +357,10 @@ def origin(experiments: Sequence[Experiment], command: str) -> list[str]:
             versions.setdefault(name, set()).add(str(version))
     parts = ["## Where this comes from"]
     parts += [f"```bash\n{command}\n```"] if command else []
-    machines = sorted({run.get("machine", "unknown machine") for run in runs})
+    machines = sorted({escaped(run.get("machine", "unknown machine")) for run in runs})
     parts.append(f"Trained on {listed(machines)}. Definitions of all numbers: `docs/METRICS.md`.")
     if versions:
-        rows = [[name, ", ".join(sorted(found))] for name, found in sorted(versions.items())]
+        rows = [[escaped(name), escaped(", ".join(sorted(found)))] for name, found in sorted(versions.items())]
         parts.append(table(["Library", "Version"], rows))
     return parts
 
@@ -381,10 +382,11 @@ def build(
     for experiment in experiments:
         for own, prompt_set, name in views_of([experiment]):
             parts += section(own, prompt_set, name, between[own.name][prompt_set])
+        title = escaped(experiment.title)
         for name in shown_figures(experiment):
             where = os.path.join(pictures, f"{experiment.name}-{name}.png")
-            parts += [f"### {FIGURES[name].title}", f"![{experiment.title}: {FIGURES[name].title}]({where})"]
-        parts += [f"### The arms of: {experiment.title}", legend(experiment), copied_note(experiment, pictures)]
+            parts += [f"### {FIGURES[name].title}", f"![{title}: {FIGURES[name].title}]({where})"]
+        parts += [f"### The arms of: {title}", legend(experiment), copied_note(experiment, pictures)]
     if losses := losses_used(experiments):
         parts += ["## The losses", "\n".join(losses)]
     return "\n\n".join([*parts, *origin(experiments, command)]) + "\n"

@@ -1,5 +1,6 @@
 """Numbers and lists as sentences and tables write them."""
 
+import html
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,6 +11,11 @@ from legible.figures.labels import signed
 def listed(names: Sequence[str]) -> str:
     """Names as "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def escaped(text: str) -> str:
+    """Text out of data or of a configuration for a Markdown page, in which it would be taken for HTML otherwise."""
+    return html.escape(text, quote=False)
 
 
 def counted(seeds: int) -> str:

@@ -173,6 +173,23 @@ def test_the_strata_are_those_of_the_best_arm(results, page):
             assert numbers(control.split("<br>")[i])[0] == pytest.approx(reference, abs=TOLERANCE)
 
 
+def test_what_comes_from_data_or_configuration_is_no_markup(results):
+    experiment = read(results, "Main")
+    summary = experiment.summary.copy()
+    summary["stratum"] = summary["stratum"].replace("kind=word", "kind=<script>x</script>|y & z")
+    runs = {
+        key: run | {"machine": "<b>chip", "training": run["training"] | {"start": "<i>a"}}
+        for key, run in experiment.runs.items()
+    }
+    page = build([dataclasses.replace(experiment, summary=summary, runs=runs, title="<script>t")], COMMAND)
+    shown = set(re.findall("<[^0>][^>]*>", page))  # a p-value may be <0.0001
+    assert shown <= {"<br>", re.search("<!--.*-->", page)[0]}
+    assert "| kind=&lt;script&gt;x&lt;/script&gt;\\|y &amp; z |" in page
+    assert "## &lt;script&gt;t\n" in page
+    assert "![&lt;script&gt;t: " in page
+    assert "Trained on &lt;b&gt;chip." in page
+
+
 def test_the_first_sentence_and_the_conditions_follow_the_numbers(page):
     start = page.split("\n\n")[2]
     assert start.startswith("**Not shown**: no arm meets all conditions")
