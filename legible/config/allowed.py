@@ -130,7 +130,8 @@ def drawable(config: "Config") -> None:
 def rule_names() -> list[str]:
     """Names of the workflow's rules."""
     files = [*ROOT.glob("Snakefile"), *sorted((ROOT / "rules").glob("*.smk"))]
-    return [name for file in files for name in re.findall(r"^rule (\w+):", file.read_text("utf-8"), re.MULTILINE)]
+    begins = re.compile(r"^(?:rule|use rule \w+ as) (\w+)", re.MULTILINE)
+    return [name for file in files for name in begins.findall(file.read_text(encoding="utf-8"))]
 
 
 def named_apart(config: "Config") -> None:

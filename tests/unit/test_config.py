@@ -343,5 +343,5 @@ def test_a_prompt_set_may_sample_in_its_own_way():
 def test_rule_names_are_the_workflows_and_regimes_share_none():
     regimes = {name: {"title": name} for name in ("score", "x", "x_score", "install", "x_install")}
     assert list(validate({"regimes": regimes}, "c.yaml").regimes) == list(regimes)
-    assert {"all", "generate_baseline", "train_arm", *OF_NO_REGIME} <= set(rule_names())
+    assert {"all", "generate_baseline", "generate_snapshot", *OF_NO_REGIME} <= set(rule_names())
     assert f"exclude {', '.join(OF_NO_REGIME)} as regime*" in (ROOT / "Snakefile").read_text()
