@@ -9,9 +9,9 @@ rule generate_baseline:
     output:
         directory(f"{RESULTS}/images/base/{{prompt_set}}"),
     log:
-        f"{RESULTS}/logs/generate_base_{{prompt_set}}.log",
+        f"{RESULTS}/logs/generate_base.{{prompt_set}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/generate_base_{{prompt_set}}.tsv"
+        f"{RESULTS}/benchmarks/generate_base.{{prompt_set}}.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -38,9 +38,9 @@ rule generate_finetuned:
     output:
         directory(expand(f"{RESULTS}/images/{{{{arm}}}}-seed{{seed}}/{{{{prompt_set}}}}", seed=CONFIG.seeds)),
     log:
-        f"{RESULTS}/logs/generate_{{arm}}_{{prompt_set}}.log",
+        f"{RESULTS}/logs/generate_{{arm}}.{{prompt_set}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/generate_{{arm}}_{{prompt_set}}.tsv"
+        f"{RESULTS}/benchmarks/generate_{{arm}}.{{prompt_set}}.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -69,9 +69,9 @@ use rule generate_finetuned as generate_snapshot with:
     output:
         directory(f"{RESULTS}/images/{{arm}}-seed{{seed}}-step{{step}}/{{prompt_set}}"),
     log:
-        f"{RESULTS}/logs/generate_{{arm}}-seed{{seed}}-step{{step}}_{{prompt_set}}.log",
+        f"{RESULTS}/logs/generate_{{arm}}-seed{{seed}}-step{{step}}.{{prompt_set}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/generate_{{arm}}-seed{{seed}}-step{{step}}_{{prompt_set}}.tsv"
+        f"{RESULTS}/benchmarks/generate_{{arm}}-seed{{seed}}-step{{step}}.{{prompt_set}}.tsv"
 
 
 rule render_ceiling:

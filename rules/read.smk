@@ -36,9 +36,9 @@ rule read_ocr:
     output:
         expand(f"{RESULTS}/ocr/{{{{engine}}}}/{{model}}/{{{{prompt_set}}}}.jsonl", model=READ_MODELS),
     log:
-        f"{RESULTS}/logs/read_{{engine}}_{{prompt_set}}.log",
+        f"{RESULTS}/logs/read_{{engine}}.{{prompt_set}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/read_{{engine}}_{{prompt_set}}.tsv"
+        f"{RESULTS}/benchmarks/read_{{engine}}.{{prompt_set}}.tsv"
     wildcard_constraints:
         prompt_set="|".join(PROMPT_SETS),
     conda:
@@ -64,9 +64,9 @@ rule read_base_without_text:
     output:
         f"{RESULTS}/ocr/{{engine}}/base/{DRIFT}.jsonl",
     log:
-        f"{RESULTS}/logs/read_{{engine}}_base_{DRIFT}.log",
+        f"{RESULTS}/logs/read_{{engine}}_base.{DRIFT}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/read_{{engine}}_base_{DRIFT}.tsv"
+        f"{RESULTS}/benchmarks/read_{{engine}}_base.{DRIFT}.tsv"
     conda:
         ENVIRONMENT
     resources:

@@ -63,8 +63,25 @@ def test_every_job_tells_its_progress_in_its_log(project):
     logs = project.folder / RESULTS / "logs"
     said = (logs / "train_clip_region_seed0.log").read_text()
     assert re.search(r"clip_region seed 0: 2/2 step, [\d.]+ step/s, 0 s left", said)
-    assert "sample base: 1/1 batch" in (logs / "generate_base_short.log").read_text()
+    assert "sample base: 1/1 batch" in (logs / "generate_base.short.log").read_text()
     assert "0 s left" in project.first  # and on the terminal
+
+
+def test_no_two_jobs_share_a_log_however_arms_and_prompt_sets_are_called(project):
+    """Each would overwrite what the other says, and on a cluster ask for the memory that the other lacked."""
+    prompts = project.folder / "resources" / "prompts" / "held_out.jsonl"
+    arm = {"aux": {"loss": "clip_region", "lambda": 0.2, "every": 2}, "snapshots": [1]}
+    overlay = {
+        "arms": {name: arm for name in ("a", "a_b", "base_c")},
+        "prompt_sets": {name: {"path": str(prompts), "limit": 1} for name in ("c", "b_c", "c_c", "base_no_text")},
+        "drift": {"limit": 2},
+    }
+    (project.folder / "names.yaml").write_text(yaml.safe_dump(overlay))
+    said = project.snakemake("--dry-run", "--forceall", "--configfile", "names.yaml")
+    for kind in ("log", "benchmark"):
+        files = re.findall(rf"^    {kind}: (.+)$", said, flags=re.MULTILINE)
+        assert len(files) > 30
+        assert [file for file in set(files) if files.count(file) > 1] == []
 
 
 def test_every_job_says_what_it_needs(project):
