@@ -9,8 +9,6 @@ from legible.config import sections
 from legible.corpus.prompts import Prompt, load_prompts
 from legible.drawn import drawn_before, identity, shared_by_all, write_drawn
 from legible.errors import UserError, run_cli
-from legible.drawn import drawn_before, identity, shared_by_all, write_drawn
-from legible.errors import UserError, run_cli
 from legible.io import atomic_path, sealed, sha256_file, write_jsonl
 from legible.manifests import link_files
 from legible.models.drawing import Asked, draw_batch, texts_of
