@@ -212,6 +212,8 @@ def drawn_line(recipe: Recipe, rng: np.random.Generator, script: Script, languag
     for _ in range(int(rng.integers(recipe.words[0], recipe.words[1] + 1))):
         if rng.random() < recipe.strings:
             letters = letters_of(script.repertoire, face)
+            if not letters:  # a font of symbols, say
+                raise Rejected("a font has no letter of the script")
             words.append("".join(letters[i] for i in rng.integers(0, len(letters), rng.integers(1, WIDEST_STRING + 1))))
         else:
             listed = words_of(language)

@@ -13,7 +13,7 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont, features
 
 from legible import config
-from legible.errors import UserError
+from legible.errors import UserError, must_be_fonts
 from legible.io import sha256_file, write_json
 
 SUFFIXES = {".ttf", ".otf", ".ttc"}
@@ -64,6 +64,7 @@ def find_fonts(fonts: config.Fonts) -> list[Font]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"fonts.folders: {folder} is not a folder")
+        must_be_fonts(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
         paths.update(path.resolve() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if fonts.system:
         from matplotlib.font_manager import findSystemFonts

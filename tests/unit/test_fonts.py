@@ -1,6 +1,7 @@
 """Fonts: what a font really draws decides, not what its character map promises."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import matplotlib
 import pytest
 
 from legible.config import Fonts
-from legible.errors import UserError
+from legible.errors import LARGEST_FONT, UserError
 from legible.render import fonts as module
 from legible.render.fonts import check_text, find_fonts, load_face, read_manifest, select_fonts, write_manifest
 
@@ -93,6 +94,32 @@ def test_a_broken_file_is_reported_and_skipped(tmp_path, content):
     assert [font.usable for font in fonts] == [False, True]
     assert fonts[0].reason.startswith("cannot be read")
     assert [font.name for font in select_fonts(fonts, (), ())] == ["cmss10"]
+
+
+@pytest.mark.parametrize("name", ["pipe", "zero", "status", "loop", "huge"])
+def test_what_is_called_like_a_font_and_is_none_is_refused_before_it_is_opened(tmp_path, name):
+    """A pipe and a device have no end, and a link to itself is none."""
+    odd = tmp_path / f"{name}.ttf"
+    if name == "pipe":
+        os.mkfifo(odd)
+    elif name == "huge":
+        with odd.open("wb") as file:
+            file.truncate(LARGEST_FONT + 1)
+    else:
+        odd.symlink_to({"zero": "/dev/zero", "status": "/proc/self/status", "loop": odd.name}[name])
+    shutil.copy(BUNDLED / "cmss10.ttf", tmp_path)
+    with pytest.raises(UserError, match=rf"{name}\.ttf: .*take it out of the folder of fonts"):
+        find_fonts(only(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["dangling", "folder"])
+def test_a_font_that_is_not_there_is_skipped(tmp_path, name):
+    if name == "folder":
+        (tmp_path / "folder.ttf").mkdir()
+    else:
+        (tmp_path / "dangling.ttf").symlink_to("gone.ttf")
+    shutil.copy(BUNDLED / "cmss10.ttf", tmp_path)
+    assert [font.usable for font in find_fonts(only(tmp_path))] == [True, False]
 
 
 def test_no_usable_font(tmp_path):

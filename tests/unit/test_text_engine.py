@@ -14,6 +14,7 @@ import uharfbuzz as hb
 from bidi.algorithm import get_display
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import get_data_path
 from pydantic import ValidationError
 
 from legible.config import Fonts
@@ -486,6 +487,13 @@ def test_the_users_own_fonts_are_drawn_with_beside_the_scripts(tmp_path):
     assert names & set(script_called("cyrillic").fonts)
     with pytest.raises(UserError, match="no font file and no folder with one"):
         draw(Recipe(**SMALL, fonts=(str(tmp_path / "none"),)), 0, 0)
+
+
+def test_a_users_font_without_a_letter_of_the_script_is_counted(tmp_path):
+    symbols = Path(get_data_path()) / "fonts" / "ttf" / "STIXSizOneSymReg.ttf"
+    recipe = Recipe(height=64, width=192, scripts={"latin": 1}, strings=1.0, fonts=(str(symbols),), texts=(1, 1))
+    rejected = sum((draw(recipe, 0, index).rejected for index in range(6)), Counter())
+    assert rejected["a font has no letter of the script"]
 
 
 def test_the_configuration_and_the_engine_name_the_same_grounds():
