@@ -41,6 +41,7 @@ SEARCHED = ("fonts.folders.*", "benchmarks")  # with all folders below them
 HUB = {"model.path": "diffusers", "clip.path": "open_clip"} | dict.fromkeys(
     ("caption_clip.path", "pickscore.path"), "transformers"
 )  # a hub id will do, too → the format of a folder
+OF_THE_SYSTEM = (("proc",), ("sys",))  # what looks like a file there may never end
 STANDARD = "standard"  # a network that its package knows by this name
 
 
@@ -83,10 +84,17 @@ def places(node: Any, pattern: list[str], where: tuple = ()) -> Iterator[tuple[A
 
 
 def check_there(text: str, name: str) -> None:
-    """Refuse a file or folder of a recipe that is not there."""
+    """Refuse a file or folder of a recipe that is not there, or is everything."""
     if not (text and (is_file(Path(text)) or is_dir(Path(text)))):
         kind = "folder" if "photographs" in name else "font file or folder"
         raise UserError(f"{name}: there is no {kind} {shown(text)} in {Path.cwd()}")
+    check_narrow(text, name)
+
+
+def check_narrow(text: str, name: str) -> None:
+    """Refuse to search everything."""
+    if is_dir(Path(text)) and Path(text).resolve() == Path(Path(text).resolve().anchor):
+        raise UserError(f"{name}: {shown(text)} is the whole file system, which would be searched; name a folder in it")
 
 
 def _found(text: str, pattern: str, name: str, checkout: Path, fetched: Collection[str]) -> str:
@@ -99,11 +107,13 @@ def _found(text: str, pattern: str, name: str, checkout: Path, fetched: Collecti
         raise UserError(f"{name}: it is empty; the path of a {kind} is needed{ways}")
     if re.search(r"[{}\n]", text):
         raise UserError(f"{name}: {shown(text)} holds a brace or a line break; rename it")
-    if pattern in SEARCHED and Path(text).resolve() == Path(Path(text).resolve().anchor):
-        raise UserError(f"{name}: {shown(text)} is the whole file system, which would be searched; name a folder in it")
+    if pattern in SEARCHED:
+        check_narrow(text, name)
     is_there = is_file if kind == "file" else is_dir
     for folder in (Path(), checkout):
         if is_there(folder / text):
+            if (folder / text).resolve().parts[1:2] in OF_THE_SYSTEM:
+                raise UserError(f"{name}: {shown(text)} is made by the system; a {kind} on a disk is needed")
             found = text if folder == Path() else str(folder / text)
             return f"./{found}" if found.startswith("-") else found
     if pattern in HUB and is_hub_id(text, checkout):

@@ -16,6 +16,7 @@ from legible.corpus.prompts import Prompt, load_prompts
 from legible.errors import UserError
 from legible.io import read_jsonl, sha256_file
 
+FILE_BYTES = 8 * 2**20
 DRAFT = "draft, not frozen"
 CONFIGURATION = re.compile(r"^Configuration: .*$", re.MULTILINE)
 FILE = re.compile(r"`([A-Za-z0-9_./-]+\.yaml)`")
@@ -80,9 +81,18 @@ def configurations(protocol: Path) -> list[str]:
     """The configuration files that a protocol names: on its line `Configuration:`, in backticks.
 
     Raises:
-        UserError: it names none, or says that it is a draft.
+        UserError: it names none, says that it is a draft, or is no text.
     """
-    text = protocol.read_text(encoding="utf-8")
+    try:
+        with protocol.open("rb") as file:
+            content = file.read(FILE_BYTES + 1)
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"protocol: {protocol} is not UTF-8 text; name a text file") from error
+    except OSError as error:
+        raise UserError(f"protocol: {protocol} cannot be read ({error.strerror}); name a text file") from error
+    if len(content) > FILE_BYTES:
+        raise UserError(f"protocol: {protocol} has more than {FILE_BYTES >> 20} MiB; name a text file")
     if DRAFT in text.lower():
         raise UserError(f"protocol: {protocol} says of itself that it is a {DRAFT}; finish and commit it first")
     names = [name for line in CONFIGURATION.findall(text) for name in FILE.findall(line)]

@@ -1,11 +1,13 @@
 """Files and folders that a configuration names: found, or refused in one sentence that names the key."""
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
-from legible.config import Config, in_usual_order, validate
+from legible.admit import weights_of
+from legible.config import Config, Reader, in_usual_order, validate
 from legible.config.inputs import FILES, FOLDERS, is_hub_id, located, places
 from legible.corpus.benchmarks import BENCHMARKS
 from legible.errors import UserError
@@ -142,3 +144,20 @@ def test_what_a_results_page_may_be_called(page):
 def test_what_a_results_page_may_not_be_called(page):
     with pytest.raises(UserError, match="results_page: "):
         config(results_page=page)
+
+
+def test_what_is_called_like_weights_and_is_no_file_is_never_opened(tmp_path):
+    """A pipe in the reader's folder would be waited for without end."""
+    (tmp_path / "a.safetensors").write_bytes(b"weights")
+    alone = weights_of(Reader(network=str(tmp_path)))
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    for name, target in (
+        ("gone", "nowhere"),
+        ("loop", "loop.safetensors"),
+        ("log", "/proc/kmsg"),
+        ("zero", "/dev/zero"),
+    ):
+        (tmp_path / f"{name}.safetensors").symlink_to(target)
+    assert weights_of(Reader(network=str(tmp_path))) == alone
+    assert len(alone) == 1
