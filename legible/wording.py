@@ -124,6 +124,8 @@ def of_another_kind(value: Any, needed: str) -> str:
         return f"{shown(value)} is text, {needed} is needed{number_hint(value, needed)}"
     if isinstance(value, str) and needed in ("a list", "a group of keys and values") and value[:1] in ("[", "{"):
         return f"{needed} is needed, got the text {shown(value)}; give it in a file (--configfile) instead of --config"
+    if needed == "a number" and isinstance(value, int) and abs(value) >= 10**DIGITS:
+        needed = "a smaller number"
     hint = ""
     if needed == "text" and value is not None and not isinstance(value, list | Mapping):
         hint = "; put it in quotation marks"

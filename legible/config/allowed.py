@@ -15,6 +15,7 @@ from legible.wording import named, shown, unknown_key, unseen
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from legible.config.data import Data
     from legible.config.experiment import Config
 
 NAME = r"^[a-z][a-z0-9_]*$"
@@ -23,6 +24,9 @@ NAME_LENGTH = 64  # several names make one file name, of 255 bytes
 TEXT_LENGTH = 100_000
 MOST_RUNS = 100_000
 DEPTH = 30
+SIZE = 300_000  # of a configuration: entries and characters
+TALLEST = 4  # times the height of a picture
+LARGEST_LINE = 8192**2  # pixels
 WILDCARD = re.compile(r"\{\s*\w+")  # how it begins, in any text that becomes a parameter of a rule
 TAKEN = ("cache", "nano_models", "prompts")  # folders below results/ that are no experiment's
 OF_NO_REGIME = ("train_nano_part", "install_nano", "nano", "fetch_prompts")  # rules that regimes do without
@@ -85,25 +89,50 @@ def known_keys(kind: "type[BaseModel]", raw: Any) -> Any:
                 if isinstance(key, str) and key in getattr(field.annotation, "model_fields", {})
             ]
             home = next((home for home in homes if home.startswith("training.")), homes[0] if homes else "")
-            said = unknown_key("null" if key is None else key, names, home)
+            said = unknown_key(key, names, home)
             raise PydanticCustomError("unknown_key", "{said}", {"said": said})
     return raw
 
 
-def readable(node: Any, where: tuple = (), above: tuple[int, ...] = ()) -> Any:
-    """A configuration as it was given, if all of its text can be seen and nothing holds itself."""
-    if isinstance(node, str):
-        _readable_text(node, f"{named(where)}: it")
-    if isinstance(node, Mapping | list | tuple):
+def readable(raw: Any) -> Any:
+    """A configuration as it was given, if all of its text can be seen, nothing holds itself, and it has an end."""
+    todo: list[tuple[Any, tuple, tuple[int, ...]]] = [(raw, (), ())]  # what is looked at next, where, and within what
+    size = 0
+    while todo:
+        node, where, above = todo.pop()
+        size += len(node) if isinstance(node, str | Mapping | list | tuple) else 0
+        # A few lines of aliases in aliases stand for billions of entries, and everything after this looks at each.
+        if size > SIZE:
+            raise ValueError(
+                f"{named(where[:3])}: here the configuration has more than {SIZE} entries and characters, with what "
+                "each alias (*) stands for; no experiment needs that many"
+            )
+        if isinstance(node, str):
+            _readable_text(node, f"{named(where)}: it")
+        if isinstance(node, bytes):
+            raise ValueError(f"{named(where)}: binary data (!!binary) are not allowed; write it as text")
+        if isinstance(node, set):
+            raise ValueError(f"{named(where)}: a set (!!set) has no order; write a list, such as [a, b]")
+        if not isinstance(node, Mapping | list | tuple):
+            continue
         if id(node) in above:
             raise ValueError(f"{named(where)}: it holds itself; take the alias (*) out of the YAML")
         if len(above) > DEPTH:
             raise ValueError(f"{named(where[:3])}: nested more than {DEPTH} levels deep; no key needs that many")
-        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            if isinstance(key, str):
-                _readable_text(key, f"{named(where)}: a key" if where else "a key of the top level")
-            readable(value, (*where, key), (*above, id(node)))
-    return node
+        entries = list(node.items()) if isinstance(node, Mapping) else list(enumerate(node))
+        for key, _ in entries:
+            _readable_key(key, where)
+        todo += [(value, (*where, key), (*above, id(node))) for key, value in reversed(entries)]
+    return raw
+
+
+def _readable_key(key: Any, where: tuple) -> None:
+    """A key must be text; a whole number is left to its section, which says more of it."""
+    if isinstance(key, str):
+        _readable_text(key, f"{named(where)}: a key" if where else "a key of the top level")
+    elif isinstance(key, bool) or not isinstance(key, int):
+        name = "null" if key is None else "of binary data" if isinstance(key, bytes) else shown(key)
+        raise ValueError(f"{named(where) or 'top level'}: the key {name} is no text; put it in quotation marks")
 
 
 def _readable_text(text: str, where: str) -> None:
@@ -124,6 +153,29 @@ def drawable(config: "Config") -> None:
         raise ValueError("fonts: there is no place to look for fonts; give folders, or set bundled or system to true")
     if 2 * data.margin >= min(data.height, data.width):
         raise ValueError(f"data.margin: {data.margin} leaves no room on {data.width} × {data.height} pixels; lower it")
+    if config.calibration:
+        of_use(config.calibration.font_size, data, "calibration.font_size")
+
+
+def of_use(size: int, data: "Data", name: str) -> None:
+    """A font size at which a line may fit on the picture, and can be drawn at all to see whether it does."""
+    if size > TALLEST * data.height:
+        raise ValueError(
+            f"{name}: {size} pixels are more than {TALLEST} times the height of the picture ({data.height}), on which "
+            "no line of this size fits; lower it"
+        )
+    if data.length[1] * size**2 > LARGEST_LINE:
+        raise ValueError(
+            f"{name}: a line of {data.length[1]} characters (data.length) at {size} pixels is larger than the largest "
+            "picture; lower one of them"
+        )
+
+
+def file_name(text: str) -> str:
+    """The name of a file that lies in a folder which another key names."""
+    if not text or text in (".", "..") or "/" in text or "\\" in text:
+        raise ValueError(f"the name of a file in the folder `path` is needed, without any '/'; got {shown(text)}")
+    return text
 
 
 @cache

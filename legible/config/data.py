@@ -1,9 +1,11 @@
 """Fonts, the synthetic dataset and the prompts."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from legible.config.allowed import of_use
 from legible.config.model import Scheduler
 from legible.config.scripts import known
 from legible.config.section import SIDE, Name, Natural, NonNegative, Pair, Positive, PositiveFloat, Section, Text
@@ -43,8 +45,11 @@ class Kinds(Section):
 
     @model_validator(mode="after")
     def some_kind(self) -> "Kinds":
-        if self.word + self.rare + self.nonword + self.digits <= 0:
+        total = self.word + self.rare + self.nonword + self.digits
+        if total <= 0:
             raise ValueError("at least one kind needs a weight above 0")
+        if math.isinf(total):
+            raise ValueError("the sum of the weights must be a finite number; lower them")
         return self
 
 
@@ -83,6 +88,7 @@ class Data(Section):
             low, high = getattr(self, key)
             if low > high:
                 raise ValueError(f"{key}: the first number must not exceed the second, got [{low}, {high}]")
+        of_use(self.font_size[1], self, "font_size")
         return self
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, create_model
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from legible.config.allowed import matching
-from legible.config.section import ENTRIES, Positive, PositiveFloat, Section
+from legible.config.section import ENTRIES, Positive, Section
 
 HEX = r"^#[0-9a-fA-F]{6}$"
 Color = Annotated[
@@ -18,14 +18,15 @@ Color = Annotated[
     AfterValidator(matching(HEX[1:-1], "a colour is written as #0072B2, with six hexadecimal digits")),
     Field(json_schema_extra={"pattern": HEX}),
 ]
+MOST_PIXELS = 50_000_000
 
 
 class FigureStyle(Section):
     """One figure. Changing it redraws that figure only."""
 
-    width: PositiveFloat = Field(7.0, le=100, description="inches")
-    height: PositiveFloat = Field(4.0, le=100, description="inches")
-    dpi: Positive = Field(150, le=1200)
+    width: Annotated[float, Field(ge=3, le=100, strict=True)] = Field(7.0, description="inches")
+    height: Annotated[float, Field(ge=1, le=100, strict=True)] = Field(4.0, description="inches")
+    dpi: Annotated[int, Field(ge=20, le=1200, strict=True)] = 150
     colors: tuple[Color, ...] = Field(
         ("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
         description="base, then the arms in order (Okabe-Ito: colour-blind safe)",
@@ -33,6 +34,15 @@ class FigureStyle(Section):
         max_length=ENTRIES,
     )
     examples: Positive = Field(6, le=100, description="rows of a picture grid")
+
+    @model_validator(mode="after")
+    def fits_in_memory(self) -> "FigureStyle":
+        if (pixels := self.width * self.height * self.dpi**2) > MOST_PIXELS:
+            raise ValueError(
+                f"dpi: {self.width:g} × {self.height:g} inches at {self.dpi} dpi make {pixels / 1e6:.0f} million "
+                f"pixels; at most {MOST_PIXELS // 10**6} million are allowed"
+            )
+        return self
 
 
 PLAIN = FigureStyle()

@@ -1,5 +1,6 @@
 """What the text engine draws: every element of a picture with its probability, three named presets, a curriculum."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -64,6 +65,8 @@ class Recipe(Section):
                 raise ValueError(f"'{name}' is not among {', '.join(allowed[info.field_name])}")
         if weights and not any(weights.values()):
             raise ValueError("at least one weight must be above 0")
+        if math.isinf(sum(weights.values())):
+            raise ValueError("the sum of the weights must be a finite number; lower them")
         return weights
 
     @field_validator("texts", "lines", "words", "size")
@@ -119,6 +122,8 @@ class Render(Section):
     @model_validator(mode="after")
     def drawable(self) -> "Render":
         """Wrong recipes stop here, not after an hour of drawing."""
+        if math.isinf(sum(stage.share for stage in self.stages)):
+            raise ValueError("stages: the sum of their shares must be a finite number; lower them")
         for number in range(len(self.stages)):
             self.recipe_of(number, 512, 512)
         return self

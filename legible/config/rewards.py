@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from legible.config.allowed import matching
+from legible.config.allowed import file_name, matching
 from legible.config.losses import LOSSES, Loss
 from legible.config.section import NonNegative, Positive, PositiveFloat, Section
 
@@ -26,6 +26,7 @@ Sha256 = Annotated[
     AfterValidator(matching(HASH[1:-1], "a SHA-256 has 64 digits from 0 to 9 and a to f, as sha256sum prints it")),
     Field(json_schema_extra={"pattern": HASH}),
 ]
+FileName = Annotated[str, AfterValidator(file_name)]
 HEARD = LOSSES | REWARDS  # all that an arm can listen to
 # Methods that use the rewards' values only, no gradient through them → the module, which has `reference(task)` and
 # `method_pass(task, base, state, batch)`; see legible/train/policy.py.
@@ -53,7 +54,7 @@ class Aesthetic(Section):
     """The aesthetic predictor v2: five linear layers on the features of a CLIP (Apache-2.0; nominally 1 … 10)."""
 
     path: str = Field(description="local folder of its CLIPModel (CLIP-L/14), with the layers' file in it")
-    head: str = Field("sac+logos+ava1-l14-linearMSE.pth", description="the layers' file: .pth or .safetensors")
+    head: FileName = Field("sac+logos+ava1-l14-linearMSE.pth", description="the layers' file: .pth or .safetensors")
     sha256: Sha256 | None = Field(None, description="of that file; null = not checked (run.json has it in any case)")
 
 
@@ -65,7 +66,7 @@ class Hps(Section):
     """Human Preference Score v2 or v2.1: an open_clip CLIP (Apache-2.0). The two versions' scores do not compare."""
 
     path: str = Field(description="local folder with the weights' file in it")
-    weights: str = Field("HPS_v2_compressed.pt", description="the weights' file: .pt or .safetensors")
+    weights: FileName = Field("HPS_v2_compressed.pt", description="the weights' file: .pt or .safetensors")
     model: str = Field("ViT-H-14", description="open_clip's name of the architecture; local = path's own configuration")
     sha256: Sha256 | None = Field(None, description="of that file; null = not checked (run.json has it in any case)")
 
@@ -74,7 +75,7 @@ class ImageReward(Section):
     """ImageReward: a BLIP trained on people's rankings of pictures (Apache-2.0)."""
 
     path: str = Field(description="local folder with the weights' file, med_config.json and BERT's tokenizer in it")
-    weights: str = Field("ImageReward.pt", description="the weights' file: .pt or .safetensors")
+    weights: FileName = Field("ImageReward.pt", description="the weights' file: .pt or .safetensors")
     sha256: Sha256 | None = Field(None, description="of that file; null = not checked (run.json has it in any case)")
 
 

@@ -1,5 +1,6 @@
 """The sections of the configuration that decide a training, one frozen model each."""
 
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -92,8 +93,12 @@ class Aux(Section):
                 allowed = f"allowed are none, {', '.join(LOSSES)}, or {{name: weight, …}}"
                 raise ValueError(f"{shown(name)} is no loss; {allowed}")
         for name, weight in loss.items() if isinstance(loss, Mapping) else ():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-                raise ValueError(f"{name}: its weight must be a number above 0, got {shown(weight)}")
+            if (
+                isinstance(weight, bool)
+                or not isinstance(weight, int | float)
+                or not (0 < weight <= sys.float_info.max)
+            ):
+                raise ValueError(f"{name}: its weight must be a finite number above 0, got {shown(weight)}")
         return loss
 
     @field_validator("lambda_bounds", "sigma_window")
