@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from legible.config import Config, EasyOcr, check_page, critics_of, in_usual_order, validate
 from legible.config.inputs import FOLDERS, STANDARD, located, places
 from legible.corpus.benchmarks import BENCHMARKS
@@ -81,15 +79,14 @@ def check_protocol_files(config: Config, checkout: Path) -> None:
     """
     if not config.protocol:
         return
-    try:
-        files = [checkout / name for name in configurations(Path(config.protocol))]
-        for path in (path for path in files if path.is_file()):
-            if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict):
-                raise UserError(f"protocol: it names {path}, which holds no keys and values; name a configuration")
-    except UnicodeDecodeError as error:
-        raise UserError(f"protocol: {config.protocol} or what it names is not UTF-8 text; name a text file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"protocol: it names {path}, which is not valid YAML; name a configuration") from error
+    files = [checkout / name for name in configurations(Path(config.protocol))]
+    for path in (path for path in files if path.is_file()):
+        try:
+            found = read_overlay(path)
+        except UserError as error:
+            raise UserError(f"protocol: it names a configuration that is none: {error}") from error
+        if not found:
+            raise UserError(f"protocol: it names {path}, which holds no keys and values; name a configuration")
 
 
 def prompt_files(config: Config) -> Iterator[tuple[str, bool, int | None]]:
@@ -121,6 +118,12 @@ def check_folders(config: Config, prefix: str) -> None:
             )
         if missing := [name for name in needed if not (model / name).is_dir()]:
             raise UserError(f"{prefix}model.path: {model} has no folder `{missing[0]}`; needed are {', '.join(needed)}")
+    for key, network in networks_of(config):
+        if network != STANDARD and not Path(network).name.isidentifier():
+            raise UserError(
+                f"{prefix}{key}: {shown(network)} does not end in a name of letters, digits and '_', which the files "
+                "in the folder must have, too; give the path with the folder's name, or rename it"
+            )
     for pattern in FOLDERS:
         for holder, key, name in places(config.model_dump(mode="json", by_alias=True), pattern.split(".")):
             refuse_odd_names(Path(holder[key]), f"{prefix}{name}")
@@ -136,12 +139,16 @@ def refuse_odd_names(folder: Path, key: str) -> None:
             raise UserError(f"{key}: {folder} holds {shown(path.name)}, with a brace or a line break; rename it")
 
 
+def networks_of(config: Config) -> list[tuple[str, str]]:
+    """(key, folder or `standard`) of every network in EasyOCR's format."""
+    judges = [(f"ocr.{n}.network", e.network) for n, e in config.engines().items() if isinstance(e, EasyOcr)]
+    return [("reader.network", config.reader.network), *judges]
+
+
 def needed_files(config: Config) -> Iterator[tuple[str, Path, list[str]]]:
     """(key, folder, files that must lie in it)."""
     yield "clip.path", Path(config.clip.path), ["open_clip_config.json"]
-    networks = [("reader.network", config.reader.network)]
-    networks += [(f"ocr.{n}.network", e.network) for n, e in config.engines().items() if isinstance(e, EasyOcr)]
-    for key, network in networks:
+    for key, network in networks_of(config):
         names = [f"{Path(network).name}.{ending}" for ending in ("py", "yaml", "safetensors")]
         yield key, Path(network), [] if network == STANDARD else names
     if config.glyph_judge:
@@ -192,7 +199,9 @@ def weights_of(section: Any) -> tuple:
         return ()
     if not Path(network).is_dir():
         return (network, section.models)
-    return tuple(sorted(sha256_file(path) for path in Path(network).glob("*.safetensors")))
+    # Anything else than a file, and what has no size, as in /proc, may never end.
+    files = [path for path in Path(network).glob("*.safetensors") if path.is_file() and path.stat().st_size]
+    return tuple(sorted(map(sha256_file, files)))
 
 
 def main() -> None:

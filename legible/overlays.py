@@ -27,12 +27,28 @@ class OnceEach:
         return super().construct_mapping(node, deep)
 
 
+def plain_number(loader: yaml.constructor.SafeConstructor, node: yaml.ScalarNode) -> int | float:
+    """A number that means what people read in it: to YAML 1.1, 010 is eight and 1:30 is ninety."""
+    is_float = node.tag.endswith(":float")
+    number = loader.construct_yaml_float(node) if is_float else loader.construct_yaml_int(node)
+    digits = node.value.lstrip("+-").replace("_", "")
+    if ":" in digits or (digits.isdigit() and len(digits) > 1 and digits[0] == "0"):
+        line = node.start_mark.line + 1
+        raise UserError(f"line {line}: {node.value} is {number} in YAML; write {number}, or '{node.value}' for text")
+    return number
+
+
 class Careful(OnceEach, yaml.SafeLoader):
     """In Python: it refuses endless nesting, on which the faster one crashes."""
 
 
 class Fast(OnceEach, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """For files that have been read once already."""
+
+
+for each in (Careful, Fast):
+    for kind in ("int", "float"):
+        each.add_constructor(f"tag:yaml.org,2002:{kind}", plain_number)
 
 
 def read_overlay(path: Path) -> dict:
@@ -42,9 +58,13 @@ def read_overlay(path: Path) -> dict:
         UserError: it names the file, the line where there is one, and what is needed.
     """
     try:
-        if path.stat().st_size > FILE_BYTES:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES + 1)  # a device has no size, and no end
+        if len(content) > FILE_BYTES:
             raise UserError(f"{path}: more than {FILE_BYTES >> 20} MiB; a configuration is a short file")
-        found = yaml.load(path.read_text(encoding="utf-8-sig"), Careful) or {}
+        found = yaml.load(content.decode("utf-8-sig"), Careful) or {}
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: keys and values are needed, such as training: {{steps: 64}}; got {shown(found)}")
         readable(found)
     except UserError as error:
         raise UserError(f"{path}, {error}" if str(error).startswith("line ") else str(error)) from error
@@ -64,8 +84,6 @@ def read_overlay(path: Path) -> dict:
         raise UserError(
             f"{path}: {'a number with thousands of digits; no key needs one' if too_long else error}"
         ) from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: keys and values are needed, such as training: {{steps: 64}}; got {shown(found)}")
     return found
 
 
