@@ -97,9 +97,13 @@ def fill(place: Path) -> None:
         "plain.md": "Nothing of a configuration.\n",
         "draft.md": "This is a draft, not frozen.\n",
         "list.md": "Configuration: `tests/bad_input/configuration.yaml`\n",
+        "nested.md": f"Configuration: `{place.resolve()}/nested.yaml`\n",
+        "nested.yaml": "[" * 100_000,
     }
     for name, text in texts.items():
         (place / name).write_text(text, encoding="utf-8")
+    with open(place / "sparse.md", "wb") as file:
+        file.truncate(2**33)  # takes no room
     (place / "odd").mkdir()
     (place / "odd" / "a{b}.ttf").touch()
     (place / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
