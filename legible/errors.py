@@ -3,9 +3,8 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from legible.wording import describe, shown
 
@@ -15,14 +14,12 @@ __all__ = [
     "UserError",
     "describe",
     "device_trouble",
-    "must_be_fonts",
     "must_be_object",
     "must_be_text",
     "no_room",
     "run_cli",
 ]
 
-LARGEST_FONT = 64 * 2**20  # bytes, as in legible/render/faces.py
 FULL = {  # the system's errors that say that no more can be written, and what is said of them
     errno.ENOSPC: "the disk is full; free some space and run again",
     errno.EDQUOT: "your quota of this disk is used up; free some space and run again",
@@ -56,21 +53,6 @@ def must_be_text(value: object, where: str) -> None:
     """A UserError for what is no text; `where` (file, line, key) begins it."""
     if not isinstance(value, str) or not value:
         raise UserError(f"{where}: text is needed, got {shown(value)}")
-
-
-def must_be_fonts(paths: Iterable[Path]) -> None:
-    """A UserError for what is called like a font and is a pipe, a device, or a link to itself, or is too large."""
-    for path in paths:
-        try:
-            real = path.resolve(strict=True)
-        except FileNotFoundError:
-            continue  # where a link leads nowhere, the font is listed as one that cannot be read
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{path}: a link that cannot be followed; take it out of the folder of fonts") from error
-        if not (real.is_file() or real.is_dir()) or real.parts[1:2] in (("proc",), ("sys",)):
-            raise UserError(f"{path}: a pipe, a device or the system's; take it out of the folder of fonts")
-        if real.stat().st_size > LARGEST_FONT:
-            raise UserError(f"{path}: more than {LARGEST_FONT >> 20} MiB; take it out of the folder of fonts")
 
 
 def no_room(error: BaseException | None) -> str | None:

@@ -16,11 +16,10 @@ import uharfbuzz as hb
 
 from legible.config.scripts import known, shipped_font
 from legible.errors import UserError
-from legible.render.fonts import SUFFIXES
+from legible.render.fonts import LARGEST, SUFFIXES
 
 ON, CONIC, CUBIC = 1, 0, 2  # FreeType's tags of a point
 FINE = 0.12  # em: longer pieces of an outline are divided before it is bent
-LARGEST = 64 * 2**20  # bytes of a font file that is opened at all
 MOST_POINTS = 20_000  # of one glyph; real ones have hundreds
 
 

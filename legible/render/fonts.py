@@ -13,10 +13,11 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont, features
 
 from legible import config
-from legible.errors import UserError, must_be_fonts
+from legible.errors import UserError
 from legible.io import sha256_file, write_json
 
 SUFFIXES = {".ttf", ".otf", ".ttc"}
+LARGEST = 64 * 2**20  # bytes of a font file that is opened at all
 CHECK_SIZE = 40
 
 # Words for families whose name does not say what they look like; every word is in templates.FONT_WORDS.
@@ -73,6 +74,21 @@ def find_fonts(fonts: config.Fonts) -> list[Font]:
         paths.update(path.resolve() for path in found if path.suffix.lower() in SUFFIXES)
     inspected = [inspect_font(path, fonts.characters) for path in paths]
     return sorted(inspected, key=lambda font: (font.name, font.path))
+
+
+def must_be_fonts(paths: Iterable[Path]) -> None:
+    """A UserError for what is called like a font and is a pipe, a device, or a link to itself, or is too large."""
+    for path in paths:
+        try:
+            real = path.resolve(strict=True)
+        except FileNotFoundError:
+            continue  # where a link leads nowhere, the font is listed as one that cannot be read
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path}: a link that cannot be followed; take it out of the folder of fonts") from error
+        if not (real.is_file() or real.is_dir()) or real.parts[1:2] in (("proc",), ("sys",)):
+            raise UserError(f"{path}: a pipe, a device or the system's; take it out of the folder of fonts")
+        if real.stat().st_size > LARGEST:
+            raise UserError(f"{path}: more than {LARGEST >> 20} MiB; take it out of the folder of fonts")
 
 
 def inspect_font(path: Path, characters: str) -> Font:

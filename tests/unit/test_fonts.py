@@ -9,9 +9,9 @@ import matplotlib
 import pytest
 
 from legible.config import Fonts
-from legible.errors import LARGEST_FONT, UserError
+from legible.errors import UserError
 from legible.render import fonts as module
-from legible.render.fonts import check_text, find_fonts, load_face, read_manifest, select_fonts, write_manifest
+from legible.render.fonts import LARGEST, check_text, find_fonts, load_face, read_manifest, select_fonts, write_manifest
 
 BUNDLED = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
@@ -104,7 +104,7 @@ def test_what_is_called_like_a_font_and_is_none_is_refused_before_it_is_opened(t
         os.mkfifo(odd)
     elif name == "huge":
         with odd.open("wb") as file:
-            file.truncate(LARGEST_FONT + 1)
+            file.truncate(LARGEST + 1)
     else:
         odd.symlink_to({"zero": "/dev/zero", "status": "/proc/self/status", "loop": odd.name}[name])
     shutil.copy(BUNDLED / "cmss10.ttf", tmp_path)
