@@ -4,6 +4,7 @@ python -m legible.admit mine.yaml [more.yaml …]     # asks the same without Sn
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -51,11 +52,24 @@ def admitted(raw: Mapping[str, Any], checkout: Path, files: Iterable[Path] = ())
             if path not in FETCHED:
                 characters = each.fonts.characters if limit is not None and not each.render else None
                 check_prompt_file(path, text=text, characters=characters, limit=limit or None)
+    check_results(config)
     check_new_page(config)
     check_page(config)
     check_protocol_files(config, checkout)
     check_protocol([config, *regimes.values()], checkout)
     return config, regimes
+
+
+def check_results(config: Config) -> None:
+    """Refuse to begin anew beside results that are out of reach, and what cannot hold any.
+
+    Raises:
+        UserError: it names what is in the way: a file, a pipe, or a link to a disk that is not there.
+    """
+    for path in (Path("results"), Path("results", config.experiment)):
+        if os.path.lexists(path) and not path.is_dir():
+            what = "a link that leads to no folder" if path.is_symlink() else "no folder"
+            raise UserError(f"{path}: it is {what}, and results are written there; mend it, or give it another name")
 
 
 def check_new_page(config: Config) -> None:

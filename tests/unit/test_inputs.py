@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.common.configfile import load_configfile
 
-from legible.admit import weights_of
+from legible.admit import admitted, weights_of
 from legible.config import Config, Reader, in_usual_order, validate
 from legible.config.inputs import FILES, FOLDERS, is_hub_id, located, places
 from legible.corpus.benchmarks import BENCHMARKS
@@ -161,3 +162,23 @@ def test_what_is_called_like_weights_and_is_no_file_is_never_opened(tmp_path):
         (tmp_path / f"{name}.safetensors").symlink_to(target)
     assert weights_of(Reader(network=str(tmp_path))) == alone
     assert len(alone) == 1
+
+
+@pytest.mark.parametrize(
+    "make", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path.name)]
+)
+@pytest.mark.parametrize("name", ["results", "results/nano"])
+def test_where_results_are_written_must_be_a_folder(tmp_path, monkeypatch, make, name):
+    """A disk that is not mounted is no reason to compute everything anew."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    make(Path(name))
+    with pytest.raises(UserError, match=f"{name}: it is .*no folder"):
+        admitted(load_configfile(ROOT / "config.yaml"), ROOT)
+
+
+def test_results_may_lie_on_another_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("elsewhere").mkdir()
+    Path("results").symlink_to("elsewhere")
+    assert admitted(load_configfile(ROOT / "config.yaml"), ROOT)[0].experiment == "nano"
