@@ -12,8 +12,9 @@ import yaml
 pytestmark = pytest.mark.workflow
 
 STAND_IN = """#!/usr/bin/env bash
-echo "$* PYTHONNOUSERSITE=${{PYTHONNOUSERSITE:-}}" >> {calls}
+echo "$*" >> {calls}
 [ "$1" = --version ] && exec echo "apptainer version 1.4.0"
+echo "user site: ${{PYTHONNOUSERSITE:-taken}}" >> {calls}
 while [ "$1" != bash ]; do shift; done
 PATH={programs}:$PATH exec "$@"
 """
@@ -63,7 +64,9 @@ def test_jobs_go_through_the_image(project, tmp_path):
         image.unlink()
     assert done.returncode == 0, done.stderr[-3000:]
     assert (project.folder / target).is_file()
-    calls = [line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("exec ")]
+    said = (tmp_path / "calls").read_text()
+    assert "user site: 1" in said  # what lies in the home folder is not the image's
+    assert "user site: taken" not in said
+    calls = [line for line in said.splitlines() if line.startswith("exec ")]
     assert len(calls) == 1
     assert str(image) in calls[0]
-    assert calls[0].endswith("PYTHONNOUSERSITE=1")  # what lies in the home folder is not the image's
