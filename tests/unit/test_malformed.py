@@ -168,7 +168,7 @@ def test_from_pictures_to_pages(tmp_path, monkeypatch):
         *map(str, judged),
     )
     rows = [json.loads(line) for line in judged[0].read_text().splitlines()]
-    assert {"file", "prompt_id", "image_seed", "probability", "malformed", "judge_version"} == set(rows[0])
+    assert {"file", "prompt_id", "image_seed", "probability", "malformed", "judge_version", "sum"} == set(rows[0])
     trainings = json.dumps({arm: config.arm(arm).model_dump(mode="json", by_alias=True) for arm in config.arms})
     scoring = json.dumps({"scoring": {"resamples": 200}})
     inputs = ["--config", scoring, "--trainings", trainings, "--glyphs", *map(str, judged)]
