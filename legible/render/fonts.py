@@ -13,6 +13,7 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont, features
 
 from legible import config
+from legible.config.inputs import OF_THE_SYSTEM
 from legible.errors import UserError
 from legible.io import sha256_file, write_json
 
@@ -65,8 +66,9 @@ def find_fonts(fonts: config.Fonts) -> list[Font]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"fonts.folders: {folder} is not a folder")
-        must_be_fonts(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        paths.update(path.resolve() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        named = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+        must_be_fonts(named)
+        paths.update(path.resolve() for path in named)
     if fonts.system:
         from matplotlib.font_manager import findSystemFonts
 
@@ -85,7 +87,7 @@ def must_be_fonts(paths: Iterable[Path]) -> None:
             continue  # where a link leads nowhere, the font is listed as one that cannot be read
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: a link that cannot be followed; take it out of the folder of fonts") from error
-        if not (real.is_file() or real.is_dir()) or real.parts[1:2] in (("proc",), ("sys",)):
+        if not (real.is_file() or real.is_dir()) or real.parts[1:2] in OF_THE_SYSTEM:
             raise UserError(f"{path}: a pipe, a device or the system's; take it out of the folder of fonts")
         if real.stat().st_size > LARGEST:
             raise UserError(f"{path}: more than {LARGEST >> 20} MiB; take it out of the folder of fonts")
