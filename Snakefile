@@ -6,10 +6,12 @@ configfile: workflow.current_basedir.join("config.yaml").get_path_or_uri(secret_
 
 
 include: "rules/common.smk"
+include: "rules/files.smk"
 include: "rules/resources.smk"
 include: "rules/inputs.smk"
 include: "rules/result_inputs.smk"
 include: "rules/data.smk"
+include: "rules/prompts.smk"
 include: "rules/train.smk"
 include: "rules/generate.smk"
 include: "rules/read.smk"
@@ -31,9 +33,6 @@ for name, settings in REGIMES.items():
             settings.model_dump(mode="json", by_alias=True)
 
     use rule * from regime exclude train_nano_part, install_nano, nano, fetch_prompts as regime*
-
-
-report: "resources/report/workflow.rst"
 
 
 localrules:

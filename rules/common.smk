@@ -132,19 +132,3 @@ SCORED = {"scoring": part("scoring"), "arms": {arm: {} for arm in ARMS}, "seeds"
 def as_json(**sections):
     """Sections as one JSON argument with sorted keys: equal configurations are equal parameters."""
     return json.dumps(sections, sort_keys=True)
-
-
-def folder_files(path):
-    """Files of a local folder, so that a changed model reruns what uses it; nothing for a hub id, or without a path."""
-    folder = Path(path) if path else None  # Path("") would be the working directory
-    return sorted(str(file) for file in folder.glob("*") if file.is_file()) if folder and folder.is_dir() else []
-
-
-def model_files(*roles):
-    """Files of the model's components by their roles: denoiser, text, autoencoder, scheduler."""
-    return [file for name in SPEC.folders(*roles) for file in folder_files(Path(CONFIG.model.path, name))]
-
-
-def section_files(section):
-    """Files of the networks that a critic's or a judge's section names."""
-    return [file for key in ("path", "network", "models", "data") for file in folder_files(getattr(section, key, ""))]

@@ -6,6 +6,8 @@ include: "clock.smk"
 
 rule inspect_fonts:
     """Find fonts and check that they really draw the characters we need."""
+    input:
+        programs=programs("inspect_fonts"),
     output:
         manifest=f"{RESULTS}/fonts/manifest.json",
         sheet=f"{RESULTS}/fonts/sheet.png",
@@ -26,24 +28,6 @@ rule inspect_fonts:
         " 2>&1 | tee {log:q}"
 
 
-rule fetch_prompts:
-    """A public prompt set at its pinned commit, checked by hash: cvtg_2k, flow_grpo_ocr, geneval or parti."""
-    output:
-        "results/prompts/{public_set}.jsonl",
-    log:
-        "results/prompts/logs/{public_set}.log",
-    conda:
-        ENVIRONMENT
-    resources:
-        mem_mb=memory(1000),
-        runtime="30m",
-    params:
-        copies=["--copies", CONFIG.benchmarks] if CONFIG.benchmarks else [],
-    shell:
-        'python "$LEGIBLE"/scripts/fetch_prompts.py --benchmark {wildcards.public_set:q} {params.copies:q} --output {output:q}'
-        " 2>&1 | tee {log:q}"
-
-
 rule render_dataset:
     """Draw signs with words on them; no evaluation target occurs in the training text."""
     input:
@@ -51,6 +35,7 @@ rule render_dataset:
         prompts=[CONFIG.prompt_sets[name].path for name in PROMPT_SETS if CONFIG.prompt_sets[name].path],
         validation=[CONFIG.validation.prompts] if CONFIG.validation else [],
         words=word_files(),
+        programs=programs("render_dataset"),
     output:
         train=f"{RESULTS}/data/train.parquet",
         test=f"{RESULTS}/data/test.parquet",
@@ -74,31 +59,11 @@ rule render_dataset:
         " {params.validation:q} --output-dir {params.folder:q} --workers {threads} 2>&1 | tee {log:q}"
 
 
-rule list_test_prompts:
-    """The test split as prompts: words and fonts that nothing was trained on."""
-    input:
-        train=rules.render_dataset.output.train,
-        test=rules.render_dataset.output.test,
-    output:
-        f"{RESULTS}/data/test_prompts.jsonl",
-    log:
-        f"{RESULTS}/logs/list_test_prompts.log",
-    conda:
-        ENVIRONMENT
-    resources:
-        mem_mb=memory(2000),
-        runtime="30m",
-    params:
-        code=decides("list_test_prompts", packages=["pandas", "pyarrow"]),
-    shell:
-        'python "$LEGIBLE"/scripts/list_test_prompts.py --train {input.train:q} --test {input.test:q} --output {output:q}'
-        " 2>&1 | tee {log:q}"
-
-
 rule draw_showcase:
     """A picture of each script, for the figure of the dataset; trained on is none of them."""
     input:
-        scripts=f"{HERE}resources/scripts.yaml",
+        own("resources/fonts", "resources/scripts.yaml", "resources/words/cldr"),
+        programs=programs("draw_showcase"),
     output:
         f"{RESULTS}/data/showcase.parquet",
     log:
@@ -120,7 +85,9 @@ rule encode_dataset:
     """Latents and caption embeddings, computed once and kept by content."""
     input:
         dataset=rules.render_dataset.output.train,
+        summary=rules.render_dataset.output.summary,
         model=model_files("text", "autoencoder"),
+        programs=programs("encode_dataset"),
     output:
         f"{RESULTS}/cache/train.safetensors",
     log:

@@ -1,10 +1,14 @@
 """Figures and the report."""
 
 
+report: "../resources/report/workflow.rst"
+
+
 rule plot_figure:
     """Draw one figure as PNG and PDF."""
     input:
         figure_inputs,
+        programs=programs("plot_figure"),
     output:
         png=report(f"{RESULTS}/figures/{{figure}}.png", caption="../resources/report/figure.rst", category="Figures"),
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
@@ -31,6 +35,8 @@ rule plot_figure:
 
 rule write_config:
     """The merged and validated configuration of this experiment."""
+    input:
+        programs=programs("write_config"),
     output:
         f"{RESULTS}/config.yaml",
     log:
@@ -53,6 +59,7 @@ rule build_report:
         config=rules.write_config.output,
         sources=report_sources(CONFIG),
         template=f"{HERE}resources/report/report.html.j2",
+        programs=programs("build_report"),
     output:
         report(f"{RESULTS}/report.html", caption="../resources/report/report.rst", category="Report"),
     log:
@@ -79,6 +86,7 @@ rule write_results:
     """Tables and figures of this experiment and of its regimes as one page, with the machine and the command."""
     input:
         page_files,
+        programs=programs("write_results"),
     output:
         page=PAGE,
         copies=[f"{Path(PAGE).parent}/results/{name}" for config in EXPERIMENTS for name in page_copies(config)],

@@ -6,6 +6,7 @@ rule generate_baseline:
     input:
         prompts=prompt_file,
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
+        programs=programs("generate_images"),
     output:
         directory(f"{RESULTS}/images/base/{{prompt_set}}"),
     log:
@@ -35,6 +36,7 @@ rule generate_finetuned:
         runs=expand(f"{RESULTS}/runs/{{{{arm}}}}/seed{{seed}}/run.json", seed=CONFIG.seeds),
         weights=expand(f"{RESULTS}/runs/{{{{arm}}}}/seed{{seed}}/weights", seed=CONFIG.seeds),
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
+        programs=programs("generate_images"),
     output:
         directory(expand(f"{RESULTS}/images/{{{{arm}}}}-seed{{seed}}/{{{{prompt_set}}}}", seed=CONFIG.seeds)),
     log:
@@ -66,6 +68,7 @@ use rule generate_finetuned as generate_snapshot with:
         runs=[f"{RESULTS}/runs/{{arm}}/seed{{seed}}/run.json"],
         weights=[f"{RESULTS}/runs/{{arm}}/seed{{seed}}/snapshots"],
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
+        programs=programs("generate_images"),
     output:
         directory(f"{RESULTS}/images/{{arm}}-seed{{seed}}-step{{step}}/{{prompt_set}}"),
     log:
@@ -79,6 +82,7 @@ rule render_ceiling:
     input:
         prompts=prompt_file,
         fonts=rules.inspect_fonts.output.manifest,
+        programs=programs("render_ceiling"),
     output:
         directory(f"{RESULTS}/images/ceiling_render/{{prompt_set}}"),
     log:
@@ -104,6 +108,7 @@ rule round_trip_ceiling:
     input:
         images=rules.render_ceiling.output[0],
         model=model_files("autoencoder"),
+        programs=programs("round_trip_ceiling"),
     output:
         directory(f"{RESULTS}/images/ceiling_vae/{{prompt_set}}"),
     log:

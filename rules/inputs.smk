@@ -46,7 +46,7 @@ def start_option(wildcards, input):
 def arm_models(wildcards):
     """Files of the base model, the assistant LoRA and, for an auxiliary loss, of what it looks with."""
     training = CONFIG.arm(wildcards.arm)
-    text = model_files("text") if training.text_trained else []
+    text = model_files("text") if training.text_trained or training.start else []  # a start can have its own encoder
     assistant = [training.assistant_lora] if training.assistant_lora else []
     return loss_models(training.heard) + text + assistant + watched_files()
 

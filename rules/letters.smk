@@ -6,6 +6,7 @@ rule judge_glyphs:
     input:
         images=expand(f"{RESULTS}/images/{{model}}/{{{{prompt_set}}}}", model=[*MODELS, *CEILINGS]),
         network=section_files(CONFIG.glyph_judge),
+        programs=programs("judge_glyphs"),
     output:
         expand(f"{RESULTS}/glyphs/{{model}}/{{{{prompt_set}}}}.jsonl", model=[*MODELS, *CEILINGS]),
     log:
@@ -34,6 +35,7 @@ rule calibrate:
         words=word_files(),
         networks=[file for section in CONFIG.engines().values() for file in section_files(section)],
         glyphs=section_files(CONFIG.glyph_judge),
+        programs=programs("calibrate_damage"),
     output:
         f"{RESULTS}/calibration/damage.csv",
     log:
@@ -62,7 +64,10 @@ rule calibrate:
 rule score_glyphs:
     """The share of pictures with a malformed letter, with intervals and paired differences to the arms' own controls."""
     input:
-        expand(f"{RESULTS}/glyphs/{{model}}/{{prompt_set}}.jsonl", model=[*MODELS, *CEILINGS], prompt_set=PROMPT_SETS),
+        glyphs=expand(
+            f"{RESULTS}/glyphs/{{model}}/{{prompt_set}}.jsonl", model=[*MODELS, *CEILINGS], prompt_set=PROMPT_SETS
+        ),
+        programs=programs("score_glyphs"),
     output:
         f"{RESULTS}/scores/malformed.csv",
     log:
@@ -80,4 +85,4 @@ rule score_glyphs:
         code=decides("score_glyphs", packages=SCORING),
     shell:
         'python "$LEGIBLE"/scripts/score_glyphs.py --config {params.config:q} --trainings {params.trainings:q}'
-        " --glyphs {input:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --glyphs {input.glyphs:q} --output {output:q} 2>&1 | tee {log:q}"

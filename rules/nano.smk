@@ -7,6 +7,7 @@ rule train_nano_part:
         needs=nano_needs,
         prompts=nano_prompts,
         words=[f"{HERE}resources/words/common.txt", f"{HERE}resources/words/rare.txt"],
+        programs=programs("train_nano"),
     output:
         f"{NANO}/{{nano_part}}.json",
     log:
@@ -34,6 +35,7 @@ rule install_nano:
     """Copy the finished models, with their provenance, to resources/nano/, and list their checksums."""
     input:
         expand(f"{NANO}/{{part}}.json", part=NANO_PARTS),
+        programs=programs("write_checksums"),
     output:
         touch(f"{NANO}/installed"),
     log:

@@ -6,6 +6,7 @@ rule check_judge:
     input:
         images=expand(f"{RESULTS}/images/ceiling_render/{{prompt_set}}", prompt_set=PROMPT_SETS),
         network=engine_files,
+        programs=programs("check_judge"),
     output:
         f"{RESULTS}/scores/judges/{{engine}}.csv",
     log:
@@ -33,6 +34,7 @@ rule read_ocr:
         images=expand(f"{RESULTS}/images/{{model}}/{{{{prompt_set}}}}", model=READ_MODELS),
         network=engine_files,
         judge=rules.check_judge.output,  # whether, not what; what was read is in the store
+        programs=programs("read_images"),
     output:
         expand(f"{RESULTS}/ocr/{{{{engine}}}}/{{model}}/{{{{prompt_set}}}}.jsonl", model=READ_MODELS),
     log:
@@ -61,6 +63,7 @@ rule read_base_without_text:
     input:
         images=f"{RESULTS}/images/base/{DRIFT}",
         network=engine_files,
+        programs=programs("read_images"),
     output:
         f"{RESULTS}/ocr/{{engine}}/base/{DRIFT}.jsonl",
     log:

@@ -74,7 +74,7 @@ def figure_inputs(wildcards):
         "drift": [f"{RESULTS}/scores/drift.csv"],
         "malformed": [f"{RESULTS}/scores/malformed.csv"] if CONFIG.glyph_judge else [],
         "gradients": [f"{RESULTS}/gradients.csv"],
-        "data": [f"{RESULTS}/data/train.parquet"],
+        "data": [f"{RESULTS}/data/train.parquet", f"{RESULTS}/data/summary.json"],
         "showcase": [f"{RESULTS}/data/showcase.parquet"],
     }
     return [path for need in FIGURES[wildcards.figure].needs for path in sources[need]]

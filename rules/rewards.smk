@@ -7,6 +7,7 @@ rule score_rewards:
         images=expand(f"{RESULTS}/images/{{model}}/{{prompt_set}}", model=MODELS, prompt_set=PROMPT_SETS),
         critics=[file for name in critics_of(CONFIG.reward_scores) for file in section_files(getattr(CONFIG, name))],
         unseen=section_files(UNSEEN) if UNSEEN else [],
+        programs=programs("score_rewards"),
     output:
         table=f"{RESULTS}/scores/rewards.csv",
         pictures=f"{RESULTS}/scores/rewards_by_picture.parquet",
@@ -38,6 +39,7 @@ rule check_guards:
         rewards=rules.score_rewards.output.table,
         scores=rules.score_readings.output.scores,
         drift=rules.score_drift.output.table if CONFIG.drift else [],
+        programs=programs("check_guards"),
     output:
         f"{RESULTS}/scores/guards.csv",
     log:

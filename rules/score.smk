@@ -15,6 +15,7 @@ rule score_readings:
             model=[*MODELS, *CEILINGS],
             prompt_set=PROMPT_SETS,
         ),
+        programs=programs("score_readings"),
     output:
         scores=f"{RESULTS}/scores/scores.parquet",
         summary=report(f"{RESULTS}/scores/summary.csv", caption="../resources/report/summary.rst", category="Scores"),
@@ -43,6 +44,7 @@ rule score_drift:
     input:
         images=drift_images,
         clip=section_files(CONFIG.clip),
+        programs=programs("score_drift"),
     output:
         table=f"{RESULTS}/scores/drift.csv",
         prompts=f"{RESULTS}/scores/drift_by_prompt.parquet",
@@ -68,6 +70,7 @@ rule score_attributes:
     input:
         images=drift_images,
         prompts=[CONFIG.drift.prompts] if CONFIG.drift else [],
+        programs=programs("score_attributes"),
     output:
         f"{RESULTS}/scores/attributes.csv",
     log:
@@ -98,6 +101,7 @@ rule score_curve:
         runs=curve_runs,
         metrics=curve_metrics,
         timing=rules.time_arms.output if CONFIG.timing else [],
+        programs=programs("score_curve"),
     output:
         curve=f"{RESULTS}/scores/curve.csv",
         reached=f"{RESULTS}/scores/steps_to_levels.csv",

@@ -6,6 +6,7 @@ rule time_arms:
     input:
         cache=rules.encode_dataset.output,
         files=timing_inputs,
+        programs=programs("time_arms", "train_arm"),
     output:
         TIMING,
     log:
@@ -34,10 +35,11 @@ rule time_arms:
 rule preflight:
     """Target: print what every arm will hold in memory; computes nothing, writes nothing."""
     input:
-        f"{RESULTS}/config.yaml",
+        config=f"{RESULTS}/config.yaml",
+        programs=programs("preflight"),
     log:
         f"{RESULTS}/logs/preflight.log",
     conda:
         ENVIRONMENT
     shell:
-        'python "$LEGIBLE"/scripts/preflight.py --config {input:q} 2>&1 | tee {log:q}'
+        'python "$LEGIBLE"/scripts/preflight.py --config {input.config:q} 2>&1 | tee {log:q}'

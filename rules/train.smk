@@ -5,6 +5,7 @@ rule train_segmenter:
     """The latent segmenter of the char_segmentation loss, from the dataset's own glyph masks."""
     input:
         cache=rules.encode_dataset.output,
+        programs=programs("train_segmenter"),
     output:
         segmenter=SEGMENTER,
         about=Path(SEGMENTER).with_suffix(".json"),
@@ -31,6 +32,7 @@ rule measure_gradients:
         cache=rules.encode_dataset.output,
         models=loss_models(USED_LOSSES),
         segmenter=[SEGMENTER] if "segmenter" in critics_of(USED_LOSSES) else [],
+        programs=programs("measure_gradients"),
     output:
         f"{RESULTS}/gradients.csv",
     log:
@@ -67,6 +69,7 @@ rule record_anchor:
         prompts=CONFIG.anchor.prompts,
         drift=[CONFIG.drift.prompts] if CONFIG.drift else [],
         model=model_files("denoiser", "text", "autoencoder", "scheduler"),
+        programs=programs("record_anchor"),
     output:
         ANCHOR,
     log:
@@ -100,6 +103,7 @@ rule train_arm:
         segmenter=arm_segmenter,
         anchor=arm_anchor,
         start=arm_start,
+        programs=programs("train_arm"),
     output:
         weights=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/weights"),
         snapshots=directory(f"{RESULTS}/runs/{{arm}}/seed{{seed}}/snapshots"),

@@ -282,6 +282,19 @@ def test_a_project_and_a_working_directory_of_hostile_names(tmp_path):
     assert {path.name for path in place.iterdir()} <= {"results", ".snakemake"}
 
 
+def test_every_rule_declares_the_programs_that_it_runs():
+    found = 0
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        for name, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", path.read_text(), flags=re.MULTILINE):
+            run = set(re.findall(r"/scripts/(\w+)\.py", body))
+            declared = re.findall(r"^        programs=programs\((.*)\),$", body, flags=re.MULTILINE)
+            named = {script for names in declared for script in re.findall(r'"(\w+)"', names)}
+            assert run <= named, f"{path.name}: {name}"
+            assert all((ROOT / "scripts" / f"{script}.py").is_file() for script in named)
+            found += len(run)
+    assert found >= 34
+
+
 def test_every_placeholder_of_a_command_is_quoted():
     blocks, found = 0, {}
     for path in [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]:
