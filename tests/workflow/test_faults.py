@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -129,11 +130,14 @@ def test_of_two_snakemakes_in_one_folder_the_second_says_so_and_the_first_is_not
         while first.poll() is None and not (locks.is_dir() and any(locks.iterdir())):
             time.sleep(0.05)
         assert first.poll() is None
+        first.send_signal(signal.SIGSTOP)  # or it could be done before the second has started
         said = project.snakemake("--configfile", "slow.yaml", "--", fonts["slow"], check=False)
+        first.send_signal(signal.SIGCONT)
         assert "Directory cannot be locked" in said
         assert "Traceback" not in said
         project.snakemake("--configfile", "other.yaml", "--", fonts["other"])
     finally:
+        first.send_signal(signal.SIGCONT)
         output, _ = first.communicate(timeout=600)
     assert first.returncode == 0, output
     slow, other, tiny = (project.folder / name for name in (*fonts.values(), f"{RESULTS}/data/train.parquet"))
