@@ -62,7 +62,9 @@ rule render_dataset:
 rule draw_showcase:
     """A picture of each script, for the figure of the dataset; trained on is none of them."""
     input:
-        own("resources/fonts", "resources/scripts.yaml", "resources/words/cldr"),
+        words=script_files(),
+        sums=f"{HERE}resources/fonts/SHA256SUMS",
+        fonts=own("resources/fonts"),
         programs=programs("draw_showcase"),
     output:
         f"{RESULTS}/data/showcase.parquet",

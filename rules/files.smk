@@ -21,10 +21,15 @@ def section_files(section):
     return [file for key in ("path", "network", "models", "data") for file in folder_files(getattr(section, key, ""))]
 
 
+def script_files():
+    """What this project knows of each script, and its words."""
+    return [f"{HERE}resources/scripts.yaml", *sorted(map(str, Path(HERE, "resources/words/cldr").glob("*.txt")))]
+
+
 def own(*paths):
     """Files and folders of this project that jobs read: deployed with it, never by a storage, whatever their dates.
 
-    What a change of theirs reruns is decided by their content (`code` among the parameters).
+    A change of theirs reruns nothing by itself: `code` among the parameters decides for programs, sums for fonts.
     """
     return [ancient(local(f"{HERE}{path}")) for path in paths]
 

@@ -5,7 +5,7 @@ def word_files():
     """Where the strings on plain signs, or in the text engine's pictures, come from."""
     if CONFIG.data.script == "latin" and not CONFIG.render:
         return [f"{HERE}resources/words/common.txt", f"{HERE}resources/words/rare.txt"]
-    return [f"{HERE}resources/scripts.yaml", *sorted(map(str, Path(HERE, "resources/words/cldr").glob("*.txt")))]
+    return script_files()
 
 
 def arm_config(wildcards):
