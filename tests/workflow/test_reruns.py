@@ -105,6 +105,22 @@ def test_rewording_reruns_nothing(project, file, before, after):
     assert project.edited(file, after, instead_of=before) == set()
 
 
+def test_the_dates_of_programs_and_library_rerun_nothing(project):
+    """They are inputs, and a checkout dates them anew."""
+    for path in [*(project.folder / "scripts").glob("*.py"), *(project.folder / "legible").rglob("*.py")]:
+        path.touch()
+    (project.folder / "legible").touch()
+    assert project.would_run() == set()
+
+
+@pytest.mark.parametrize(
+    "file", ["resources/scripts.yaml", "resources/words/cldr/el.txt", "resources/fonts/SHA256SUMS"]
+)
+def test_other_words_scripts_or_fonts_redraw_the_showcase(project, file):
+    expected = {("draw_showcase", ""), ("plot_figure", "figure=dataset"), ("build_report", "")}
+    assert project.edited(f"resources/{file}", "\n") == expected
+
+
 NEW_FIGURE = """FIGURES = {
     "more": FigureEntry(
         title="More", module="legible.figures.cer_by_arm", needs=("summary", "seeds", "arms"), caption="More of it."
