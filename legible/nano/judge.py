@@ -46,14 +46,15 @@ def sample_signs(
     steps: int,
     batch: int = 32,
     guidance_scale: float | None = None,
+    seed: int = 0,
 ) -> list[Image.Image]:
-    """One image of `size` (height, width) a caption, from noise that belongs to the caption; guidance None: off."""
+    """One image of `size` (height, width) a caption, from noise of caption and `seed`; guidance None: off."""
     shape, images = model.latent_shape(*size), []
     scale = model.spec.guidance_off if guidance_scale is None else guidance_scale
     empty = None if guidance_scale is None else model.encode_prompts([""])
     for start in range(0, len(captions), batch):
         part = captions[start : start + batch]
-        noise = torch.stack([image_noise(caption, 0, shape) for caption in part])
+        noise = torch.stack([image_noise(caption, seed, shape) for caption in part])
         sampled = model.sample(model.encode_prompts(part), noise, steps, scale, empty)
         images += [Image.fromarray(np.ascontiguousarray(picture)) for picture in sampled.numpy()]
     return images

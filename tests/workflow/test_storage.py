@@ -118,7 +118,7 @@ def of_results(folder: Path) -> dict[str, str]:
     return {path: value for path, value in fingerprints(folder).items() if not path.startswith(clock)}
 
 
-def jobs_of(folder: Path) -> list[tuple[str, list[str], list[str]]]:
+def noted_jobs(folder: Path) -> list[tuple[str, list[str], list[str]]]:
     """Rule, command and inputs of every job, as Snakemake has noted them."""
     notes = [json.loads(path.read_text()) for path in (folder / ".snakemake/metadata").rglob("*") if path.is_file()]
     commands = [shlex.split(note["shellcmd"].split(" 2>&1")[0]) if note["shellcmd"] else [] for note in notes]
@@ -133,7 +133,7 @@ def jobs_of(folder: Path) -> list[tuple[str, list[str], list[str]]]:
 
 def test_a_job_opens_nothing_that_its_rule_does_not_declare(one):
     """Programs, library, the project's resources, models and results, as far as it is Python that opens them."""
-    jobs, undeclared, heard = jobs_of(one), set(), set()
+    jobs, undeclared, heard = noted_jobs(one), set(), set()
     by_rule = {rule: declared for rule, _, declared in jobs}
     for path in (one / "opened").iterdir():
         said = json.loads(path.read_text())
