@@ -118,7 +118,7 @@ def test_the_dates_of_programs_and_library_rerun_nothing(project):
 )
 def test_other_words_scripts_or_fonts_redraw_the_showcase(project, file):
     expected = {("draw_showcase", ""), ("plot_figure", "figure=dataset"), ("build_report", "")}
-    assert project.edited(f"resources/{file}", "\n") == expected
+    assert project.edited(file, "\n") == expected
 
 
 NEW_FIGURE = """FIGURES = {
