@@ -77,7 +77,7 @@ NANO = "results/nano_models"
 TWINS = ["aesthetic", "hps", "pickscore"]  # of published rewards, on top of the caption CLIP
 READERS = ["recognizer_conv", "recognizer_crnn"]
 FURTHER_READERS = {"cyrillic_conv": "cyrillic", "cyrillic_crnn": "cyrillic"}  # of other alphabets
-NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "scenery", *READERS, *FURTHER_READERS]
+NANO_PARTS = [*TWINS, "caption_clip", "clip", "denoiser", "scenery", "shapes", *READERS, *FURTHER_READERS]
 NANO_PARTS += ["glyph_judge", "unet", "unet_clip", "vae"]
 # Packages whose versions decide what a stage writes: it reruns when they change.
 COMPARING = [*SCORING, "open_clip_torch", "pillow", "pyarrow", "scikit-image", "torch"]  # pictures

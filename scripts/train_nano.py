@@ -1,6 +1,6 @@
 """Train one part of the nano models; resumable.
 
-Denoisers need `vae`, `scenery` needs `denoiser`, twins of rewards `caption_clip`, and `unet_clip` needs `unet`.
+Denoisers need `vae`, `scenery` needs `denoiser`, `shapes` `scenery`, twins of rewards `caption_clip`, and `unet_clip` needs `unet`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from legible.nano.parts import FOLDERS, PARTS, train_part
 from legible.nano.recipe import Recipe, tiny
 from legible.provenance import environment
 
-SEE_SCENES = ("scenery", "caption_clip", "unet", "unet_clip", *Recipe().preferences)
+SEE_SCENES = ("scenery", "shapes", "caption_clip", "unet", "unet_clip", *Recipe().preferences)
 
 
 def main() -> None:
@@ -35,6 +35,7 @@ def main() -> None:
     plain = recipe.of(arguments.part).as_dict()
     relevant = {name: plain[name] for name in ("seed", "pool", "fonts", "data")}
     relevant |= {"scenes": plain["scenes"]} if arguments.part in SEE_SCENES else {}
+    relevant |= {"mixture": plain["mixture"]} if arguments.part == "shapes" else {}
     relevant |= {"part": (plain | plain["recognizers"] | plain["preferences"])[arguments.part]}
     began, code = time.monotonic(), code_fingerprint(__file__)
     key = sha256_json(relevant)

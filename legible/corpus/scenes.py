@@ -1,7 +1,7 @@
 """Captions of pictures without text: grounds, patterns and simple named shapes. Other sentences than those of signs."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from legible.corpus.templates import PALETTE
@@ -86,13 +86,31 @@ class Scene:
         )
 
 
-def draw_scene(rng: "np.random.Generator") -> Scene:
+@dataclass(frozen=True)
+class Shares:
+    """How often a scene is of each kind and, among shapes, of each shape; both sum to one. No `shapes`: all alike."""
+
+    kinds: dict[Kind, float] = field(default_factory=lambda: SHARES)
+    shapes: dict[str, float] | None = None
+
+    @property
+    def of_shapes(self) -> list[float] | None:
+        """The shares in the order of SHAPES; None: all alike."""
+        return None if self.shapes is None else [self.shapes[shape] for shape in SHAPES]
+
+
+EVEN = Shares()
+
+
+def draw_scene(rng: "np.random.Generator", shares: Shares = EVEN) -> Scene:
     """A scene drawn from `rng`; its two colours differ."""
-    kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+    kind = rng.choice(list(shares.kinds), p=list(shares.kinds.values()))
     color, background = rng.choice(len(COLORS), 2, replace=False)
     colors = {"color": COLORS[color], "background": COLORS[background]}
     if kind == "shapes":
-        return Scene(kind, **colors, count=int(rng.integers(1, 5)), shape=str(rng.choice(list(SHAPES))))
+        return Scene(
+            kind, **colors, count=int(rng.integers(1, 5)), shape=str(rng.choice(list(SHAPES), p=shares.of_shapes))
+        )
     if kind in ("stripes", "blend"):
         return Scene(kind, **colors, direction=(STRIPED if kind == "stripes" else BLENDED)[rng.integers(2)])
     return Scene(kind, **colors)

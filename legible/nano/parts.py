@@ -25,6 +25,7 @@ PARTS = (
     "vae",
     "denoiser",
     "scenery",
+    "shapes",
     "caption_clip",
     *Recipe().preferences,
     "unet",
@@ -38,9 +39,11 @@ FOLDERS = {  # of the parts that have none of their own name
     "vae": Recipe().denoiser.family,
     "denoiser": Recipe().denoiser.family,
     "scenery": Recipe().denoiser.family,
+    "shapes": Recipe().denoiser.family,
     "unet": Recipe().unet.family,
     "unet_clip": f"{Recipe().unet.family}_clip",
 }
+BEFORE = {"scenery": "denoiser", "shapes": "scenery"}  # the part whose model goes on as this one
 
 
 def train_part(part: str, recipe: Recipe, key: str, work: Path, output: Path, compiled: bool, small: bool) -> dict:
@@ -137,7 +140,7 @@ def train_denoiser(
     part: str, recipe: Recipe, pool: Pool, held_out: Pool, key: str, work: Path, output: Path,
     compiled: bool, small: bool,
 ) -> dict:  # fmt: skip
-    """The denoiser and its text encoder, or either part of it anew: `scenery` goes on from what `denoiser` left."""
+    """The denoiser and its text encoder, or the denoiser anew; a part with one before it goes on from there."""
     settings: DenoiserRecipe = getattr(recipe, part)
     family = settings.family
     autoencoder = AutoencoderKL.from_pretrained(output / recipe.denoiser.family / "vae").eval()
@@ -147,16 +150,20 @@ def train_denoiser(
     if part == "unet":
         autoencoder = vae.without_shift(autoencoder)
         model = build.build(sizes, autoencoder, caption_tokenizer(tokens))
-    elif part == "scenery":
-        section = Model(path=str(work / family), family=family, max_sequence_length=tokens, device="cpu")
+    elif part in BEFORE:
+        section = Model(path=str(work / BEFORE[part]), family=family, max_sequence_length=tokens, device="cpu")
         model = open_model(section, ("denoiser", "autoencoder", "text", "scheduler"), torch.get_num_threads())
         model = with_words(model, scene_words(), recipe.seed)
         denoiser.parts_of(model).requires_grad_(True)
     else:
         model = build.build(sizes, autoencoder, build_tokenizer(vocabulary()))
-    if part != "denoiser":
-        half, third = len(pool.texts), recipe.scenes
-        pool = with_scenes(pool, recipe, "train", *((half, True) if part == "scenery" else (third,)))
+    if part == "unet":
+        pool = with_scenes(pool, recipe, "train", recipe.scenes)
+    elif part == "scenery":
+        pool = with_scenes(pool, recipe, "train", len(pool.texts), rephrased=True)
+    elif part == "shapes":
+        seen = recipe.mixture
+        pool = with_scenes(pool.first(seen.signs), recipe, "train", seen.scenes, rephrased=True, shares=seen.shares)
     shift = autoencoder.config.shift_factor or 0.0
     latents = (vae.encode_pool(autoencoder, pool) - shift) * autoencoder.config.scaling_factor
 
@@ -172,10 +179,10 @@ def train_denoiser(
     )
     if part == "denoiser":
         add_letters(model.tokenizer, model.text_encoder, further_letters(), recipe.seed)
-    # Signs alone are no model to ship: what goes on from them finds them among the work.
-    build.save(model, (work if part == "denoiser" else output) / family)
+    # What another part goes on from is no model to ship: it is found among the work.
+    build.save(model, work / part if part in BEFORE.values() else output / family)
     measured = {"held_out_cer": cer(model, len(held_out.texts)), "signs": len(held_out.texts)}
-    return measured | (measure_scenery(model, recipe, settings, work) if part == "scenery" else {})
+    return measured | (measure_scenery(model, recipe, settings, work) if part in BEFORE else {})
 
 
 def measure_scenery(model: Family, recipe: Recipe, settings: DenoiserRecipe, work: Path) -> dict:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from legible.corpus.prompts import Excluded, load_prompts
-from legible.corpus.scenes import PHRASINGS, TEMPLATES
+from legible.corpus.scenes import EVEN, PHRASINGS, TEMPLATES, Shares
 from legible.corpus.words import LATIN
 from legible.io import atomic_path, sha256_json
 from legible.losses.regions import crop_regions
@@ -37,6 +37,11 @@ class Pool:
     captions: list[str]
     texts: list[str]
     boxes: torch.Tensor | None = None
+
+    def first(self, count: int) -> "Pool":
+        """Its first `count` signs."""
+        boxes = None if self.boxes is None else self.boxes[:count]
+        return Pool(self.images[:count], self.captions[:count], self.texts[:count], boxes)
 
     def pixels(self, indices: torch.Tensor) -> torch.Tensor:
         """Float images [B, 3, H, W] in −1 … 1."""
@@ -95,13 +100,15 @@ def padded_boxes(boxes: list[tuple[Box, ...]]) -> np.ndarray:
     return padded
 
 
-def with_scenes(pool: Pool, recipe: Recipe, split: str, count: int, rephrased: bool = False) -> Pool:
+def with_scenes(
+    pool: Pool, recipe: Recipe, split: str, count: int, rephrased: bool = False, shares: Shares = EVEN
+) -> Pool:
     """The pool and `count` pictures without text of a split ("train" or "test") behind it; their texts are empty.
 
     Args:
         rephrased: their captions take turns between all phrasings; without, there is one for each kind.
     """
-    pictures = draw_scenes(recipe.seed, split, count, recipe.data.height, recipe.data.width)
+    pictures = draw_scenes(recipe.seed, split, count, recipe.data.height, recipe.data.width, shares)
     images = torch.from_numpy(np.stack([picture.image for picture in pictures]).transpose(0, 3, 1, 2).copy())
     captions = [picture.scene.caption for picture in pictures]
     if rephrased:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from legible.config import Data, Fonts, Kinds, Model
+from legible.corpus.scenes import Shares
 from legible.corpus.words import DIGITS, LATIN, letters_of
 
 TRAIN_FONTS = ("DejaVu Sans", "DejaVu Sans Bold", "DejaVu Serif Bold", "STIXGeneral Bold", "cmss10")
@@ -47,6 +48,20 @@ class DenoiserRecipe:
     guidance_scale: float | None = None  # None: off
     pointing_weight: float = 0.0  # of the loss by which the renderer's boxes teach a UNet's cross-attention; 0: without
     pointing_heads: int = 2  # of each layer, that it teaches; the others stay free
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What `shapes` sees: signs only so that spelling stays, and most of what nano draws like letters."""
+
+    signs: int = 8000  # of the pool
+    scenes: int = 56000
+    shares: Shares = field(
+        default_factory=lambda: Shares(
+            kinds={"shapes": 0.62, "dots": 0.14, "stripes": 0.06, "checks": 0.1, "blend": 0.05, "plain": 0.03},
+            shapes={"circle": 0.1, "square": 0.12, "triangle": 0.12, "diamond": 0.12, "ring": 0.4, "cross": 0.14},
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,9 @@ class Recipe:
     seed: int = 20261121
     pool: int = 60000
     scenes: int = 30000
-    without_text: int | None = None  # of the prompts without text on which `scenery` is measured; None: all
+    without_text: int | None = (
+        None  # of the prompts without text on which `scenery` and `shapes` are measured; None: all
+    )
     fonts: Fonts = field(default_factory=lambda: Fonts(train=TRAIN_FONTS, held_out=HELD_OUT_FONTS))
     data: Data = field(
         default_factory=lambda: Data(seed=7, kinds=Kinds(word=0.25, rare=0.15, nonword=0.45, digits=0.15))
@@ -155,6 +172,10 @@ class Recipe:
     scenery: DenoiserRecipe = DenoiserRecipe(  # the denoiser goes on; half of what it sees are pictures without text
         steps=5600, learning_rate=1.5e-3, warmup=100, decay=1200, restarts=(2000,), short_until=0
     )
+    shapes: DenoiserRecipe = DenoiserRecipe(  # and once more, on the mixture: shapes and rings want more than half
+        steps=4000, learning_rate=1.2e-3, warmup=100, decay=1600, restarts=(), short_until=0
+    )
+    mixture: Mixture = field(default_factory=Mixture)
     clip: ClipRecipe = ClipRecipe()
     caption_clip: CaptionClipRecipe = CaptionClipRecipe()
     preferences: dict[str, PreferenceRecipe] = field(
@@ -233,6 +254,8 @@ def tiny() -> Recipe:
         without_text=6,
         denoiser=DenoiserRecipe(steps=6, batch=8, restarts=()),
         scenery=DenoiserRecipe(steps=4, batch=8, restarts=(), short_until=0),
+        shapes=DenoiserRecipe(steps=4, batch=8, restarts=(), short_until=0),
+        mixture=Mixture(signs=8, scenes=24),
         caption_clip=CaptionClipRecipe(steps=4, batch=8),
         unet_clip=CaptionClipRecipe(steps=4, batch=8),
         unet=replace(Recipe().unet, steps=6, batch=8),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from legible.corpus.scenes import Scene, draw_scene
+from legible.corpus.scenes import EVEN, Scene, Shares, draw_scene
 from legible.corpus.templates import PALETTE
 from legible.render.dataset import sample_seed
 from legible.render.sign import blend_table, contrast_ratio
@@ -29,16 +29,16 @@ def split_of(caption: str) -> str:
     return "train" if hashlib.sha256(caption.encode()).digest()[0] % HELD_OUT_SHARE else "test"
 
 
-def draw_scenes(seed: int, split: str, count: int, height: int, width: int) -> list[Picture]:
+def draw_scenes(seed: int, split: str, count: int, height: int, width: int, shares: Shares = EVEN) -> list[Picture]:
     """Pictures 0 … count − 1 of a split ("train" or "test"), each from a stream of its own."""
-    return [draw_one(seed, split, index, height, width) for index in range(count)]
+    return [draw_one(seed, split, index, height, width, shares) for index in range(count)]
 
 
-def draw_one(seed: int, split: str, index: int, height: int, width: int) -> Picture:
+def draw_one(seed: int, split: str, index: int, height: int, width: int, shares: Shares = EVEN) -> Picture:
     """Propose scenes until one has contrast and a caption of this split, then draw it."""
     rng = np.random.default_rng(sample_seed(seed, f"scenes-{split}", index))
     while True:
-        scene = draw_scene(rng)
+        scene = draw_scene(rng, shares)
         enough = contrast_ratio(PALETTE[scene.color], PALETTE[scene.background]) >= CONTRAST
         if enough and split_of(scene.caption) == split:
             return Picture(scene, draw(scene, height, width, rng))
