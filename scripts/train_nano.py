@@ -1,6 +1,6 @@
 """Train one part of the nano models; resumable.
 
-Denoisers need `vae`, `scenery` needs `denoiser`, `shapes` `scenery`, twins of rewards `caption_clip`, and `unet_clip` needs `unet`.
+Denoisers need `vae`, `scenery` `denoiser`, `shapes` `scenery`, twins of rewards `caption_clip`, and `unet_clip` `unet`.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPModel, CLIPTextModel
 
 from legible.config import CaptionClip, Clip, EasyOcr, Fonts, Model, Reward
@@ -27,8 +28,8 @@ from legible.models.family import ROLES, open_model
 from legible.models.zimage.model import templated
 from legible.models.zimage.nano import CAPTION_TOKENS
 from legible.nano import caption_clip, clip, denoiser, judge, preference, recognizer, vae
-from legible.nano.parts import FOLDERS, PARTS, caption_tokenizer
-from legible.nano.pool import Pool, build_pool, held_out_pool, ink_boxes, retrieval_pool
+from legible.nano.parts import BEFORE, FOLDERS, PARTS, caption_tokenizer
+from legible.nano.pool import Pool, build_pool, held_out_pool, ink_boxes, retrieval_pool, with_scenes
 from legible.nano.recipe import Recipe, tiny
 from legible.nano.tokenizer import build_tokenizer
 from legible.ocr import open_engine
@@ -99,13 +100,32 @@ def test_the_measurements_are_what_they_say(built):
     assert measured["denoiser"]["held_out_cer"] > 0.5
     assert measured["denoiser"]["signs"] == prompts
     assert measured["unet"]["held_out_cer"] > 0.5
-    assert measured["scenery"]["pictures_without_text"] == 6
-    assert 0 <= measured["scenery"]["right_all"] < 0.2  # after four steps
+    for part in ("scenery", "shapes"):
+        assert measured[part]["pictures_without_text"] == 6
+        assert 0 <= measured[part]["right_all"] < 0.2  # after four steps
     assert measured["caption_clip"]["candidates"] == 256 + 128
     assert 0 <= measured["caption_clip"]["top1_signs"] < 0.2
     assert measured["clip"]["candidates"] == 256
     assert 0 <= measured["clip"]["top1_among_strings"] < 0.2
     assert measured["recognizer_crnn"]["cer"] > 0.5
+
+
+def test_a_part_goes_on_from_the_one_before_it(built):
+    """Four steps leave weights close to where they began; a model that began anew would be elsewhere."""
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    signs, scenery = (load_file(built / "work" / part / weights) for part in BEFORE.values())
+    shipped = load_file(built / "models" / "zimage" / weights)
+    for earlier, later in ((signs, scenery), (scenery, shipped)):
+        moved = max((later[name] - earlier[name]).abs().max().item() for name in later)
+        assert 0 < moved < 0.02
+
+
+def test_what_nano_draws_badly_it_sees_more_often(pool):
+    seen = with_scenes(pool.first(8), tiny(), "train", 400, rephrased=True, shares=Recipe().mixture.shares)
+    assert (seen.texts[:8], len(seen.images)) == (pool.texts[:8], 408)
+    rings = sum("ring" in caption for caption in seen.captions[8:]) / 400
+    evenly = sum("ring" in caption for caption in with_scenes(pool.first(8), tiny(), "train", 400).captions[8:]) / 400
+    assert evenly < 0.15 < 0.2 < rings < 0.3  # a sixth of a half; two fifths of .62
 
 
 def test_the_parts_open_with_the_real_loaders(built, tmp_path):
@@ -169,7 +189,7 @@ STEPS = 252  # one checkpoint on the way
 
 def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
     """`STEPS` steps of one part; its weights."""
-    recipe, held_out = tiny(), Pool(pool.images[:8], pool.captions[:8], pool.texts[:8])
+    recipe, held_out = tiny(), pool.first(8)
     work.mkdir(exist_ok=True)
     if part == "vae":
         return vae.train_vae(replace(recipe.vae, steps=STEPS, batch=2), pool, 0, "key", work).state_dict()
@@ -207,9 +227,11 @@ def train_long(part: str, pool: Pool, work: Path) -> dict[str, torch.Tensor]:
     return recognizer.open_network(work / part).state_dict()
 
 
-# The denoiser's loop is the UNet's and the scenery's; both CLIPs on captions have one, so have the twins of rewards.
+# The denoiser's loop is the UNet's, too, and that of the parts after it; both CLIPs on captions have one loop, and so
+# have the twins of rewards.
 @pytest.mark.parametrize(
-    "part", [part for part in PARTS if part not in ("scenery", "glyph_judge", "unet", "unet_clip", "aesthetic", "hps")]
+    "part",
+    [part for part in PARTS if part not in (*BEFORE, "glyph_judge", "unet", "unet_clip", "aesthetic", "hps")],
 )
 def test_an_interrupted_part_ends_like_an_unbroken_one(pool, tmp_path, monkeypatch, part):
     whole = train_long(part, pool, tmp_path / "whole")
@@ -447,7 +469,7 @@ def test_the_shipped_recognizers_read(tmp_path, name):
     folder = shipped(f"{name}/{name}.safetensors")
     network, own = recognizer.open_network(folder), Recipe().recognizers[name]
     pool = held_out_pool(Recipe().written_in(own.script))
-    first = Pool(pool.images[:32], pool.captions[:32], pool.texts[:32])
+    first = pool.first(32)
     characters = letters_of(own.script) + DIGITS
     assert recognizer.measure(network, characters, first, 2.0 if own.margin else None)["cer"] < 0.1  # regions, or signs
     engine = open_engine("easyocr", EasyOcr(network=str(folder)), tmp_path)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from legible.corpus import templates
-from legible.corpus.scenes import BLENDED, COUNTS, SHAPES, SHARES, STRIPED, Scene, draw_scene, scene_words
+from legible.corpus.scenes import BLENDED, COUNTS, SHAPES, SHARES, STRIPED, Scene, Shares, draw_scene, scene_words
 from legible.corpus.templates import PALETTE
 from legible.render.scene import CONTRAST, draw, draw_scenes, split_of
 from legible.render.sign import contrast_ratio
@@ -38,6 +38,16 @@ def test_a_caption_says_kind_colours_and_number(seed):
         assert plural == (scene.count > 1)
         assert plural or scene.shape in scene.caption.split()
     assert set(scene.caption.split()) <= set(scene_words())
+
+
+@pytest.mark.parametrize("wanted", ["ring", "cross"])
+def test_shares_decide_what_is_drawn(wanted):
+    shares = Shares({"shapes": 0.75, "plain": 0.25}, {shape: float(shape == wanted) for shape in reversed(SHAPES)})
+    scenes = [draw_scene(np.random.default_rng(seed), shares) for seed in range(400)]
+    shapes = [scene.shape for scene in scenes if scene.kind == "shapes"]
+    assert set(shapes) == {wanted}
+    assert {scene.kind for scene in scenes} == {"shapes", "plain"}
+    assert 0.67 < len(shapes) / 400 < 0.83
 
 
 def test_no_caption_reads_like_a_signs_or_like_one_of_the_drift_prompts():
