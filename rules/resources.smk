@@ -87,8 +87,8 @@ def first_of(paths, files):
 
 def nano_needs(wildcards):
     """Denoisers learn on the latents of the finished autoencoder; CLIPs and twins of rewards grow out of others, too."""
-    needs = {"denoiser": ["vae"], "scenery": ["denoiser"], "shapes": ["scenery"], "unet": ["vae"], "unet_clip": ["unet"]}
-    needs |= {"glyph_judge": ["vae"]}
+    needs = dict.fromkeys(("denoiser", "unet", "glyph_judge"), ["vae"])
+    needs |= {"scenery": ["denoiser"], "shapes": ["scenery"], "unet_clip": ["unet"]}
     needs |= dict.fromkeys(TWINS, ["caption_clip"])
     return [f"{NANO}/{part}.json" for part in needs.get(wildcards.nano_part, [])]
 
