@@ -1,15 +1,18 @@
 """In how many of the base model's pictures of prompts without text a reader finds text: by noise, and by what is drawn.
 
-    python benchmarks/text_without_text.py --noises 10 --output results/text_without_text
+    python benchmarks/text_without_text.py --noises 10 --processes 2 --output results/text_without_text
 
-About six minutes a noise on one core, most of it the reader's detector. Noise 0 is that of part `scenery` of
-nano, whose provenance counts 5 of 240.
+Three to six minutes a noise and core, most of it the reader's detector. Noise 0 is that of the parts of nano whose
+provenance counts such pictures.
 """
 
 import argparse
 import json
 import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from legible.config import Model
@@ -23,27 +26,34 @@ PROMPTS = "resources/prompts/no_text.jsonl"
 SIZE, STEPS = (32, 64), 8
 
 
+def places_with_text(seed: int, model: str, output: Path) -> list[int]:
+    """Draw every prompt once from the noises of `seed`: which of the pictures show text. These are kept in `output`."""
+    prompts = load_prompts(PROMPTS, None, text=False)
+    opened = open_model(Model(path=model), ROLES, 1)
+    pictures = sample_signs(opened, [prompt.prompt for prompt in prompts], SIZE, STEPS, seed=seed)
+    found = [place for place, shown in enumerate(shows_text(pictures, output)) if shown]
+    for place in found:
+        with atomic_path(output / f"{prompts[place].id}_s{seed}.png") as path:
+            pictures[place].save(path)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=Model().path, help="folder of a nano model")
     parser.add_argument("--noises", type=int, default=10)
     parser.add_argument("--output", type=Path, required=True, help="folder: counts, and the pictures with text in them")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     prompts = load_prompts(PROMPTS, None, text=False)
-    captions = [prompt.prompt for prompt in prompts]
-    model = open_model(Model(path=arguments.model), ROLES, arguments.threads)
     arguments.output.mkdir(parents=True, exist_ok=True)
     by_noise, by_kind = [], Counter()
-    for seed in progress(range(arguments.noises), "noises"):
-        pictures = sample_signs(model, captions, SIZE, STEPS, seed=seed)
-        found = [place for place, shown in enumerate(shows_text(pictures, arguments.output)) if shown]
-        for place in found:
-            by_kind[prompts[place].shape or prompts[place].kind] += 1
-            with atomic_path(arguments.output / f"{prompts[place].id}_s{seed}.png") as path:
-                pictures[place].save(path)
-        by_noise.append(len(found))
-    count = len(captions) * arguments.noises
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
+        work = partial(places_with_text, model=arguments.model, output=arguments.output)
+        for found in progress(pool.map(work, range(arguments.noises)), "noises", total=arguments.noises):
+            by_kind.update(prompts[place].shape or prompts[place].kind for place in found)
+            by_noise.append(len(found))
+    count = len(prompts) * arguments.noises
     of_prompts = Counter(prompt.shape or prompt.kind for prompt in prompts)
     result = {
         "pictures": count, "with_text": sum(by_noise), "share": sum(by_noise) / count, "by_noise": by_noise,
