@@ -43,9 +43,8 @@ def with_words(model: Family, words: list[str], seed: int) -> Family:
     """The model with a tokenizer that keeps `words` whole, too; known tokens keep their rows, new rows are drawn."""
     old, encoder = model.tokenizer, model.text_encoder
     tokenizer, known = build_tokenizer([*vocabulary(), *words]), old.get_vocab()
-    tokenizer.add_tokens(
-        [AddedToken(letter, normalized=False) for letter in known if letter not in tokenizer.get_vocab()]
-    )
+    further = sorted((token for token in known if token not in tokenizer.get_vocab()), key=known.__getitem__)
+    tokenizer.add_tokens([AddedToken(letter, normalized=False) for letter in further])  # a vocabulary has no order
     rows = encoder.get_input_embeddings().weight.detach().clone()
     tokens = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])]
     new = iter(drawn_rows(rows[[known[word] for word in vocabulary()]], sum(t not in known for t in tokens), seed))

@@ -88,3 +88,8 @@ def test_new_words_become_tokens_and_what_was_known_keeps_its_rows(pair):
     rows = after.text_encoder.get_input_embeddings().weight
     assert len(rows) == len(after.tokenizer) == after.text_encoder.config.vocab_size
     assert len({tuple(row) for row in rows.tolist()}) == len(rows)
+    letters = after.tokenizer.convert_tokens_to_ids(list(further_letters()))
+    assert letters == sorted(letters)  # in the order they came in, whatever the order of a vocabulary
+    again = with_words(after, scene_words(), 8)
+    assert again.tokenizer.get_vocab() == after.tokenizer.get_vocab()
+    assert torch.equal(again.text_encoder.get_input_embeddings().weight, rows)
