@@ -26,8 +26,7 @@ def read_cer(images: list[Image.Image], targets: list[str], work: Path) -> float
 def shows_text(images: list[Image.Image], work: Path) -> list[bool]:
     """In which pictures RapidOCR's detector finds a line that `is_text`.
 
-    Of 160 pictures without text that the renderer drew, this takes 1 for text, of 60 signs 59
-    (`tests/models/test_nano.py`).
+    How often it takes pictures without text for text: `benchmarks/text_without_text.py`.
     """
     engine = open_engine("rapidocr", RapidOcr(detect=True, scale=4), work)
     return [any(is_text(line.text, line.confidence) for line in engine.read(image)) for image in images]

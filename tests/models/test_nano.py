@@ -13,6 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from rapidfuzz.distance import Levenshtein
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPModel, CLIPTextModel
@@ -355,6 +356,13 @@ def test_the_judge_reads_renders_and_not_noise(pool, tmp_path):
     assert judge.read_cer(judge.to_images(pixels.roll(1, 0)), texts, tmp_path) > 0.6
     back = np.stack([np.asarray(image) for image in judge.to_images(pixels)]).transpose(0, 3, 1, 2)
     assert np.array_equal(back, pool.images[:24].numpy())
+
+
+def test_signs_are_taken_for_text_and_pictures_without_are_not(pool, tmp_path):
+    scenes = [Image.fromarray(picture.image) for picture in draw_scenes(5, "test", 16, 32, 64)]
+    signs = judge.to_images(pool.pixels(torch.arange(16)))
+    assert sum(judge.shows_text(scenes, tmp_path)) <= 1
+    assert sum(judge.shows_text(signs, tmp_path)) >= 15
 
 
 def test_the_shipped_recipe_and_its_miniature_share_everything_but_size():
