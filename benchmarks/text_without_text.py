@@ -24,6 +24,7 @@ from legible.config import Model
 from legible.corpus.prompts import Prompt, load_prompts
 from legible.corpus.scenes import BLENDED, STRIPED, Scene
 from legible.io import atomic_path, write_json
+from legible.metrics.statistics import cluster_bootstrap, resample
 from legible.models.family import ROLES, open_model
 from legible.nano.judge import sample_signs, shows_text, to_images
 from legible.progress import progress
@@ -75,16 +76,20 @@ def main() -> None:
     arguments = parser.parse_args()
     prompts = load_prompts(PROMPTS, None, text=False)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    by_noise, by_kind = [], Counter()
+    by_noise, by_kind, by_prompt = [], Counter(), np.zeros(len(prompts))
     with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
         work = partial(places_with_text, source=arguments.of, model=arguments.model, output=arguments.output)
         for found in progress(pool.map(work, range(arguments.noises)), "noises", total=arguments.noises):
             by_kind.update(prompts[place].shape or prompts[place].kind for place in found)
+            by_prompt[found] += 1
             by_noise.append(len(found))
     count = len(prompts) * arguments.noises
+    weights = resample(len(prompts), 10000, np.random.default_rng(0))
+    share = cluster_bootstrap(by_prompt, np.full(len(prompts), arguments.noises), weights, 0.95)
     of_prompts = Counter(prompt.shape or prompt.kind for prompt in prompts)
     result = {
-        "pictures": count, "with_text": sum(by_noise), "share": sum(by_noise) / count, "by_noise": by_noise,
+        "pictures": count, "with_text": sum(by_noise), "share": share.value, "interval": [share.low, share.high],
+        "by_noise": by_noise,
         "by_kind": {kind: [by_kind[kind], of_prompts[kind] * arguments.noises] for kind in sorted(of_prompts)},
     }  # fmt: skip
     write_json(arguments.output / "counts.json", result)
