@@ -52,7 +52,7 @@ class DenoiserRecipe:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What `shapes` sees: signs only so that spelling stays, and most of what nano draws like letters."""
+    """What `shapes` sees: few signs, so that spelling stays, and above all what nano drew like letters."""
 
     signs: int = 8000  # of the pool
     scenes: int = 56000
@@ -160,9 +160,7 @@ class Recipe:
     seed: int = 20261121
     pool: int = 60000
     scenes: int = 30000
-    without_text: int | None = (
-        None  # of the prompts without text on which `scenery` and `shapes` are measured; None: all
-    )
+    without_text: int | None = None  # of the prompts without text, on which what draws them is measured; None: all
     fonts: Fonts = field(default_factory=lambda: Fonts(train=TRAIN_FONTS, held_out=HELD_OUT_FONTS))
     data: Data = field(
         default_factory=lambda: Data(seed=7, kinds=Kinds(word=0.25, rare=0.15, nonword=0.45, digits=0.15))
