@@ -4,7 +4,7 @@
 
 Three to six minutes a noise and core, most of it the reader's detector. Noise 0 is that of the parts of nano whose
 provenance counts such pictures. `--of renders` and `--of round_trips` count the renderer's pictures of the same
-prompts, as drawn or after the model's autoencoder: the best that a denoiser can do.
+prompts, as drawn or after the model's autoencoder: what a perfect denoiser would leave.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def pictures(source: str, model: str, prompts: tuple[Prompt, ...], seed: int) ->
         return [Image.fromarray(picture) for picture in drawn]
     pixels = torch.from_numpy(drawn.transpose(0, 3, 1, 2).copy()).float() / 127.5 - 1
     with torch.no_grad():
-        return to_images(opened.vae.decode(opened.vae.encode(pixels).latent_dist.mode()).sample)
+        return to_images(opened.decode(opened.encode_images(pixels)))
 
 
 def places_with_text(seed: int, source: str, model: str, output: Path) -> list[int]:
